@@ -1,0 +1,103 @@
+"""Ways to make an address say less, each a function from address to address."""
+
+from __future__ import annotations
+
+from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from usercontext import diagnostics
+from usercontext.address import canonical_address
+from usercontext.exceptions import ConfigurationError
+
+__all__ = ["AnonymizeOption", "Anonymizer", "anonymizer"]
+
+#: Takes a canonical address; returns one, or None to withhold it.
+Anonymizer: TypeAlias = Callable[[str], str | None]
+AnonymizeOption: TypeAlias = "Literal[False, 'mask'] | tuple[int, int] | list[int] | Anonymizer"
+
+_MASK = (24, 48)
+_UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104
+
+
+def anonymizer(option: object) -> Anonymizer | None:
+    """Return the function that an `anonymize_ip` option asks for; None for False.
+
+    Raises:
+        ConfigurationError: the option is none of those that `RequestData` knows.
+    """
+    if option is False:
+        return None
+    if option == "mask":
+        return _masking(*_MASK)
+    if isinstance(option, (tuple, list)):
+        return _masking(*_checked_prefixes(option))
+    if callable(option):
+        return _isolated(option)
+    raise ConfigurationError(
+        f'anonymize_ip must be False, "mask", a pair of prefixes such as (24, 48) or a callable, '
+        f"not {option!r:.80}"
+    )
+
+
+def _checked_prefixes(pair: tuple[object, ...] | list[object]) -> tuple[int, int]:
+    if len(pair) != 2:
+        raise ConfigurationError(
+            "anonymize_ip takes two prefixes, of IPv4 and of IPv6, such as (24, 48)"
+        )
+    ipv4, ipv6 = pair
+    return _checked_prefix(ipv4, "IPv4", 32), _checked_prefix(ipv6, "IPv6", 128)
+
+
+def _checked_prefix(prefix: object, family: str, longest: int) -> int:
+    if isinstance(prefix, int) and not isinstance(prefix, bool) and 1 <= prefix <= longest:
+        return prefix
+    raise ConfigurationError(
+        f"anonymize_ip: the prefix of {family} must be a number from 1 to {longest}, "
+        f"not {prefix!r:.80}"
+    )
+
+
+def _masking(ipv4: int, ipv6: int) -> Anonymizer:
+    def mask(address: str) -> str | None:
+        if ":" not in address:
+            return _shown(inet_ntop(AF_INET, _cut(inet_pton(AF_INET, address), ipv4)))
+        return _shown(inet_ntop(AF_INET6, _cut(inet_pton(AF_INET6, address), ipv6)))
+
+    return mask
+
+
+def _cut(packed: bytes, prefix: int) -> bytes:
+    rest = len(packed) * 8 - prefix
+    return (int.from_bytes(packed) >> rest << rest).to_bytes(len(packed))
+
+
+def _shown(text: object) -> str | None:
+    address = canonical_address(text) if isinstance(text, str) else None
+    return None if address in _UNSPECIFIED else address
+
+
+def _isolated(function: Callable[[str], object]) -> Anonymizer:
+    """Wrap the app's function: what it raises, or what is no address, withholds the address."""
+
+    def anonymize(address: str) -> str | None:
+        try:
+            result = function(address)
+        except Exception as error:  # noqa: BLE001
+            # Not with the traceback: the error's own text may hold the address.
+            diagnostics.warn_once(
+                "anonymize_ip raised",
+                "anonymize_ip raised %s: the address is withheld",
+                type(error).__name__,
+            )
+            return None
+        shown = _shown(result)
+        if shown is None and result is not None:
+            diagnostics.warn_once(
+                "anonymize_ip returned no address",
+                "anonymize_ip returned no address but %s: the address is withheld",
+                type(result).__name__,
+            )
+        return shown
+
+    return anonymize

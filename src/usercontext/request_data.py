@@ -1,0 +1,186 @@
+"""What of a request may be reported: each part by its own flag, the address by the trust rules.
+
+Bodies are never read; only what the app handed over is reported, if that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NoReturn, TypeAlias
+
+from usercontext import diagnostics, request_payload
+from usercontext.anonymize import AnonymizeOption, Anonymizer, anonymizer
+from usercontext.client_ip import ClientAddress, ProxyTrust
+from usercontext.exceptions import ConfigurationError
+
+__all__ = ["RequestData"]
+
+Source: TypeAlias = Mapping[str, Any]
+
+_FLAGS = (
+    "include_ip",
+    "include_url",
+    "include_query_string",
+    "include_headers",
+    "include_cookies",
+    "include_data",
+)
+_OPTIONS = (*_FLAGS, "trusted_proxies", "trusted_hops", "forwarded_header", "anonymize_ip")
+
+
+class RequestData:
+    """Says what of a request may be reported, and whom to believe about its client's address.
+
+    Only the method and the URL, without its query, are reported unless more is asked for.
+    Immutable, and equal by its options.
+
+    Args:
+        include_ip: report the client's address, as `user.ip_address` where the user has none of
+            its own, and as `request.env.REMOTE_ADDR`. Without it no collected address leaves,
+            in whatever part of the request it stands.
+        include_url: report scheme, host and path.
+        include_query_string: report the query string, with the values of secret names filtered.
+        include_headers: report the headers, secrets filtered, the cookie header left out.
+        include_cookies: report the cookies, secrets filtered.
+        include_data: report what `set_request_data` was given.
+        trusted_proxies: see `usercontext.client_ip.ProxyTrust`.
+        trusted_hops: see there.
+        forwarded_header: see there.
+        anonymize_ip: False, `"mask"` (keeps /24 of IPv4 and /48 of IPv6), a pair of prefixes
+            such as `(16, 32)`, or a callable from address to address. Applied before anything
+            else sees the address; then the raw one leaves nowhere.
+
+    Raises:
+        ConfigurationError: an option is wrong; the text names it, and what to write instead.
+
+    .. versionadded:: 0.1.0
+    """
+
+    __slots__ = (*_OPTIONS, "_anonymize", "_trust")
+
+    include_ip: bool
+    include_url: bool
+    include_query_string: bool
+    include_headers: bool
+    include_cookies: bool
+    include_data: bool
+    trusted_proxies: tuple[str, ...]
+    trusted_hops: int | None
+    forwarded_header: str
+    anonymize_ip: AnonymizeOption
+    _anonymize: Anonymizer | None
+    _trust: ProxyTrust
+
+    def __init__(  # noqa: PLR0917 (the contract's order)
+        self,
+        include_ip: bool = False,
+        include_url: bool = True,
+        include_query_string: bool = False,
+        include_headers: bool = False,
+        include_cookies: bool = False,
+        include_data: bool = False,
+        trusted_proxies: list[str] | tuple[str, ...] | set[str] | frozenset[str] = (),
+        trusted_hops: int | None = None,
+        forwarded_header: str = "x-forwarded-for",
+        anonymize_ip: AnonymizeOption = False,
+    ) -> None:
+        flags = (
+            include_ip,
+            include_url,
+            include_query_string,
+            include_headers,
+            include_cookies,
+            include_data,
+        )
+        put = partial(object.__setattr__, self)
+        for name, flag in zip(_FLAGS, flags, strict=True):
+            put(name, _checked_flag(name, flag))
+        trust = ProxyTrust(trusted_proxies, trusted_hops, forwarded_header)
+        put("trusted_proxies", trust.trusted_proxies)
+        put("trusted_hops", trust.trusted_hops)
+        put("forwarded_header", trust.forwarded_header)
+        put("anonymize_ip", tuple(anonymize_ip) if isinstance(anonymize_ip, list) else anonymize_ip)
+        put("_anonymize", anonymizer(anonymize_ip))
+        put("_trust", trust)
+
+    def locate(self, source: Source) -> ClientAddress:
+        """Find the client's address in an ASGI scope or WSGI environ, and say how it was found.
+
+        Works whatever `include_ip` says; the address is anonymised if that is asked for.
+        """
+        return ClientAddress(*self._outcome(source))
+
+    def ip_address(self, source: Source) -> str | None:
+        """Return the client's address as it may be reported: None unless `include_ip`."""
+        return self._outcome(source)[0] if self.include_ip else None
+
+    def _outcome(self, source: Source) -> Any:
+        outcome = self._trust.outcome(source)
+        if self._anonymize is None or outcome[0] is None:
+            return outcome
+        return (self._anonymize(outcome[0]), *outcome[1:])
+
+    def collect(
+        self, source: Source, *, data: object = None, include_ip: bool | None = None
+    ) -> dict[str, Any]:
+        """Return the `request` of a report: what the flags allow, copied, bounded, filtered.
+
+        Never raises and never changes the source; a part that cannot be read is left out.
+
+        Args:
+            source: an ASGI scope or a WSGI environ.
+            data: what the app handed over as the request's data.
+            include_ip: overrules the option of that name.
+        """
+        shows_ip = self.include_ip if include_ip is None else include_ip
+        try:
+            return request_payload.build(
+                self,
+                source,
+                data=data,
+                address=self._outcome(source)[0] if shows_ip else None,
+                hides_raw_address=not shows_ip or self._anonymize is not None,
+            )
+        except Exception:  # noqa: BLE001
+            diagnostics.failure("request data", "a request could not be described; it is left out")
+            return {}
+
+    def _values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in _OPTIONS)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("RequestData cannot be changed: build another one")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("RequestData cannot be changed: build another one")
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            self._values() == other._values() if isinstance(other, RequestData) else NotImplemented
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __reduce__(self) -> tuple[type[RequestData], tuple[object, ...]]:
+        return type(self), self._values()
+
+    def __repr__(self) -> str:
+        default = _defaults()
+        changed = [
+            f"{name}={value!r}"
+            for name, value in zip(_OPTIONS, self._values(), strict=True)
+            if value != default[name]
+        ]
+        return f"RequestData({', '.join(changed)})"
+
+
+def _defaults() -> dict[str, object]:
+    return dict(zip(_OPTIONS, RequestData()._values(), strict=True))
+
+
+def _checked_flag(name: str, flag: object) -> bool:
+    if isinstance(flag, bool):
+        return flag
+    raise ConfigurationError(f"{name} must be True or False, not {type(flag).__name__}")
