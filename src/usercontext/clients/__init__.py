@@ -1,0 +1,5 @@
+"""Reporting clients of others: one lazily importing file each, enabled only by the app."""
+
+from usercontext.clients.base import BaseClient
+
+__all__ = ["BaseClient"]
