@@ -1,0 +1,222 @@
+"""The record of one request: who its user is, as far as that is known.
+
+One ContextVar points at it, and it stands in the ASGI scope or WSGI environ under `KEY`. It is
+mutable, so that child tasks and threads write where the request reads.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from usercontext.context import UserContext
+    from usercontext.resolution import Resolution
+    from usercontext.types import Event
+    from usercontext.user import User
+
+__all__ = [
+    "KEY",
+    "UNKNOWN",
+    "RequestRecord",
+    "Unknown",
+    "attach",
+    "current",
+    "enter",
+    "leave",
+    "of_error",
+]
+
+#: Where the record stands in an ASGI scope or a WSGI environ. What stands there is opaque.
+KEY: Final = "usercontext.scope"
+
+
+class Unknown:
+    """The user of a request whose resolver has not answered yet."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN: Final = Unknown()
+
+_current: ContextVar[RequestRecord | None] = ContextVar("usercontext", default=None)
+
+
+class _Extras:
+    """What few requests need: made on first use, so that the others do not pay for it."""
+
+    __slots__ = ("data", "pending", "request", "withheld")
+
+    def __init__(self) -> None:
+        self.data: object = None
+        self.pending: list[Event] = []
+        self.request: object = None
+        self.withheld = False
+
+
+class RequestRecord:
+    """The state of one request, `isolation_scope` or `use_user` block.
+
+    Attributes:
+        source: the ASGI scope or WSGI environ; None outside a request and after its end.
+        context: the configured pipeline that applies to this request.
+        user: the user without the collected address; None for nobody; UNKNOWN until resolved.
+        explicit: the app itself has said who the user is.
+        resolution: the resolver call under way, if any.
+        address: the collected client address once it has been asked for.
+        expires: None while open; after the end, until when detached work sees the user.
+        parent: the request that a `use_user` block stands in.
+        extras: what few requests need.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "address",
+        "context",
+        "expires",
+        "explicit",
+        "extras",
+        "parent",
+        "resolution",
+        "source",
+        "user",
+    )
+
+    def __init__(
+        self,
+        source: Mapping[str, Any] | None,
+        context: UserContext,
+        parent: RequestRecord | None = None,
+    ) -> None:
+        self.source = source
+        self.context = context
+        self.parent = parent
+        self.user: User | Unknown | None = UNKNOWN
+        self.explicit = False
+        self.resolution: Resolution | None = None
+        self.address: str | Unknown | None = UNKNOWN
+        self.expires: float | None = None
+        self.extras: _Extras | None = None
+
+    def __copy__(self) -> RequestRecord:
+        # An app that copies its environ still serves the same request.
+        return self
+
+    def __deepcopy__(self, memo: object) -> RequestRecord:
+        return self
+
+    @property
+    def root(self) -> RequestRecord:
+        """The record of the request itself, also from inside `use_user` blocks."""
+        record = self
+        while record.parent is not None:
+            record = record.parent
+        return record
+
+    def more(self) -> _Extras:
+        """Return the extras, made on first use."""
+        if self.extras is None:
+            self.extras = _Extras()
+        return self.extras
+
+    def known(self) -> User | Unknown | None:
+        """Return the user without address, or UNKNOWN; None once detached work came too late."""
+        if self.expires is None:
+            return self.user
+        if self.user is UNKNOWN or time.monotonic() > self.expires:
+            return None
+        return self.user
+
+    def claim(self, user: User | None) -> None:
+        """Take what the app says: it wins whole, whatever a resolver answers."""
+        self.user = user
+        self.explicit = True
+        if self.expires is not None:
+            self.expires = self.context.detached_deadline()
+
+    def close(self) -> None:
+        """End the request: drop scope and resolver, keep a known user for detached work."""
+        if self.expires is not None:
+            return
+        if self.extras is not None:
+            self.context.complete_pending(self)
+        if self.user is UNKNOWN:
+            self.expires = 0.0
+        else:
+            self.context.collected_address(self)
+            self.expires = self.context.detached_deadline()
+        self.source = None
+        self.resolution = None
+        if self.extras is not None:
+            self.extras.request = self.extras.data = None
+
+
+def attach(error: BaseException, record: RequestRecord) -> None:
+    """Leave the record on an exception that passes, for handlers further out.
+
+    An object raised by two requests with different records names nobody (None is left on it);
+    one that left a `use_user` block keeps that block's record.
+    """
+    carried = vars(error).get("__usercontext__", record)
+    if carried is None or carried.root is not record.root:
+        carried = None
+    # Past any `__setattr__` of the exception's own class: a frozen one must stay reportable.
+    BaseException.__setattr__(error, "__usercontext__", carried)
+
+
+def of_error(error: BaseException) -> tuple[bool, RequestRecord | None]:
+    """Return whether the exception passed through us, and the record it carries."""
+    carried = vars(error).get("__usercontext__", UNKNOWN)
+    return carried is not UNKNOWN, carried if isinstance(carried, RequestRecord) else None
+
+
+# With this flag (the default of free-threaded builds from Python 3.14) a pool's worker thread
+# starts in a copy of the context of whichever request happened to start it.
+if not getattr(sys.flags, "thread_inherit_context", 0):
+    current = _current.get
+    enter = _current.set
+else:
+    _probe: ContextVar[object] = ContextVar("usercontext.probe", default=None)
+    _entered = threading.local()
+
+    def enter(record: RequestRecord | None) -> Token[RequestRecord | None]:
+        """Point the current context at a record, and note that this thread did so itself."""
+        _entered.record = record
+        return _current.set(record)
+
+    def current() -> RequestRecord | None:
+        """Return the current record, unless the thread merely inherited it when it started."""
+        record = _current.get()
+        if record is None or getattr(_entered, "record", None) is record:
+            return record
+        return None if _in_inherited_context() else record
+
+    def _in_inherited_context() -> bool:
+        # Only a private attribute tells a thread's base context from one entered on purpose.
+        base = getattr(threading.current_thread(), "_context", None)
+        if base is None:
+            return False
+        mark = object()
+        token = _probe.set(mark)
+        try:
+            return base.get(_probe) is mark
+        finally:
+            _probe.reset(token)
+
+
+def leave(token: Token[RequestRecord | None]) -> None:
+    """Undo an `enter`; harmless in another context than the one it was made in."""
+    try:
+        _current.reset(token)
+    except ValueError:
+        # A task destroyed when its loop closes, or a generator closed by the collector, ends
+        # in a foreign context. That one was never ours to reset.
+        return
