@@ -1,0 +1,273 @@
+"""Asking the resolver: once per request, whatever the number of tasks, threads and reports."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from usercontext import event_loop
+from usercontext.diagnostics import failure, warn_once
+from usercontext.exceptions import InvalidUserError
+from usercontext.record import UNKNOWN, Unknown
+from usercontext.user import User
+
+if TYPE_CHECKING:
+    from usercontext.record import RequestRecord
+
+__all__ = ["ask", "ask_within", "is_inside", "person", "resolve"]
+
+
+class Resolution:
+    """A call of the resolver under way, and who waits for it."""
+
+    __slots__ = ("finished", "wakers")
+
+    def __init__(self) -> None:
+        # A bare lock, held until the call ends: an Event costs five times as much.
+        self.finished = threading.Lock()
+        self.finished.acquire()
+        self.wakers: list[Callable[[], object]] = []
+
+
+# Guards the few instructions that claim and settle; never held while foreign code runs.
+_claims = threading.Lock()
+
+# The call that this context runs inside of: only there the user is nobody, as nothing recurses.
+_inside: ContextVar[Resolution | None] = ContextVar("usercontext.resolution", default=None)
+
+
+def _renew_lock() -> None:
+    # Another thread of the parent may have held it at the moment of the fork.
+    global _claims  # noqa: PLW0603
+    _claims = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _answer(value: object, record: RequestRecord) -> User | Unknown | None:
+    """Return the user that a resolver gave; UNKNOWN, which only ours give, asks again later."""
+    if isinstance(value, Unknown):
+        return value
+    return person(value, f"resolver {record.context.resolver_name}")
+
+
+def person(value: object, cause: str) -> User | None:
+    """Return what `User.of` makes of a value; what is no user is logged once and is nobody."""
+    try:
+        user = User.of(value)
+    except InvalidUserError as error:
+        warn_once(f"{cause}: invalid user", "%s gave no valid user: %s", cause, error)
+        return None
+    if user is None:
+        if value is not None and not _is_framework_object(value):
+            _warn_nonsense(value, cause)
+        return None
+    if user.identity is None:
+        warn_once(
+            f"{cause}: no identity",
+            "%s gave a user without id, username, email or ip_address: counted as nobody",
+            cause,
+        )
+        return None
+    return user
+
+
+def _is_framework_object(value: object) -> bool:
+    # An anonymous user of a framework is an object with attributes of its own.
+    return hasattr(value, "is_authenticated") or hasattr(value, "is_anonymous")
+
+
+def _warn_nonsense(value: object, cause: str) -> None:
+    hint = "return a User, a mapping, or None"
+    if hasattr(value, "__await__"):
+        close = getattr(value, "close", None)
+        if close is not None:
+            close()
+        hint = "declare it with `async def`, so that it is awaited"
+    kind = type(value).__name__
+    warn_once(f"{cause}: {kind}", "%s gave %s, which is no user: %s", cause, kind, hint)
+
+
+def _claim(record: RequestRecord) -> Resolution | None:
+    """Return the right to call the resolver, or None where another has it or had it."""
+    with _claims:
+        if record.resolution is not None or record.user is not UNKNOWN:
+            return None
+        record.resolution = claimed = Resolution()
+        return claimed
+
+
+def _settle(record: RequestRecord, resolution: Resolution, user: Any) -> bool:
+    """End a call; UNKNOWN gives the claim back. Return whether this made the user known."""
+    with _claims:
+        settled = False
+        if record.resolution is resolution:
+            record.resolution = None
+            if record.user is UNKNOWN and user is not UNKNOWN:
+                record.user = user
+                settled = True
+        wakers, resolution.wakers = resolution.wakers, []
+        resolution.finished.release()
+    for wake in wakers:
+        try:
+            wake()
+        except RuntimeError:
+            # The loop of that task has been closed meanwhile: nobody is left to wake.
+            continue
+    return settled
+
+
+def _note_failure(record: RequestRecord) -> None:
+    name = record.context.resolver_name
+    failure(f"resolver {name}", "resolver %s failed: this request has no user", name)
+
+
+def is_inside(record: RequestRecord) -> bool:
+    """Return whether the resolver of this very record is what is running here."""
+    resolution = record.resolution
+    return resolution is not None and _inside.get() is resolution
+
+
+def ask(record: RequestRecord) -> User | None:
+    """Return the user of an open record, calling a resolver that can be called from here.
+
+    An async one is not, on a loop: there the user is nobody until it has been awaited.
+    """
+    user = record.user
+    if not isinstance(user, Unknown):
+        return user
+    context = record.context
+    if context.resolver is None or record.expires is not None:
+        return None
+    if is_inside(record):
+        return None
+    if context.awaits and (event_loop.is_running() or not _may_call_from_thread(record)):
+        return None
+    claimed = _claim(record)
+    if claimed is None:
+        return _await_other(record)
+    _run(record, claimed)
+    return _known_or_none(record)
+
+
+def _known_or_none(record: RequestRecord) -> User | None:
+    user = record.user
+    return None if isinstance(user, Unknown) else user
+
+
+def _may_call_from_thread(record: RequestRecord) -> bool:
+    """An async resolver of an ASGI app belongs to the app's own loop."""
+    source = record.source
+    return not record.context.is_async or source is None or "REQUEST_METHOD" in source
+
+
+def _await_other(record: RequestRecord) -> User | None:
+    resolution = record.resolution
+    if resolution is None or event_loop.is_running():
+        return _known_or_none(record)
+    if resolution.finished.acquire(timeout=record.context.resolver_timeout):
+        resolution.finished.release()
+    return _known_or_none(record)
+
+
+def _run(record: RequestRecord, claimed: Resolution) -> None:
+    context = record.context
+    token = _inside.set(claimed)
+    user: Any = UNKNOWN
+    try:
+        request = context.request_of(record)
+        if context.is_async:
+            found = event_loop.run_aside(
+                lambda: context.resolver(request),  # type: ignore[misc,return-value]
+                context.resolver_timeout,
+            )
+        else:
+            found = context.resolver(request)  # type: ignore[misc]
+        user = _answer(found, record)
+    except Exception:
+        _note_failure(record)
+        user = None
+    finally:
+        _inside.reset(token)
+        if _settle(record, claimed, user):
+            context.became_known(record)
+
+
+async def resolve(record: RequestRecord) -> None:
+    """Make the user of an open record known, awaiting the resolver or the task that does.
+
+    When the task that runs the resolver is cancelled, the next of those waiting runs it.
+    """
+    while record.user is UNKNOWN and record.expires is None and record.context.resolver is not None:
+        if is_inside(record):
+            return
+        claimed = _claim(record)
+        if claimed is None:
+            await _join(record)
+        elif record.context.awaits:
+            return await _run_async(record, claimed)
+        else:
+            return _run(record, claimed)
+
+
+async def _join(record: RequestRecord) -> None:
+    wake, wait = event_loop.waiter()
+    with _claims:
+        resolution = record.resolution
+        if resolution is None:
+            return
+        resolution.wakers.append(wake)
+    await wait()
+
+
+async def _run_async(record: RequestRecord, claimed: Resolution) -> None:
+    context = record.context
+    token = _inside.set(claimed)
+    user: Any = UNKNOWN
+    try:
+        request = context.request_of(record)
+        if context.is_async:
+            found = await context.resolver(request)  # type: ignore[misc]
+        else:
+            found = await event_loop.run_in_thread(context.resolver, request)  # type: ignore[arg-type]
+        user = _answer(found, record)
+    except Exception:
+        _note_failure(record)
+        user = None
+    finally:
+        _leave_inside(token)
+        if _settle(record, claimed, user):
+            context.became_known(record)
+
+
+def _leave_inside(token: Any) -> None:
+    try:
+        _inside.reset(token)
+    except ValueError:
+        # The task was destroyed with its loop: this is a foreign context (isolation, fact 14).
+        return
+
+
+async def ask_within(record: RequestRecord) -> None:
+    """Make the user known within `resolver_timeout`; a resolver that hangs means nobody."""
+    context = record.context
+    if not context.awaits and record.resolution is None:
+        ask(record)
+        return
+    if await event_loop.run_within(context.resolver_timeout, lambda: resolve(record)):
+        return
+    with _claims:
+        if record.user is UNKNOWN:
+            record.user = None
+    _note_failure_to_answer(record)
+
+
+def _note_failure_to_answer(record: RequestRecord) -> None:
+    name, seconds = record.context.resolver_name, record.context.resolver_timeout
+    message = "resolver %s gave no answer within resolver_timeout=%s s: this request has no user"
+    warn_once(f"resolver {name}: slow", message, name, seconds)
