@@ -1,0 +1,434 @@
+"""The configured pipeline: from a request's record to the user that is reported.
+
+Clients and frameworks are handed in; nothing here imports one.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Unpack
+
+from usercontext import record as records
+from usercontext import resolution
+from usercontext.diagnostics import failure
+from usercontext.exceptions import InvalidUserError
+from usercontext.options import TAKER_METHODS, ContextOptions, check_methods, checked
+from usercontext.privacy import Scrubber
+from usercontext.record import UNKNOWN, RequestRecord, Unknown
+from usercontext.request_data import RequestData
+from usercontext.user import User
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from usercontext.types import Event, ReportingClient, ReportTaker, Resolver
+
+__all__ = ["UserContext", "default", "forget_clients", "make_default", "pull_user"]
+
+_AUTO = "{{auto}}"
+_NO_ADDRESS = RequestData()
+
+
+class UserContext:
+    """What applies to a request: who resolves its user, what is reported, and to whom.
+
+    Middlewares, `isolation_scope` and `init()` each make one of the options they are given;
+    what one leaves out comes from the process-wide default.
+
+    Args:
+        client: what takes the reports, on the default alone: the built-in client or another.
+        make_request: makes the framework's request of a scope or environ, for the resolver.
+        options: see `ContextOptions`.
+
+    Raises:
+        ConfigurationError: an option is wrong; the message names it and the fix.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: ReportTaker | None = None,
+        make_request: Callable[[Any], object] | None = None,
+        **options: Unpack[ContextOptions],
+    ) -> None:
+        given = checked(options)
+        scrubber = Scrubber(
+            given.pop("scrub", ()),
+            hash_key=given.pop("hash_key", None),
+            never_store_ip=given.pop("never_store_ip", False),
+        )
+        if client is not None:
+            check_methods("client", client, TAKER_METHODS, "a SentryClient")
+            given["client"] = client
+        if make_request is not None:
+            given["make_request"] = make_request
+        self._apply(given, scrubber)
+        for one in self.clients:
+            _set_up(one)
+
+    def _apply(self, options: Mapping[str, Any], scrubber: Scrubber) -> None:
+        self._options = dict(options)
+        self.resolver: Resolver | None = options.get("resolver")
+        self.request_data: RequestData = options.get("request_data", _NO_ADDRESS)
+        self.clients: tuple[ReportingClient, ...] = options.get("clients", ())
+        self.eager = options.get("resolve") == "eager"
+        self.resolver_timeout: float = options.get("resolver_timeout", 1.0)
+        self.detached_ttl: float | None = options.get("detached_ttl", 300.0)
+        self.client: ReportTaker | None = options.get("client")
+        self.make_request: Callable[[Any], object] | None = options.get("make_request")
+        self.scrubber = scrubber
+        self.includes_ip = self.request_data.include_ip and not scrubber.never_store_ip
+        self.resolver_name = _name_of(self.resolver)
+        self.is_async = self.resolver is not None and _is_async(self.resolver)
+        self.awaits = self.is_async or bool(options.get("resolver_thread"))
+        self.isolating = tuple(one for one in self.clients if _overrides(one, "request_scope"))
+        self.recording = tuple(one for one in self.clients if _overrides(one, "is_recording"))
+        self._base: UserContext | None = None
+        self._joined: UserContext = self
+
+    def over(self, base: UserContext) -> UserContext:
+        """Return these options with those of `base` where they were left out.
+
+        Scrub rules add up, and a resolver stays with the kind of request it was written for.
+        """
+        if self._base is base:
+            return self._joined
+        options = {**base._options, **self._options}
+        if "resolver" not in self._options and "make_request" in base._options:
+            options["make_request"] = base._options["make_request"]
+        joined = object.__new__(UserContext)
+        joined._apply(options, base.scrubber.merged(self.scrubber))
+        # In this order: another thread that sees the new base must not take the old result.
+        self._joined, self._base = joined, base
+        return joined
+
+    def request_of(self, record: RequestRecord) -> object:
+        """Return the framework's own request for the resolver; None outside a request."""
+        if record.extras is not None and record.extras.request is not None:
+            return record.extras.request
+        if record.source is None or self.make_request is None:
+            return None
+        return self.make_request(record.source)
+
+    def detached_deadline(self) -> float:
+        """Return until when, on the monotonic clock, detached work sees a known user."""
+        if self.detached_ttl is None:
+            return float("inf")
+        return time.monotonic() + self.detached_ttl
+
+    def join(self, record: RequestRecord, source: Mapping[str, Any]) -> None:
+        """Let these options apply from here on, inside a request that has its record already.
+
+        That is how a mounted app with its own authentication names its own users; an explicit
+        user stays, and the same middleware met twice changes nothing.
+        """
+        outer = record.context
+        record.context = self.over(outer)
+        record.address = UNKNOWN
+        if "resolver" not in self._options or self.resolver is outer.resolver:
+            return
+        record.source = source
+        if not record.explicit:
+            record.resolution = None
+            record.user = UNKNOWN
+
+    # --- the user -------------------------------------------------------------------------
+
+    def collected_address(self, record: RequestRecord) -> str | None:
+        """Return the client's address if it may be reported, found once per request."""
+        if not self.includes_ip:
+            return None
+        root = record.root
+        address = root.address
+        if isinstance(address, Unknown):
+            address = None if root.source is None else self._find_address(root.source)
+            root.address = address
+        return address
+
+    def _find_address(self, source: Mapping[str, Any]) -> str | None:
+        try:
+            return self.request_data.ip_address(source)
+        except Exception:
+            failure("client address", "the client's address could not be found")
+            return None
+
+    def user_of(self, record: RequestRecord, *, resolve: bool = True) -> User | None:
+        """Return the user of a record with its address; peek only, unless `resolve`."""
+        user = record.known()
+        if isinstance(user, Unknown):
+            if resolve:
+                user = resolution.ask(record)
+            elif self.resolver is not None:
+                return None
+            else:
+                user = None
+        return self._with_address(record, user)
+
+    def _with_address(self, record: RequestRecord, user: User | None) -> User | None:
+        if user is not None and user.ip_address is not None:
+            return user
+        address = self.collected_address(record)
+        if address is None:
+            return user
+        return User(ip_address=address) if user is None else user._with_address(address)
+
+    def _reported_user(self, record: RequestRecord) -> dict[str, Any] | None:
+        """Return the user for the built-in client: `{{auto}}` is kept, scrubbing comes last."""
+        if _is_withheld(record):
+            return None
+        user = self.user_of(record)
+        return None if user is None else user.to_dict()
+
+    def outgoing(self, record: RequestRecord, *, resolve: bool = True) -> dict[str, Any] | None:
+        """Return the user for a reporting client of others: a fresh dict, scrubbed."""
+        if _is_withheld(record):
+            return None
+        user = self.user_of(record, resolve=resolve)
+        if user is None:
+            return None
+        fields: dict[str, Any] | None = user.to_dict()
+        if user.ip_address == _AUTO:
+            # Only the Sentry protocol knows what that means.
+            fields = self._without_auto(record, user)
+        if fields and self.scrubber:
+            fields = self.scrubber.user(fields)
+        return fields or None
+
+    def _without_auto(self, record: RequestRecord, user: User) -> dict[str, Any]:
+        fields = user.to_dict()
+        address = self.collected_address(record)
+        if address is None:
+            del fields["ip_address"]
+        else:
+            fields["ip_address"] = address
+        return fields
+
+    # --- reporting clients ----------------------------------------------------------------
+
+    def became_known(self, record: RequestRecord) -> None:
+        """Hand on a user that has just become known, or has changed."""
+        if self.clients and record.parent is None and record.expires is None:
+            self._push(record)
+        if record.extras is not None and record.extras.pending:
+            self.complete_pending(record)
+
+    def _push(self, record: RequestRecord) -> None:
+        fields = self.outgoing(record, resolve=False)
+        user = None if fields is None else _user_of_scrubbed(fields)
+        for client in self.clients:
+            try:
+                client.set_user(user)
+            except Exception:
+                _note_client_failure(client, "set_user")
+
+    def needs_push(self) -> bool:
+        """Return whether a client will send this request anyway, and so wants its user now."""
+        for client in self.recording:
+            try:
+                if client.is_recording():
+                    return True
+            except Exception:
+                _note_client_failure(client, "is_recording")
+        return False
+
+    def push_unresolved(self, record: RequestRecord) -> None:
+        """Push what is known of a request that nobody resolves: its address, or nobody."""
+        if record.user is UNKNOWN:
+            self._push(record)
+
+    def isolate_clients(self, record: RequestRecord) -> ExitStack:
+        """Enter the request scopes of all clients; closing the stack undoes them."""
+        stack = ExitStack()
+
+        def get_user(error: BaseException | None = None) -> dict[str, Any] | None:
+            return _pull(record if error is None else _reporting_record(error) or record)
+
+        for client in self.isolating:
+            try:
+                entered = client.request_scope(get_user)
+                if entered is not None:
+                    stack.push(_Guarded(client, entered))
+            except Exception:
+                _note_client_failure(client, "request_scope")
+        return stack
+
+    # --- reports of our own ---------------------------------------------------------------
+
+    def describe(self, record: RequestRecord, event: Event) -> None:
+        """Put what may be reported of the request into an event."""
+        root = record.root
+        if root.source is None:
+            return
+        data = None if root.extras is None else root.extras.data
+        include_ip = self.includes_ip and not _is_withheld(record)
+        request = self.request_data.collect(root.source, data=data, include_ip=include_ip)
+        if request:
+            event["request"] = request
+
+    def submit(self, record: RequestRecord, event: Event, client: ReportTaker) -> str | None:
+        """Send an event with the user of its record, or hold it until the user is known."""
+        user = self._reported_user(record)
+        if self._is_awaited(record):
+            record.root.more().pending.append(event)
+            return str(event["event_id"])
+        return self._send(event, user, client)
+
+    def _send(
+        self, event: Event, user: dict[str, Any] | None, client: ReportTaker
+    ) -> str | None:
+        if user is not None:
+            event["user"] = user
+        return client.submit(event, last_word=self.last_word)
+
+    @property
+    def last_word(self) -> Callable[[Event], Event] | None:
+        """The scrubbing that every event of ours passes last, after `before_send`."""
+        return self.scrubber.event if self.scrubber else None
+
+    def _is_awaited(self, record: RequestRecord) -> bool:
+        """Whether an async resolver may still name the user of this open request."""
+        return (
+            self.awaits
+            and record.user is UNKNOWN
+            and record.expires is None
+            and self.resolver is not None
+            and not resolution.is_inside(record)
+        )
+
+    def complete_pending(self, record: RequestRecord) -> None:
+        """Send the reports that waited for the user, with what is known by now."""
+        if record.extras is None:
+            return
+        pending, record.extras.pending = record.extras.pending, []
+        client = _default.client
+        if client is None:
+            return
+        for event in pending:
+            try:
+                user = self._reported_user(record)
+                self._send(event, user, client)
+            except Exception:
+                failure("built-in client", "a report could not be completed with its user")
+
+
+class _Guarded:
+    """The request scope of a client, whose failures harm nobody."""
+
+    def __init__(self, client: ReportingClient, entered: Any) -> None:
+        self.client = client
+        self.entered = entered
+        entered.__enter__()
+
+    def __enter__(self) -> None:
+        """Nothing: it has been entered when it was made."""
+
+    def __exit__(self, *exc_info: object) -> None:
+        try:
+            self.entered.__exit__(None, None, None)
+        except Exception:
+            _note_client_failure(self.client, "request_scope")
+
+
+def _is_withheld(record: RequestRecord) -> bool:
+    extras = record.root.extras
+    return extras is not None and extras.withheld
+
+
+def _user_of_scrubbed(fields: dict[str, Any]) -> User | None:
+    try:
+        return User(**fields)
+    except InvalidUserError:
+        # A masked or replaced address is no address any more.
+        fields.pop("ip_address", None)
+    try:
+        return User(**fields)
+    except InvalidUserError:
+        return None
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    from inspect import iscoroutinefunction
+
+    inner = function
+    while hasattr(inner, "func"):
+        inner = inner.func
+    return iscoroutinefunction(inner) or iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
+
+
+def _name_of(function: object) -> str:
+    module = getattr(function, "__module__", None) or type(function).__module__
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"{module}.{name}"
+
+
+def _overrides(client: ReportingClient, name: str) -> bool:
+    method = getattr(type(client), name, None)
+    return getattr(method, "__module__", None) != "usercontext.clients.base"
+
+
+# --- the process-wide default -------------------------------------------------------------------
+
+_default = UserContext()
+_clients_set_up: list[ReportingClient] = []
+
+
+def default() -> UserContext:
+    """Return what `init()` configured, or a context without any option."""
+    return _default
+
+
+def make_default(context: UserContext) -> UserContext:
+    """Put a context in the process-wide default's place; return the one before."""
+    global _default  # noqa: PLW0603
+    before, _default = _default, context
+    return before
+
+
+def forget_clients() -> None:
+    """Let every reporting client be set up again."""
+    _clients_set_up.clear()
+
+
+def _set_up(client: ReportingClient) -> None:
+    if any(one is client for one in _clients_set_up):
+        return
+    _clients_set_up.append(client)
+    try:
+        client.setup(pull_user)
+    except Exception:
+        _note_client_failure(client, "setup")
+
+
+def _note_client_failure(client: ReportingClient, method: str) -> None:
+    name = type(client).__qualname__
+    failure(f"{name}.{method}", "reporting client %s failed in %s()", name, method)
+
+
+# --- finding the record -------------------------------------------------------------------------
+
+
+def _reporting_record(error: BaseException | None) -> RequestRecord | None:
+    """The record of an exception that passed through us, else that of the current request."""
+    if error is not None:
+        passed, record = records.of_error(error)
+        if passed:
+            return record
+    return records.current()
+
+
+def pull_user(error: BaseException | None = None) -> dict[str, Any] | None:
+    """Return the user to report as a fresh dict, or None; what clients are set up with.
+
+    It never raises. An exception that passed through a middleware names its own request's user,
+    wherever it is reported from; one that two requests raised names nobody.
+    """
+    try:
+        return _pull(_reporting_record(error))
+    except Exception:
+        failure("pull", "the user of a report could not be found")
+        return None
+
+
+def _pull(record: RequestRecord | None) -> dict[str, Any] | None:
+    return None if record is None else record.context.outgoing(record)
