@@ -1,0 +1,326 @@
+"""The current request's user: setting it, asking for it, carrying it elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from usercontext import resolution
+from usercontext.context import UserContext, default
+from usercontext.diagnostics import warn_once
+from usercontext.exceptions import InvalidUserError
+from usercontext.record import (
+    KEY,
+    UNKNOWN,
+    RequestRecord,
+    Unknown,
+    attach,
+    current,
+    enter,
+    leave,
+    of_error,
+)
+from usercontext.user import User
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Token
+    from types import TracebackType
+
+    from usercontext.client_ip import ClientAddress
+    from usercontext.types import Resolver
+
+__all__ = [
+    "bind",
+    "get_client_address",
+    "get_user",
+    "isolation_scope",
+    "resolve_user",
+    "set_reporting",
+    "set_request_data",
+    "set_user",
+    "update_user",
+    "use_user",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def set_user(user: object) -> None:
+    """Say who the user of the current request is; it replaces any other user whole.
+
+    Seen by every task and thread of this request, and by none of another. Outside a request it
+    changes nothing and warns once: scripts and jobs take `isolation_scope`.
+
+    Args:
+        user: anything that `User.of` takes. None means explicitly nobody, and the resolver is
+            not asked again. A bad value is logged once and means nobody too.
+    """
+    record = current()
+    if record is None:
+        _warn_outside("set_user")
+        return
+    if type(user) is not User or user.identity is None:
+        user = resolution.person(user, "set_user()")
+    _claim(record, user)
+
+
+def _claim(record: RequestRecord, user: User | None) -> None:
+    record.claim(user)
+    if record.context.clients or record.extras is not None:
+        record.context.became_known(record)
+
+
+def _warn_outside(call: str) -> None:
+    warn_once(
+        f"{call} outside a scope",
+        "%s() was called outside a request and changes nothing: add the middleware, or write "
+        "`with usercontext.isolation_scope():` around a script or job",
+        call,
+    )
+
+
+def update_user(**fields: Any) -> None:
+    """Change fields of the current user, which makes it an explicit one.
+
+    A sync resolver is asked first; an async one must have been awaited, else this logs once and
+    changes nothing. A changed `id` is another person: nothing unnamed is kept. Without a user
+    the fields stand alone. The collected address is never baked in.
+
+    Args:
+        fields: as `User(...)` takes them; None removes one.
+    """
+    record = current()
+    if record is None:
+        _warn_outside("update_user")
+        return
+    user = resolution.ask(record) if record.expires is None else record.known()
+    if record.user is UNKNOWN and record.context.resolver is not None and record.expires is None:
+        warn_once(
+            "update_user before resolve_user",
+            "update_user() changes nothing before an async resolver has been awaited: "
+            "write `await usercontext.resolve_user()` first",
+        )
+        return
+    try:
+        changed = _changed(None if isinstance(user, Unknown) else user, fields)
+    except InvalidUserError as error:
+        warn_once("update_user", "update_user() changes nothing: %s", error)
+        return
+    if changed.identity is None:
+        warn_once(
+            "update_user: no identity",
+            "update_user() changes nothing: the result has neither id, username, email nor "
+            "ip_address",
+        )
+        return
+    _claim(record, changed)
+
+
+def _changed(user: User | None, fields: dict[str, Any]) -> User:
+    if user is None:
+        return User(**fields)
+    changed = user.with_fields(**fields)
+    if user.id is not None and changed.id is not None and changed.id != user.id:
+        return User(**fields)
+    return changed
+
+
+def get_user(
+    *, resolve: bool = True, request: object = None, error: BaseException | None = None
+) -> User | None:
+    """Return the current user with its address, or None.
+
+    With `RequestData(include_ip=True)` a request without a user has an address-only one.
+
+    Args:
+        resolve: ask a sync resolver if need be. False only peeks: it never calls a resolver,
+            and is None until the user is known.
+        request: find the user of this request instead: a scope or environ, or an object with
+            `.scope`, `.environ` or `.META`.
+        error: find the user of the request that this exception passed through instead.
+    """
+    record = _find(request, error)
+    if record is None:
+        return None
+    return record.context.user_of(record, resolve=resolve)
+
+
+def _find(request: object, error: BaseException | None) -> RequestRecord | None:
+    if request is not None:
+        return _record_of_request(request)
+    if error is not None:
+        return of_error(error)[1]
+    return current()
+
+
+def _record_of_request(request: object) -> RequestRecord | None:
+    for source in (request, *(getattr(request, name, None) for name in _SOURCES)):
+        if isinstance(source, dict) and isinstance(source.get(KEY), RequestRecord):
+            record: RequestRecord = source[KEY]
+            return record
+    return None
+
+
+_SOURCES = ("scope", "environ", "META")
+
+
+async def resolve_user() -> User | None:
+    """Return the current user with its address, awaiting an async resolver.
+
+    Tasks that await it together get the same result of one call.
+    """
+    record = current()
+    if record is None:
+        return None
+    await resolution.resolve(record)
+    return record.context.user_of(record)
+
+
+def get_client_address() -> ClientAddress | None:
+    """Return how the current request's client address was found, for logs and support.
+
+    None outside a request and after its end. What it says is what would be reported if
+    `include_ip` were on: anonymised, with the source, the hops and the reason.
+    """
+    record = current()
+    if record is None or record.root.source is None:
+        return None
+    return record.context.request_data.locate(record.root.source)
+
+
+def set_request_data(value: object) -> None:
+    """Hand over the parsed body of the current request, which `include_data=True` reports."""
+    record = current()
+    if record is None:
+        _warn_outside("set_request_data")
+        return
+    root = record.root
+    if root.expires is None:
+        root.more().data = value
+
+
+def set_reporting(enabled: bool) -> None:
+    """Withhold the current request's user from every reporting client, or stop doing so.
+
+    For consent: reports still go out, without a user and without an address. The app itself
+    still sees the user with `get_user()`.
+    """
+    record = current()
+    if record is None:
+        _warn_outside("set_reporting")
+        return
+    record.root.more().withheld = not enabled
+    if record.root.user is not UNKNOWN:
+        record.root.context.became_known(record.root)
+
+
+class _Block:
+    """A `with` block with a record of its own."""
+
+    __slots__ = ("_record", "_token")
+
+    _record: RequestRecord
+    _token: Token[RequestRecord | None]
+
+    def _begin(self, record: RequestRecord) -> None:
+        self._record = record
+        self._token = enter(record)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        record = self._record
+        try:
+            if isinstance(error, Exception):
+                resolution.ask(record)
+                attach(error, record)
+        finally:
+            leave(self._token)
+            record.close()
+
+
+class use_user(_Block):  # noqa: N801 - it reads as the verb it is: `with use_user(user):`
+    """Make someone else the user, for a block and what it starts only.
+
+    For impersonation, or one of many tasks in one request; `set_user` inside the block changes
+    the block's user. The request's own user is back at its end; an error that leaves the block
+    is reported with the block's user.
+
+    Args:
+        user: anything that `User.of` takes; None for nobody.
+    """
+
+    __slots__ = ("_user",)
+
+    def __init__(self, user: object) -> None:
+        self._user = resolution.person(user, "use_user()")
+
+    def __enter__(self) -> None:
+        outer = current()
+        context = default() if outer is None else outer.context
+        record = RequestRecord(None, context, parent=outer)
+        record.claim(self._user)
+        self._begin(record)
+
+
+class isolation_scope(_Block):  # noqa: N801
+    """Open a blank scope of its own: for scripts, jobs and tests, also inside a request.
+
+    Args:
+        user: its user from the start; anything that `User.of` takes.
+        resolver: called with None when the user is first needed.
+
+    Raises:
+        ConfigurationError: the resolver is no function.
+    """
+
+    __slots__ = ("_context", "_user")
+
+    def __init__(self, user: object = None, resolver: Resolver | None = None) -> None:
+        self._context = UserContext(resolver=resolver)
+        self._user = user
+
+    def __enter__(self) -> None:
+        record = RequestRecord(None, self._context.over(default()))
+        if self._user is not None:
+            record.claim(resolution.person(self._user, "isolation_scope()"))
+        self._begin(record)
+
+
+def bind(function: Callable[P, T]) -> Callable[P, T]:
+    """Return the function with the current scope carried into wherever it is called.
+
+    For plain threads, executors and `gevent.spawn`, which carry nothing by themselves. A sync
+    resolver is asked first. The record travels, not a `Context`: that cannot be entered twice.
+    """
+    record = current()
+    if record is None:
+        return function
+    resolution.ask(record)
+    return _bound(function, record)
+
+
+def _bound(function: Callable[P, T], record: RequestRecord) -> Callable[P, T]:
+    from functools import update_wrapper
+    from inspect import iscoroutinefunction
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        token = enter(record)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            leave(token)
+
+    async def call_async(*args: P.args, **kwargs: P.kwargs) -> object:
+        token = enter(record)
+        try:
+            return await function(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            leave(token)
+
+    carried: Any = call_async if iscoroutinefunction(function) else call
+    return update_wrapper(carried, function)  # type: ignore[no-any-return]
