@@ -1,0 +1,228 @@
+"""The ASGI middleware: a fresh record for every request, and a firewall around the server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Unpack
+
+from usercontext import resolution
+from usercontext.capture import report_unhandled
+from usercontext.context import UserContext, default
+from usercontext.diagnostics import failure
+from usercontext.exceptions import MissingDependencyError
+from usercontext.record import KEY, UNKNOWN, RequestRecord, current, enter, leave
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from usercontext.options import ContextOptions
+    from usercontext.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["UserContextMiddleware"]
+
+# What ends a response. The server goes on from there with whatever is next on the connection.
+_LAST = frozenset(
+    {
+        "http.response.body",
+        "http.response.trailers",
+        "http.response.pathsend",
+        "http.response.zerocopysend",
+        "websocket.http.response.body",
+        "websocket.close",
+    }
+)
+
+
+class UserContextMiddleware:
+    """Give every HTTP request and websocket of an ASGI app a user of its own.
+
+    Works as `app.add_middleware(UserContextMiddleware, resolver=...)`, and, where errors that
+    nothing handles matter most, around the whole app: `app = UserContextMiddleware(app, ...)`.
+    Lifespan messages pass untouched.
+
+    Args:
+        app: the application to serve.
+        options: see `ContextOptions`; what is left out comes from `init()`. The resolver, `def`
+            or `async def`, is called with Starlette's `HTTPConnection`.
+
+    Raises:
+        ConfigurationError: an option is wrong; the message names it and the fix.
+        MissingDependencyError: a resolver is given, and starlette is not installed.
+    """
+
+    def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
+        if options.get("resolver") is not None:
+            _connection_class()
+        self.app = app
+        self._own = UserContext(make_request=_make_connection, **options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        outer = scope.get(KEY)
+        if outer is not None and _is_open(outer):
+            await self._serve_inside(outer, scope, receive, send)
+            return
+        base = default()
+        own = self._own
+        context = own._joined if own._base is base else own.over(base)
+        scope[KEY] = record = RequestRecord(scope, context)
+        if context.clients or context.eager:
+            await _serve_with_clients(self.app, record, receive, send)
+            return
+        exchange = _Exchange(receive, send)
+        token = enter(record)
+        try:
+            await self.app(scope, exchange.receive, exchange.send)
+            if record.extras is not None and record.extras.pending:
+                await _harmlessly(resolution.ask_within, record)
+        except Exception as error:
+            await _fail(record, error)
+            raise
+        finally:
+            leave(token)
+            record.close()
+
+    async def _serve_inside(
+        self, record: RequestRecord, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Serve a mounted app, or one that is wrapped twice: the record is there already."""
+        self._own.join(record, scope)
+        if record.context.eager:
+            await _resolve_early(record)
+        if current() is not None:
+            await self.app(scope, receive, send)
+            return
+        token = enter(record)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            leave(token)
+
+
+def _is_open(outer: object) -> bool:
+    return isinstance(outer, RequestRecord) and outer.expires is None
+
+
+def _connection_class() -> type[Any]:
+    try:
+        from starlette.requests import HTTPConnection
+    except ImportError:
+        raise MissingDependencyError(
+            "starlette", "asgi", purpose="A resolver over ASGI"
+        ) from None
+    return HTTPConnection
+
+
+def _make_connection(scope: Any) -> object:
+    return _connection_class()(scope)
+
+
+class _Exchange:
+    """One request's exchange with its server, kept apart from the request's user.
+
+    Servers start the next request, or a callback that lives as long as the connection, in the
+    context in which `receive()` or the last `send()` was called (python/cpython#140947,
+    Kludex/uvicorn#2167): there our variable holds nothing.
+    """
+
+    __slots__ = ("_receive", "_send")
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> Message:
+        token = enter(None)
+        try:
+            return await self._receive()
+        finally:
+            leave(token)
+
+    def send(self, message: Message) -> Awaitable[None]:
+        if message["type"] in _LAST and not (
+            message.get("more_body") or message.get("more_trailers")
+        ):
+            return self._send_last(message)
+        return self._send(message)
+
+    async def _send_last(self, message: Message) -> None:
+        token = enter(None)
+        try:
+            await self._send(message)
+        finally:
+            leave(token)
+
+
+class _RecordingExchange(_Exchange):
+    """An exchange that hands clients the user at the latest when the response starts."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, receive: Receive, send: Send, record: RequestRecord) -> None:
+        super().__init__(receive, send)
+        self._record = record
+
+    def send(self, message: Message) -> Awaitable[None]:
+        if message["type"] in ("http.response.start", "websocket.accept"):
+            return self._start(message)
+        return super().send(message)
+
+    async def _start(self, message: Message) -> None:
+        record = self._record
+        if record.user is UNKNOWN and record.expires is None and record.context.needs_push():
+            await _harmlessly(resolution.ask_within, record)
+            record.context.push_unresolved(record)
+        await self._send(message)
+
+
+async def _serve_with_clients(
+    app: ASGIApp, record: RequestRecord, receive: Receive, send: Send
+) -> None:
+    context = record.context
+    exchange = _RecordingExchange(receive, send, record)
+    token = enter(record)
+    try:
+        with context.isolate_clients(record):
+            if context.eager:
+                await _resolve_early(record)
+            await _run_reported(app, record, exchange)
+    finally:
+        leave(token)
+        record.close()
+
+
+async def _run_reported(app: ASGIApp, record: RequestRecord, exchange: _Exchange) -> None:
+    scope: Any = record.source
+    try:
+        await app(scope, exchange.receive, exchange.send)
+        if record.extras is not None and record.extras.pending:
+            await _harmlessly(resolution.ask_within, record)
+    except Exception as error:
+        await _fail(record, error)
+        raise
+
+
+async def _resolve_early(record: RequestRecord) -> None:
+    """Resolve before the app; nobody is no final answer yet.
+
+    A middleware inside may still authenticate the request.
+    """
+    await _harmlessly(resolution.ask_within, record)
+    if record.user is None and not record.explicit:
+        record.user = UNKNOWN
+
+
+async def _fail(record: RequestRecord, error: Exception) -> None:
+    await _harmlessly(resolution.ask_within, record)
+    report_unhandled(error, record)
+
+
+async def _harmlessly(
+    function: Callable[[RequestRecord], Awaitable[None]], record: RequestRecord
+) -> None:
+    try:
+        await function(record)
+    except Exception:
+        failure("middleware", "the user of a request could not be resolved")

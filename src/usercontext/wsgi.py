@@ -1,0 +1,260 @@
+"""The WSGI middleware: a fresh record for every request, until its body is closed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Unpack
+
+from usercontext import resolution
+from usercontext.capture import report_unhandled
+from usercontext.context import UserContext, default
+from usercontext.exceptions import MissingDependencyError
+from usercontext.record import KEY, UNKNOWN, RequestRecord, enter, leave
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import ExitStack
+
+    from usercontext.options import ContextOptions
+    from usercontext.types import Environ, ExcInfo, StartResponse, WSGIApp
+
+__all__ = ["UserContextMiddleware"]
+
+
+class UserContextMiddleware:
+    """Give every request of a WSGI app a user of its own.
+
+    Flask: `app.wsgi_app = UserContextMiddleware(app.wsgi_app, ...)`; Django:
+    `application = UserContextMiddleware(get_wsgi_application(), ...)`. Both turn an error into
+    a response themselves: `usercontext.frameworks` reports those as well.
+
+    Args:
+        app: the application to serve.
+        options: see `ContextOptions`; what is left out comes from `init()`. The resolver, `def`
+            or `async def`, is called with Werkzeug's `Request`, shallow: it never reads the body.
+
+    Raises:
+        ConfigurationError: an option is wrong; the message names it and the fix.
+        MissingDependencyError: a resolver is given, and werkzeug is not installed.
+    """
+
+    def __init__(self, app: WSGIApp, **options: Unpack[ContextOptions]) -> None:
+        if options.get("resolver") is not None:
+            _request_class()
+        self.app = app
+        self._own = UserContext(make_request=_make_request, **options)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        if KEY in environ or "asgi.scope" in environ:
+            outer = _outer_record(environ)
+            if outer is not None:
+                return self._serve_inside(outer, environ, start_response)
+        base = default()
+        own = self._own
+        context = own._joined if own._base is base else own.over(base)
+        environ[KEY] = record = RequestRecord(environ, context)
+        if context.clients or context.eager:
+            return _serve_with_clients(self.app, record, environ, start_response)
+        token = enter(record)
+        try:
+            body = self.app(environ, start_response)
+        except Exception as error:
+            _fail(record, error)
+            raise
+        except BaseException:
+            record.close()
+            raise
+        finally:
+            leave(token)
+        if type(body) is list or type(body) is tuple:
+            record.close()
+            return body
+        return _until_closed(body, record, environ)
+
+    def _serve_inside(
+        self, record: RequestRecord, environ: Environ, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """Serve a mounted app, or one that is wrapped twice: the record is there already."""
+        self._own.join(record, environ)
+        environ[KEY] = record
+        token = enter(record)
+        try:
+            if record.context.eager:
+                _resolve_early(record)
+            body = self.app(environ, start_response)
+        finally:
+            leave(token)
+        if type(body) is list or type(body) is tuple or _is_file(body, environ):
+            return body
+        return (_SizedBody if hasattr(body, "__len__") else _Body)(body, record, owned=False)
+
+
+def _outer_record(environ: Environ) -> RequestRecord | None:
+    """The open record of this request, made by a middleware further out."""
+    record = environ.get(KEY) or environ.get("asgi.scope", {}).get(KEY)
+    return record if isinstance(record, RequestRecord) and record.expires is None else None
+
+
+def _request_class() -> type[Any]:
+    try:
+        from werkzeug.wrappers import Request
+    except ImportError:
+        raise MissingDependencyError(
+            "werkzeug", "wsgi", purpose="A resolver over WSGI"
+        ) from None
+    return Request
+
+
+def _make_request(environ: Any) -> object:
+    # Shallow and unpopulated: the body stays the app's, and environ holds nothing of ours.
+    return _request_class()(environ, populate_request=False, shallow=True)
+
+
+def _until_closed(
+    body: Iterable[bytes], record: RequestRecord, environ: Environ, stack: ExitStack | None = None
+) -> Iterable[bytes]:
+    """Keep the request open until its body is closed, where the body runs code of the app."""
+    if type(body) is list or type(body) is tuple or _is_file(body, environ):
+        # Wrapped, it would lose the server's `sendfile`.
+        _end(record, stack)
+        return body
+    kind = _SizedBody if hasattr(body, "__len__") else _Body
+    return kind(body, record, stack=stack)
+
+
+def _is_file(body: object, environ: Environ) -> bool:
+    wrapper = environ.get("wsgi.file_wrapper")
+    if isinstance(wrapper, type) and isinstance(body, wrapper):
+        return True
+    return getattr(type(body), "fileno", None) is not None
+
+
+class _Body:
+    """A response body that runs, chunk by chunk and in its `close()`, inside its request.
+
+    A generator's body runs after the app has returned, in the thread of the server: what is set
+    there would stay for the thread's next request. `close()` may come from another thread.
+    """
+
+    __slots__ = ("_body", "_iterator", "_owned", "_record", "_stack")
+
+    def __init__(
+        self,
+        body: Iterable[bytes],
+        record: RequestRecord,
+        *,
+        stack: ExitStack | None = None,
+        owned: bool = True,
+    ) -> None:
+        self._body = body
+        self._record = record
+        self._stack = stack
+        self._owned = owned
+        self._iterator: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        token = enter(self._record)
+        try:
+            self._iterator = iter(self._body)
+        except Exception as error:
+            self._fail(error)
+            raise
+        finally:
+            leave(token)
+        return self
+
+    def __next__(self) -> bytes:
+        if self._iterator is None:
+            self.__iter__()
+        token = enter(self._record)
+        try:
+            return next(self._iterator)  # type: ignore[arg-type]
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._fail(error)
+            raise
+        finally:
+            leave(token)
+
+    def close(self) -> None:
+        token = enter(self._record)
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        except Exception as error:
+            self._fail(error)
+            raise
+        finally:
+            leave(token)
+            if self._owned:
+                _end(self._record, self._stack)
+
+    def _fail(self, error: Exception) -> None:
+        if self._owned:
+            _fail(self._record, error)
+
+
+class _SizedBody(_Body):
+    """A body that tells its length: servers write Content-Length where it is one."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self._body)  # type: ignore[arg-type]
+
+
+def _serve_with_clients(
+    app: WSGIApp, record: RequestRecord, environ: Environ, start_response: StartResponse
+) -> Iterable[bytes]:
+    token = enter(record)
+    stack = record.context.isolate_clients(record)
+    try:
+        if record.context.eager:
+            _resolve_early(record)
+        body = app(environ, _push_at_start(record, start_response))
+    except BaseException as error:
+        if isinstance(error, Exception):
+            _fail(record, error)
+        _end(record, stack)
+        raise
+    finally:
+        leave(token)
+    return _until_closed(body, record, environ, stack)
+
+
+def _push_at_start(record: RequestRecord, start_response: StartResponse) -> StartResponse:
+    """Hand clients that send this request anyway its user when the response starts."""
+
+    def start(
+        status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        if record.user is UNKNOWN and record.expires is None and record.context.needs_push():
+            resolution.ask(record)
+            record.context.push_unresolved(record)
+        if exc_info is None:
+            return start_response(status, headers)
+        return start_response(status, headers, exc_info)
+
+    return start
+
+
+def _resolve_early(record: RequestRecord) -> None:
+    """Resolve before the app; nobody is no final answer yet."""
+    resolution.ask(record)
+    if record.user is None and not record.explicit:
+        record.user = UNKNOWN
+
+
+def _fail(record: RequestRecord, error: Exception) -> None:
+    if record.expires is None:
+        resolution.ask(record)
+    report_unhandled(error, record)
+    record.close()
+
+
+def _end(record: RequestRecord, stack: ExitStack | None) -> None:
+    if stack is not None:
+        stack.close()
+    record.close()
