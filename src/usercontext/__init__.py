@@ -1,0 +1,58 @@
+"""Request-scoped user identity: say once who makes a request, and every report names them."""
+
+from __future__ import annotations
+
+from usercontext._version import __version__
+from usercontext.capture import capture_exception, capture_message
+from usercontext.client_ip import ClientAddress
+from usercontext.context import UserContext
+from usercontext.exceptions import (
+    ConfigurationError,
+    InvalidDsnError,
+    InvalidUserError,
+    MissingDependencyError,
+    UserContextError,
+)
+from usercontext.initialise import close, flush, init
+from usercontext.request_data import RequestData
+from usercontext.scope import (
+    bind,
+    get_client_address,
+    get_user,
+    isolation_scope,
+    resolve_user,
+    set_reporting,
+    set_request_data,
+    set_user,
+    update_user,
+    use_user,
+)
+from usercontext.user import User
+
+__all__ = [
+    "ClientAddress",
+    "ConfigurationError",
+    "InvalidDsnError",
+    "InvalidUserError",
+    "MissingDependencyError",
+    "RequestData",
+    "User",
+    "UserContext",
+    "UserContextError",
+    "__version__",
+    "bind",
+    "capture_exception",
+    "capture_message",
+    "close",
+    "flush",
+    "get_client_address",
+    "get_user",
+    "init",
+    "isolation_scope",
+    "resolve_user",
+    "set_reporting",
+    "set_request_data",
+    "set_user",
+    "update_user",
+    "use_user",
+]

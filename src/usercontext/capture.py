@@ -1,0 +1,108 @@
+"""Capturing a report: an exception or a message, with the user of its request."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import TYPE_CHECKING
+
+from usercontext import record as records
+from usercontext.context import default
+from usercontext.diagnostics import failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from usercontext.record import RequestRecord
+    from usercontext.types import Event, ReportTaker
+
+__all__ = ["capture_exception", "capture_message", "report_unhandled"]
+
+
+def capture_exception(error: BaseException | None = None) -> str | None:
+    """Report an exception with the current request's user; return the event's id.
+
+    Args:
+        error: the exception; by default the one being handled.
+
+    Returns:
+        None if nothing was reported: `init()` gave no client, there is no exception, the same
+        object was reported in this request before, or it was dropped (sampled out, queue full).
+    """
+    if error is None:
+        error = sys.exc_info()[1]
+    if error is None:
+        return None
+    return _capture_exception(error, _record_for(error), handled=True)
+
+
+def capture_message(message: str, level: str = "info") -> str | None:
+    """Report a message with the current request's user; return the event's id, or None.
+
+    Args:
+        message: the text, as it is.
+        level: "fatal", "error", "warning", "info" or "debug".
+    """
+    return _capture(
+        records.current(), lambda client: client.prepare_message(message, level=level)
+    )
+
+
+def report_unhandled(error: Exception, record: RequestRecord) -> None:
+    """Report an error that the app let pass, or that its framework swallowed.
+
+    One raised in a `use_user` block names that block's user.
+    """
+    records.attach(error, record)
+    carried = records.of_error(error)[1]
+    _capture_exception(error, carried or record, handled=False)
+
+
+def _record_for(error: BaseException) -> RequestRecord | None:
+    """The current request's record; further out, the one that the exception carries."""
+    record = records.current()
+    return records.of_error(error)[1] if record is None else record
+
+
+def _capture_exception(
+    error: BaseException, record: RequestRecord | None, *, handled: bool
+) -> str | None:
+    if record is not None and not _is_first_report(error, record.root):
+        return None
+    return _capture(
+        record, lambda client: client.prepare_exception(error, handled=handled)
+    )
+
+
+def _is_first_report(error: BaseException, record: RequestRecord) -> bool:
+    """Mark an exception as reported by a request, unless it is so already.
+
+    The mark stands on the exception and refers weakly: a list on the record would tie request,
+    exception and frames into a cycle, and the id of a dead exception is used again.
+    """
+    marks = vars(error).get("__usercontext_reported__", ())
+    alive = [mark for mark in marks if mark() is not None]
+    if any(mark() is record for mark in alive):
+        return False
+    marks = (*alive[-15:], weakref.ref(record))
+    BaseException.__setattr__(error, "__usercontext_reported__", marks)
+    return True
+
+
+def _capture(
+    record: RequestRecord | None, prepare: Callable[[ReportTaker], Event | None]
+) -> str | None:
+    client = default().client
+    if client is None:
+        return None
+    try:
+        event = prepare(client)
+        if event is None:
+            return None
+        if record is None:
+            return client.submit(event, last_word=default().last_word)
+        record.context.describe(record, event)
+        return record.context.submit(record, event, client)
+    except Exception:
+        failure("built-in client", "a report could not be made")
+        return None

@@ -1,0 +1,127 @@
+"""`init()`: the one place that joins a context and the built-in client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from usercontext.context import UserContext, default, make_default
+from usercontext.diagnostics import failure
+from usercontext.exceptions import ConfigurationError
+from usercontext.options import ContextOptions, check_names
+
+if TYPE_CHECKING:
+    from usercontext.types import ReportTaker
+
+__all__ = ["close", "flush", "init"]
+
+#: The DSN to use where none is given: that of the environment variable of this name.
+ENVIRONMENT_VARIABLE: Final = "$USERCONTEXT_DSN"
+
+
+def init(
+    dsn: str | None = ENVIRONMENT_VARIABLE, *, client: ReportTaker | None = None, **options: Any
+) -> UserContext:
+    """Configure the process: the defaults of every middleware, and the built-in client.
+
+    It may come before or after middlewares are built: they read it at each request. A second
+    call flushes and closes the first.
+
+    Args:
+        dsn: a Sentry DSN, or `sqlite:///reports.db` (four slashes for an absolute path), where
+            reports are kept. None or "": nothing is reported by the built-in client. Left out,
+            the environment variable USERCONTEXT_DSN is read (not SENTRY_DSN: beside sentry-sdk
+            that would report twice).
+        client: another report taker in the built-in client's place.
+        options: those of `ContextOptions` and of `SentryClient`, such as `release`,
+            `environment`, `sample_rate`, `before_send`.
+
+    Returns:
+        The context that now applies wherever a middleware leaves an option out.
+
+    Raises:
+        ConfigurationError: an option is wrong or unknown; InvalidDsnError: the DSN is.
+        MissingDependencyError: the DSN's server needs httpx, and that is not installed.
+    """
+    context_options: Any = {}
+    client_options: dict[str, Any] = {}
+    for name, value in options.items():
+        kept = context_options if name in ContextOptions.__annotations__ else client_options
+        kept[name] = value
+    _check_client_options(client_options, client)
+    if client is None:
+        client = _built_in_client(_dsn_of(dsn), client_options)
+    elif dsn is not None and dsn != ENVIRONMENT_VARIABLE:
+        raise ConfigurationError("init() takes a DSN or client=, not both: leave one of them out")
+    context = UserContext(client=client, **context_options)
+    _close_client(make_default(context).client, unless=client)
+    return context
+
+
+def _dsn_of(dsn: str | None) -> str | None:
+    if dsn != ENVIRONMENT_VARIABLE:
+        return dsn
+    import os
+
+    return os.environ.get(ENVIRONMENT_VARIABLE.removeprefix("$"))
+
+
+def _check_client_options(options: dict[str, Any], client: ReportTaker | None) -> None:
+    if not options:
+        return
+    from inspect import signature
+
+    from usercontext.sentry import SentryClient
+
+    names = [*ContextOptions.__annotations__, *signature(SentryClient).parameters]
+    check_names(options, names)
+    if client is not None:
+        raise ConfigurationError(
+            f"{next(iter(options))} is an option of the built-in client: give it to client= itself"
+        )
+
+
+def _built_in_client(dsn: str | None, options: dict[str, Any]) -> ReportTaker | None:
+    if not dsn:
+        return None
+    from usercontext.sentry import SentryClient
+
+    return SentryClient(dsn, **options)
+
+
+def flush(timeout: float = 2.0) -> bool:
+    """Wait until every report is sent or kept, for at most `timeout` seconds.
+
+    Returns:
+        Whether it was in time; True without a client. Reports that wait for an async resolver
+        are not waited for.
+    """
+    return _on_client("flush", timeout)
+
+
+def close(timeout: float = 2.0) -> bool:
+    """Flush, then stop the built-in client; nothing is reported after that.
+
+    Returns:
+        Whether everything was sent or kept within `timeout` seconds.
+    """
+    return _on_client("close", timeout)
+
+
+def _on_client(method: str, timeout: float) -> bool:
+    client = default().client
+    if client is None:
+        return True
+    try:
+        return bool(getattr(client, method)(timeout))
+    except Exception:
+        failure(f"built-in client {method}", "the reporting client failed in %s()", method)
+        return False
+
+
+def _close_client(client: ReportTaker | None, *, unless: ReportTaker | None) -> None:
+    if client is None or client is unless:
+        return
+    try:
+        client.close()
+    except Exception:
+        failure("built-in client close", "the reporting client failed in close()")

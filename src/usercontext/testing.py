@@ -1,0 +1,118 @@
+"""Testing that reports name the right user: a client that records instead of sending."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from usercontext import diagnostics
+from usercontext.clients.base import BaseClient
+from usercontext.context import UserContext, forget_clients, make_default
+from usercontext.sentry import SentryClient
+
+if TYPE_CHECKING:
+    from usercontext.types import Event, GetUser
+    from usercontext.user import User
+
+__all__ = ["RecordingClient", "reset"]
+
+
+class RecordingClient(BaseClient):
+    """Record what reporting clients receive, and what the built-in client would send.
+
+    Give it as a reporting client, `clients=[recorder]`, to see the pushed users; or as
+    `init(client=recorder)` to see whole reports. pytest has it as the fixture
+    `usercontext_recorder`, which is both.
+
+    Attributes:
+        users: what was pushed, in order: a dict, or None for nobody.
+        events: the final payloads, after `before_send` and after scrubbing.
+
+    Args:
+        recording: say that every request will be sent anyway, so that each one's user is
+            resolved and pushed when its response starts.
+        options: those of `SentryClient`, such as `before_send`.
+    """
+
+    def __init__(self, *, recording: bool = False, **options: Any) -> None:
+        self.users: list[dict[str, Any] | None] = []
+        self.events: list[Event] = []
+        self.get_user: GetUser | None = None
+        self._recording = recording
+        self._client = SentryClient(transport=_Recorder(self.events), **options)
+
+    def clear(self) -> None:
+        """Forget what has been recorded."""
+        self.users.clear()
+        self.events.clear()
+
+    def setup(self, get_user: GetUser, /) -> None:
+        """Keep the function that pulls the user of the current request."""
+        self.get_user = get_user
+
+    def is_recording(self) -> bool:
+        """Return whether every request's user is asked for."""
+        return self._recording
+
+    def set_user(self, user: User | None, /) -> None:
+        """Record a pushed user."""
+        self.users.append(None if user is None else user.to_dict())
+
+    def prepare_exception(
+        self, error: BaseException, *, handled: bool = True, level: str = "error"
+    ) -> Event | None:
+        """Build the report of an exception as the built-in client does."""
+        return self._client.prepare_exception(error, handled=handled, level=level)
+
+    def prepare_message(self, message: str, *, level: str = "info") -> Event | None:
+        """Build the report of a message as the built-in client does."""
+        return self._client.prepare_message(message, level=level)
+
+    def submit(
+        self, event: Event, *, last_word: Callable[[Event], Event] | None = None
+    ) -> str | None:
+        """Record the final payload of a report."""
+        return self._client.submit(event, last_word=last_word)
+
+    def flush(self, timeout: float = 2.0) -> bool:
+        """Return True: a report is recorded when it is captured."""
+        return self._client.flush(timeout)
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Return True, and go on recording."""
+        return self._client.flush(timeout)
+
+
+class _Recorder:
+    """A transport that keeps what it is given."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self._events = events
+
+    def has_room(self) -> bool:
+        return True
+
+    def submit(self, event: Event) -> bool:
+        self._events.append(event)
+        return True
+
+    def discard(self, reason: str) -> None:
+        """Keep no count: tests look at what was recorded."""
+
+    def stats(self) -> dict[str, Any]:
+        return {"captured": len(self._events), "sent": len(self._events), "queued": 0}
+
+    def flush(self, timeout: float) -> bool:
+        return True
+
+    def close(self, timeout: float) -> bool:
+        return True
+
+
+def reset() -> None:
+    """Undo `init()`, and forget which clients were set up and what has been warned about."""
+    client = make_default(UserContext()).client
+    if client is not None:
+        client.close()
+    forget_clients()
+    diagnostics.forget()
