@@ -1,0 +1,70 @@
+"""How an event travels: an envelope around its JSON; rules without I/O.
+
+Sentry's developer documentation, "Envelopes": a header line, then for each item a header line,
+that many bytes and a newline.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from usercontext.sentry.event import SDK
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["USER_AGENT", "auth_header", "build_envelope"]
+
+#: How this client calls itself to servers.
+USER_AGENT = f"usercontext/{SDK['version']}"
+
+
+def auth_header(public_key: str) -> str:
+    """Return the value of `X-Sentry-Auth`, which never holds a secret."""
+    return f"Sentry sentry_version=7, sentry_client={USER_AGENT}, sentry_key={public_key}"
+
+
+def build_envelope(
+    event_id: str, payload: bytes, *, dsn: str, discarded: Mapping[str, int] | None = None
+) -> bytes:
+    """Return an envelope around one event's JSON, to be sent now.
+
+    Args:
+        event_id: the id in the payload; servers look for it in the envelope's header.
+        payload: the event as JSON.
+        dsn: the DSN without its secret.
+        discarded: how many events were dropped since the last report of it, by reason.
+    """
+    now = datetime.now(UTC)
+    header = {
+        "event_id": event_id,
+        "sent_at": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "dsn": dsn,
+        "sdk": SDK,
+    }
+    parts = [_line(header), *_item("event", payload)]
+    if discarded:
+        parts += _item("client_report", _client_report(discarded))
+    return b"".join(parts)
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def _item(kind: str, payload: bytes) -> tuple[bytes, bytes, bytes]:
+    return _line({"type": kind, "length": len(payload)}), payload, b"\n"
+
+
+def _client_report(discarded: Mapping[str, int]) -> bytes:
+    report = {
+        "timestamp": round(time.time(), 3),
+        "discarded_events": [
+            {"reason": reason, "category": "error", "quantity": quantity}
+            for reason, quantity in discarded.items()
+        ],
+    }
+    return json.dumps(report, separators=(",", ":")).encode()

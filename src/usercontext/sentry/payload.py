@@ -1,0 +1,144 @@
+"""An event as JSON: whatever stands in it, valid, and within what a server takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from usercontext.types import Event
+
+__all__ = ["MAX_BYTES", "encode_event", "plain", "safe_str"]
+
+#: Servers refuse a larger event with 413 (Sentry's documentation, "Size Limits").
+MAX_BYTES = 1 << 20
+
+_MAX_DEPTH = 32
+_MAX_INT = 1 << 63
+_FRAMES_KEPT = 10
+#: Longer integers come out of servers as 0, shorter ones always fit 64 bits.
+_LONG_NUMBER = re.compile(rb"\d{18}")
+
+
+def safe_str(value: object, limit: int) -> str:
+    """Return `str(value)` of at most `limit` characters, whatever `__str__` does."""
+    try:
+        text = str(value)
+    except Exception as error:  # noqa: BLE001
+        return f"<unprintable {type(value).__name__}: __str__ raised {type(error).__name__}>"
+    # A subclass of str may have come out; slicing one runs the app's code again.
+    text = str.__str__(text) if type(text) is str else str.__getitem__(text, slice(limit + 1))
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def plain(value: Any, depth: int = _MAX_DEPTH) -> Any:
+    """Return a copy of `value` in which all is JSON: what else is in it becomes a string."""
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        return _plain_str(value)
+    if isinstance(value, int):
+        return int(value) if -_MAX_INT <= value < _MAX_INT else _long_int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if depth <= 0:
+        return "…"
+    if isinstance(value, Mapping):
+        return {_plain_key(key): plain(value[key], depth - 1) for key in list(value)}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item, depth - 1) for item in list(value)]
+    return _plain_other(value)
+
+
+def _plain_str(text: str) -> str:
+    """Return a string that UTF-8 can hold: a lone surrogate becomes a question mark."""
+    if text.isascii() and type(text) is str:
+        return text
+    return str.encode(text, "utf-8", "replace").decode("utf-8")
+
+
+def _plain_key(key: object) -> str:
+    return _plain_str(key) if isinstance(key, str) else _plain_str(safe_str(key, 256))
+
+
+def _long_int(value: int) -> str:
+    # str() of an integer of more than 4,300 digits raises ValueError.
+    return str(value) if value.bit_length() <= 1024 else f"<int of {value.bit_length()} bits>"
+
+
+def _plain_other(value: object) -> str:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value[:1024]).decode("utf-8", "replace")
+    return _plain_str(safe_str(value, 1024))
+
+
+def encode_event(event: Event) -> bytes | None:
+    """Return the event's JSON, or None if it is above `MAX_BYTES` even after shrinking.
+
+    What is shed, step by step until the rest fits: local variables, source lines around the
+    failing one, frames in the middle, extra. The event itself is left as it is.
+    """
+    payload = _encode(event)
+    if len(payload) <= MAX_BYTES:
+        return payload
+    event = plain(event)
+    for shed in (_shed_locals, _shed_source, _shed_frames, _shed_extra):
+        shed(event)
+        payload = _encode(event)
+        if len(payload) <= MAX_BYTES:
+            return payload
+    return None
+
+
+def _encode(event: Event) -> bytes:
+    try:
+        payload = _dump(event)
+    except (TypeError, ValueError, RecursionError, RuntimeError):
+        # Not JSON, circular, or changed by the app meanwhile. UnicodeEncodeError is a ValueError.
+        return _dump(plain(event))
+    return _dump(plain(event)) if _LONG_NUMBER.search(payload) else payload
+
+
+def _dump(event: Event) -> bytes:
+    text = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8")
+
+
+def _stacktraces(event: Event) -> Iterator[dict[str, Any]]:
+    for exception in (event.get("exception") or {}).get("values") or ():
+        if exception.get("stacktrace"):
+            yield exception["stacktrace"]
+
+
+def _frames(event: Event) -> Iterator[dict[str, Any]]:
+    for stacktrace in _stacktraces(event):
+        yield from stacktrace.get("frames") or ()
+
+
+def _shed_locals(event: Event) -> None:
+    for frame in _frames(event):
+        frame.pop("vars", None)
+
+
+def _shed_source(event: Event) -> None:
+    for frame in _frames(event):
+        frame.pop("pre_context", None)
+        frame.pop("post_context", None)
+
+
+def _shed_frames(event: Event) -> None:
+    half = _FRAMES_KEPT // 2
+    for stacktrace in _stacktraces(event):
+        frames = stacktrace.get("frames") or []
+        if len(frames) > _FRAMES_KEPT:
+            stacktrace["frames"] = [*frames[:half], *frames[-half:]]
+
+
+def _shed_extra(event: Event) -> None:
+    for key in ("extra", "breadcrumbs", "modules"):
+        event.pop(key, None)
+    if isinstance(event.get("request"), dict):
+        event["request"].pop("data", None)

@@ -1,0 +1,235 @@
+"""The frames of a traceback: where, with the source lines around, and if asked the variables.
+
+Runs on the thread that captures, so it is made for speed: a file is read once, and looked at
+again only when a second has passed.
+"""
+
+# Strings, as code objects have them: this is on the path that a request waits for.
+# ruff: noqa: PTH100, PTH116, PTH118, PTH119, PTH120
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from usercontext.sentry.local_variables import describe_locals
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType, TracebackType
+
+__all__ = ["StackTraces"]
+
+MAX_FRAMES = 50
+_CONTEXT_LINES = 5
+_MAX_LINE = 512
+_MAX_CACHED_CHARACTERS = 4_000_000
+_MAX_CACHED_PLACES = 4096
+_TRUST_SECONDS = 1.0
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LIBRARIES = tuple(
+    {os.path.abspath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "platstdlib")}
+)
+_INSTALLED = ("site-packages" + os.sep, "dist-packages" + os.sep)
+
+
+class _File(NamedTuple):
+    """The lines of a source file, as they were when it was last looked at."""
+
+    lines: Sequence[str]
+    stamp: tuple[int, int] | None
+    checked: float
+
+
+class _Place(NamedTuple):
+    """What is the same for every frame of one module."""
+
+    filename: str
+    abs_path: str
+    module: str | None
+    in_app: bool
+
+
+class StackTraces:
+    """Turns tracebacks into the Sentry protocol's frames, oldest first.
+
+    Args:
+        in_app_include: module names (with all below them) that are the app's own, wherever
+            they are installed.
+        in_app_exclude: module names that are not the app's own, wherever they lie.
+        include_local_variables: whether frames of the app's own carry their variables.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_app_include: Sequence[str] = (),
+        in_app_exclude: Sequence[str] = (),
+        include_local_variables: bool = False,
+    ) -> None:
+        self._in_app_include = tuple(in_app_include)
+        self._in_app_exclude = tuple(in_app_exclude)
+        self._include_local_variables = include_local_variables
+        self._places: dict[tuple[str, str | None], _Place] = {}
+        self._source = _SourceLines()
+
+    def frames(self, traceback: TracebackType | None) -> list[dict[str, Any]]:
+        """Return the frames of a traceback, of more than 50 the first and last 25."""
+        entries = []
+        while traceback is not None:
+            entries.append(traceback)
+            traceback = traceback.tb_next
+        if len(entries) > MAX_FRAMES:
+            half = MAX_FRAMES // 2
+            entries = [*entries[:half], *entries[-half:]]
+        now = monotonic()
+        return [self._frame(entry.tb_frame, entry.tb_lineno, now) for entry in entries]
+
+    def _frame(self, frame: FrameType, lineno: int | None, now: float) -> dict[str, Any]:
+        code = frame.f_code
+        place = self._place(code.co_filename, frame.f_globals.get("__name__"))
+        result: dict[str, Any] = {
+            "filename": place.filename,
+            "abs_path": place.abs_path,
+            "function": code.co_qualname,
+            "in_app": place.in_app,
+        }
+        if place.module is not None:
+            result["module"] = place.module
+        if lineno:
+            result["lineno"] = lineno
+            self._source.add_context(result, code.co_filename, lineno, frame.f_globals, now)
+        if self._include_local_variables and place.in_app:
+            # Of the app's own frames only: those of servers and frameworks hold whole requests.
+            result["vars"] = describe_locals(frame)
+        return result
+
+    def _place(self, filename: str, module: object) -> _Place:
+        name = module if isinstance(module, str) else None
+        place = self._places.get((filename, name))
+        if place is None:
+            if len(self._places) >= _MAX_CACHED_PLACES:
+                self._places = {}
+            path = filename if filename.startswith("<") else os.path.abspath(filename)
+            place = _Place(_short_name(path, name), path, name, self._is_in_app(path, name))
+            self._places[filename, name] = place
+        return place
+
+    def _is_in_app(self, path: str, module: str | None) -> bool:
+        if _is_below(module, self._in_app_include):
+            return True
+        if _is_below(module, self._in_app_exclude):
+            return False
+        if path.startswith(("<frozen", _PACKAGE)):
+            return False
+        return not path.startswith(_LIBRARIES) and not any(part in path for part in _INSTALLED)
+
+
+def _is_below(module: str | None, names: Sequence[str]) -> bool:
+    if module is None:
+        return False
+    return any(module == name or module.startswith(f"{name}.") for name in names)
+
+
+def _short_name(path: str, module: str | None) -> str:
+    """Return the path from the directory on, that the module's top package lies in."""
+    if module:
+        relative = module.replace(".", os.sep)
+        for tail in (f"{relative}.py", os.path.join(relative, "__init__.py")):
+            if path.endswith(os.sep + tail):
+                return tail
+    return os.path.basename(path) or path
+
+
+class _SourceLines:
+    """Source lines by file, read once, as far as the cache's bound goes.
+
+    No lock: the worst that threads can do to each other is to read a file twice, and a lock
+    held while another thread forks would never be released in the child.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, _File] = {}
+        self._characters = 0
+
+    def add_context(
+        self,
+        result: dict[str, Any],
+        filename: str,
+        lineno: int,
+        module_globals: dict[str, Any],
+        now: float,
+    ) -> None:
+        file = self._files.get(filename)
+        if file is None or now - file.checked > _TRUST_SECONDS:
+            file = self._look(filename, module_globals, file, now)
+        lines = file.lines
+        if lineno > len(lines):
+            return
+        index = lineno - 1
+        result["context_line"] = lines[index]
+        if index > 0:
+            result["pre_context"] = lines[max(0, index - _CONTEXT_LINES) : index]
+        if lineno < len(lines):
+            result["post_context"] = lines[lineno : lineno + _CONTEXT_LINES]
+
+    def _look(
+        self, filename: str, module_globals: dict[str, Any], known: _File | None, now: float
+    ) -> _File:
+        stamp = _stamp(filename)
+        if known is None or known.stamp != stamp:
+            lines = _read_lines(filename, module_globals, on_disk=stamp is not None)
+            self._make_room(sum(map(len, lines)))
+        else:
+            lines = known.lines
+        file = self._files[filename] = _File(lines, stamp, now)
+        return file
+
+    def _make_room(self, characters: int) -> None:
+        if self._characters + characters > _MAX_CACHED_CHARACTERS:
+            self._files = {}
+            self._characters = 0
+        self._characters += characters
+
+
+def _stamp(filename: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(filename)
+    except (OSError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def _read_lines(filename: str, module_globals: dict[str, Any], *, on_disk: bool) -> Sequence[str]:
+    try:
+        lines = _file_lines(filename) if on_disk else _loader_lines(filename, module_globals)
+    except (OSError, SyntaxError, UnicodeDecodeError, ValueError):
+        return []
+    return [line[:_MAX_LINE].rstrip("\r\n") for line in lines]
+
+
+def _file_lines(filename: str) -> list[str]:
+    import tokenize
+
+    if os.stat(filename).st_size > _MAX_CACHED_CHARACTERS:
+        return []
+    with tokenize.open(filename) as file:
+        return file.readlines()
+
+
+def _loader_lines(filename: str, module_globals: dict[str, Any]) -> list[str]:
+    """Return what no file holds: modules in a zip, cells of a notebook, templates."""
+    import linecache
+
+    known = filename in linecache.cache
+    try:
+        return linecache.getlines(filename, module_globals)
+    except Exception:  # noqa: BLE001  # the app's own loader
+        return []
+    finally:
+        if not known:
+            # Our cache is bounded, linecache's is not.
+            linecache.cache.pop(filename, None)
