@@ -1,0 +1,17 @@
+"""The built-in reporting client: the Sentry protocol over HTTP, or an SQLite file.
+
+    client = SentryClient("https://key@sentry.example/1")
+    client = SentryClient("sqlite:///reports.db")
+
+`usercontext.init(dsn)` makes one and joins it with the users of requests.
+"""
+
+from __future__ import annotations
+
+from usercontext.sentry.client import SentryClient
+from usercontext.sentry.dsn import Dsn
+from usercontext.sentry.payload import encode_event
+from usercontext.sentry.store import read_reports
+from usercontext.sentry.transport import Transport
+
+__all__ = ["Dsn", "SentryClient", "Transport", "encode_event", "read_reports"]

@@ -1,0 +1,347 @@
+"""Reports wait here: a bounded queue, the thread that empties it, and the count of both.
+
+What becomes of a report is a subclass's matter: `deliver` sends it, or keeps it. Everything
+else (room, threads, forks, exit, flushing) is the same for all.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections import deque
+from contextlib import contextmanager
+from contextvars import Context
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from usercontext.diagnostics import failure, warn_once
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from usercontext.types import Event
+
+__all__ = ["UNREPORTED_BACKOFF", "BackgroundTransport", "in_own_work", "own_work"]
+
+#: Counted as `ratelimit_backoff`, but not reported: a server counts what it answered 429 itself.
+UNREPORTED_BACKOFF = "429"
+_BACKOFF = "ratelimit_backoff"
+
+_thread_state = threading.local()
+
+
+def in_own_work() -> bool:
+    """Return whether this thread is building or sending a report right now.
+
+    What is logged or raised meanwhile is ours, and reporting it would never end.
+    """
+    return getattr(_thread_state, "depth", 0) > 0
+
+
+@contextmanager
+def own_work() -> Iterator[None]:
+    """Mark what this thread does in the block as ours."""
+    _thread_state.depth = getattr(_thread_state, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _thread_state.depth -= 1
+
+
+class BackgroundTransport:
+    """Delivers events one after the other on a daemon thread, which starts with the first.
+
+    Every event counts once: `captured = sent + queued + discarded`, at any time. After a fork
+    the child begins anew and empty; what the parent had queued stays the parent's.
+
+    Args:
+        max_queue: how many events may wait.
+        max_queue_bytes: about how much memory they may take; a single one is always let in.
+        shutdown_timeout: how many seconds the interpreter waits at exit for the rest.
+    """
+
+    def __init__(
+        self, *, max_queue: int, max_queue_bytes: int, shutdown_timeout: float = 2.0
+    ) -> None:
+        self._max_queue = max_queue
+        self._max_queue_bytes = max_queue_bytes
+        self._shutdown_timeout = shutdown_timeout
+        self._closed = False
+        self._begin()
+        _transports.add(self)
+        atexit.register(self._at_exit)
+
+    # What a subclass makes of it
+
+    def deliver(self, event: Event) -> str | None:
+        """Send or keep one event; return None, or the reason why it was discarded."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Close what `deliver` has opened; called on the thread that delivers."""
+
+    def abandon(self) -> None:
+        """Forget, without closing, what the parent process has opened; called in a child."""
+
+    # What the client calls
+
+    def has_room(self) -> bool:
+        """Return whether an event would be taken now; asked before one is built."""
+        return (
+            not self._closed
+            and len(self._queue) < self._max_queue
+            and self._bytes < self._max_queue_bytes
+        )
+
+    def submit(self, event: Event) -> bool:
+        """Queue an event and return at once; False if there is no room, which is counted."""
+        self._after_fork_unseen()
+        weight = _weight(event)
+        with self._wake:
+            self._captured += 1
+            if not self._fits(weight):
+                self._count_discarded("queue_overflow")
+                return False
+            self._queue.append((event, weight))
+            self._bytes += weight
+            self._submitted += 1
+            self._wake.notify_all()
+        self._ensure_thread()
+        return True
+
+    def discard(self, reason: str) -> None:
+        """Count an event that was dropped before it came here."""
+        self._after_fork_unseen()
+        with self._wake:
+            self._captured += 1
+            self._count_discarded(reason)
+
+    def flush(self, timeout: float = 2.0) -> bool:
+        """Wait until all that was submitted before is dealt with; return whether it is."""
+        self._after_fork_unseen()
+        if in_own_work():
+            return False
+        deadline = monotonic() + max(0.0, timeout)
+        with self._wake:
+            target = self._submitted
+        if self._done < target and not self._ensure_thread():
+            self._deliver_here(target, deadline)
+        with self._wake:
+            self._hurried += 1
+            self._wake.notify_all()
+            try:
+                return self._wake.wait_for(
+                    lambda: self._done >= target, max(0.0, deadline - monotonic())
+                )
+            finally:
+                self._hurried -= 1
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Flush, then stop for good; what is still queued is discarded, and counted."""
+        in_time = self.flush(timeout)
+        with self._wake:
+            self._closed = True
+            while self._queue:
+                self._pop()
+                self._finish("network_error")
+            self._wake.notify_all()
+        if self._thread is None:
+            self._release_safely()
+        atexit.unregister(self._at_exit)
+        return in_time
+
+    def stats(self) -> dict[str, Any]:
+        """Return how many events were captured, sent, are queued, and were discarded for what."""
+        with self._wake:
+            return {
+                "captured": self._captured,
+                "sent": self._sent,
+                "queued": self._submitted - self._done,
+                "discarded": dict(self._discarded),
+            }
+
+    # The queue
+
+    def _begin(self) -> None:
+        """Set all that belongs to one process."""
+        # Reentrant: a signal handler or finalizer may capture on the thread that holds it.
+        self._wake = threading.Condition(threading.RLock())
+        self._queue: deque[tuple[Event, int]] = deque()
+        self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
+        self._bytes = self._captured = self._sent = self._submitted = self._done = 0
+        self._hurried = 0
+        self._discarded: dict[str, int] = {}
+        self._unreported: dict[str, int] = {}
+
+    def _fits(self, weight: int) -> bool:
+        if self._closed or len(self._queue) >= self._max_queue:
+            return False
+        return not self._queue or self._bytes + weight <= self._max_queue_bytes
+
+    def _pop(self) -> Event:
+        event, weight = self._queue.popleft()
+        self._bytes -= weight
+        return event
+
+    def _finish(self, reason: str | None) -> None:
+        """Count what became of an event that was queued."""
+        self._done += 1
+        if reason is None:
+            self._sent += 1
+        else:
+            self._count_discarded(reason)
+        self._wake.notify_all()
+
+    def _count_discarded(self, reason: str) -> None:
+        if reason == UNREPORTED_BACKOFF:
+            self._discarded[_BACKOFF] = self._discarded.get(_BACKOFF, 0) + 1
+            return
+        self._discarded[reason] = self._discarded.get(reason, 0) + 1
+        self._unreported[reason] = self._unreported.get(reason, 0) + 1
+
+    def _take_unreported(self) -> dict[str, int]:
+        """Return what was discarded since last asked, by reason; read and reset in one step."""
+        with self._wake:
+            unreported, self._unreported = self._unreported, {}
+        return unreported
+
+    def _give_back_unreported(self, unreported: dict[str, int]) -> None:
+        """Count again what a report of it did not arrive."""
+        with self._wake:
+            for reason, quantity in unreported.items():
+                self._unreported[reason] = self._unreported.get(reason, 0) + quantity
+
+    def _pause(self, seconds: float) -> None:
+        """Wait on the delivering thread, unless somebody waits for us."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._closed or self._hurried > 0, seconds)
+
+    # The thread
+
+    def _ensure_thread(self) -> bool:
+        """Start the thread if there is none; return whether one runs."""
+        with self._wake:
+            if self._thread is not None and self._thread.is_alive():
+                return True
+            if self._closed:
+                return False
+            _warn_of_uwsgi_without_threads()
+            thread = threading.Thread(target=self._run, name="usercontext-reports", daemon=True)
+            try:
+                # Started in an empty context: with `thread_inherit_context` the thread would
+                # hold the request during which it started for as long as it lives.
+                Context().run(thread.start)
+            except RuntimeError:
+                # The interpreter is shutting down, or the system has no more threads: flush()
+                # delivers on its own thread then.
+                return False
+            self._thread = thread
+            return True
+
+    def _run(self) -> None:
+        with own_work():
+            while self._deliver_next():
+                pass
+            self._release_safely()
+
+    def _deliver_next(self) -> bool:
+        """Deliver one event, waiting for it; return whether there may be more."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._queue or self._closed)
+            if not self._queue:
+                return False
+            event = self._pop()
+        self._deliver_counted(event)
+        return True
+
+    def _deliver_counted(self, event: Event) -> None:
+        wake = self._wake
+        try:
+            reason = self.deliver(event)
+        except Exception:  # noqa: BLE001
+            failure("delivery", "usercontext could not deliver a report and dropped it")
+            reason = "internal_sdk_error"
+        with wake:
+            # Another lock by now: this thread forked, and is in a child that counts anew.
+            if wake is self._wake:
+                self._finish(reason)
+
+    def _deliver_here(self, target: int, deadline: float) -> None:
+        """Deliver on the calling thread, as no other can be had."""
+        with own_work():
+            while monotonic() < deadline:
+                with self._wake:
+                    if self._done >= target or not self._queue:
+                        return
+                    event = self._pop()
+                self._deliver_counted(event)
+
+    def _release_safely(self) -> None:
+        try:
+            self.release()
+        except Exception:  # noqa: BLE001
+            failure("transport close", "usercontext could not close its transport")
+
+    # Processes
+
+    def _at_exit(self) -> None:
+        if self._pid == os.getpid():
+            self.flush(self._shutdown_timeout)
+
+    def _after_fork_unseen(self) -> None:
+        # Forked by C code (uwsgi), without Python's hooks.
+        if self._pid != os.getpid():
+            self._after_fork()
+
+    def _after_fork(self) -> None:
+        self._begin()
+        self.abandon()
+
+
+_transports: WeakSet[BackgroundTransport] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    _thread_state.__dict__.clear()
+    for transport in list(_transports):
+        transport._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _warn_of_uwsgi_without_threads() -> None:
+    import sys
+
+    uwsgi = sys.modules.get("uwsgi")
+    options = getattr(uwsgi, "opt", None)
+    if not options or options.get("enable-threads") or options.get("threads"):
+        return
+    warn_once(
+        "uwsgi without threads",
+        "uwsgi runs without threads, so usercontext can send reports only while requests are "
+        "served and at exit: add --enable-threads",
+    )
+
+
+#: About what a frame takes beside its source lines, which all events share.
+_FRAME_BYTES = 1024
+
+
+def _weight(value: Any, depth: int = 12) -> int:
+    """Return about how many bytes of memory a value takes, without looking at each source line."""
+    if isinstance(value, str | bytes):
+        return 50 + len(value)
+    if depth <= 0:
+        return 50
+    if isinstance(value, dict):
+        if "abs_path" in value:
+            return _FRAME_BYTES + _weight(value.get("vars"), depth - 1)
+        return 100 + sum([100 + _weight(item, depth - 1) for item in value.values()])
+    if isinstance(value, list | tuple):
+        return 50 + sum([_weight(item, depth - 1) for item in value])
+    return 30

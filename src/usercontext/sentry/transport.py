@@ -1,0 +1,251 @@
+"""Sends envelopes over HTTP; the only file that knows httpx.
+
+`httpx2`, the maintained continuation of httpx, where it is installed, httpx otherwise; neither
+is imported before there is something to send to.
+"""
+
+from __future__ import annotations
+
+import gzip
+import random
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.request import getproxies, proxy_bypass
+
+from usercontext.diagnostics import failure, warn_once
+from usercontext.exceptions import ConfigurationError, MissingDependencyError
+from usercontext.sentry.background import UNREPORTED_BACKOFF, BackgroundTransport
+from usercontext.sentry.envelope import USER_AGENT, auth_header, build_envelope
+from usercontext.sentry.payload import encode_event
+from usercontext.sentry.rate_limits import RateLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from usercontext.sentry.dsn import Dsn
+    from usercontext.types import Event
+
+__all__ = ["HttpTransport", "Transport"]
+
+_GZIP_FROM_BYTES = 1024
+_GZIP_LEVEL = 4
+_MAX_ANSWER_BYTES = 65_536
+_KEEPALIVE_SECONDS = 30.0
+_RETRY_SECONDS = (0.5, 2.0)
+
+
+class Transport(Protocol):
+    """Takes finished events; `SentryClient(transport=...)` hands them to one of the app's own.
+
+    The client asks `has_room` before it builds an event, and tells `discard` of each one that
+    it drops itself, by the Sentry protocol's name of the reason.
+    """
+
+    def has_room(self) -> bool:
+        """Return whether an event would be taken now."""
+
+    def submit(self, event: Event, /) -> bool:
+        """Take a finished event without blocking; return whether it was taken."""
+
+    def discard(self, reason: str, /) -> None:
+        """Count an event that was dropped on its way."""
+
+    def flush(self, timeout: float = 2.0) -> bool:
+        """Wait until all events taken are dealt with; return whether it was in time."""
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Flush, then stop; return whether it was in time."""
+
+    def stats(self) -> dict[str, Any]:
+        """Return the numbers `captured`, `sent`, `queued`, and `discarded` by reason."""
+
+
+class HttpTransport(BackgroundTransport):
+    """Posts each event to the DSN's server.
+
+    Answers of 400 and above are final, as the protocol asks. An event that could not be sent for
+    a reason of the network is tried thrice, the later ones once until one gets through.
+
+    Args:
+        dsn: the server and project.
+        timeout: seconds for each of connecting, writing and reading.
+        proxy: URL of an HTTP proxy; without it the environment's `HTTPS_PROXY`, `HTTP_PROXY`,
+            `ALL_PROXY` and `NO_PROXY` count.
+        ca_certs: file of the certificates to trust, instead of the usual ones.
+        **queue: the options of `BackgroundTransport`.
+
+    Raises:
+        MissingDependencyError: neither httpx2 nor httpx is installed.
+    """
+
+    def __init__(
+        self,
+        dsn: Dsn,
+        *,
+        timeout: float = 10.0,
+        proxy: str | None = None,
+        ca_certs: str | None = None,
+        **queue: Any,
+    ) -> None:
+        self._httpx = _import_httpx()
+        self._dsn = dsn
+        self._timeout = timeout
+        self._proxy = proxy
+        self._ssl_context = _ssl_context(ca_certs)
+        self._headers = {
+            "Content-Type": "application/x-sentry-envelope",
+            "User-Agent": USER_AGENT,
+            "X-Sentry-Auth": auth_header(dsn.public_key),
+        }
+        self._limits = RateLimits()
+        self._connection: Any = None
+        self._abandoned: list[Any] = []
+        self._network_is_down = False
+        super().__init__(**queue)
+
+    def deliver(self, event: Event) -> str | None:
+        """Post one event; return None, or why it was discarded."""
+        if self._limits.is_limited(monotonic()):
+            return "ratelimit_backoff"
+        payload = encode_event(event)
+        if payload is None:
+            warn_once("event size", "usercontext dropped a report of more than 1 MiB")
+            return "send_error"
+        return self._post_with_retries(event["event_id"], payload)
+
+    def release(self) -> None:
+        """Close the connections."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def abandon(self) -> None:
+        """Keep the parent's connections unused: closing one would say goodbye in its name."""
+        self._abandoned.append(self._connection)
+        self._connection = None
+
+    def _post_with_retries(self, event_id: str, payload: bytes) -> str | None:
+        pauses = iter(() if self._network_is_down else _RETRY_SECONDS)
+        while True:
+            try:
+                reason = self._post(event_id, payload)
+            except self._httpx.TransportError:
+                pause = next(pauses, None)
+                if pause is None:
+                    return self._network_failed()
+                self._pause(pause * random.uniform(0.5, 1.0))  # noqa: S311
+                continue
+            self._network_is_down = False
+            return reason
+
+    def _network_failed(self) -> str:
+        self._network_is_down = True
+        failure(
+            f"network to {self._dsn.host}",
+            "usercontext cannot reach %s and drops reports until it can",
+            self._dsn.host,
+        )
+        return "network_error"
+
+    def _post(self, event_id: str, payload: bytes) -> str | None:
+        discarded = self._take_unreported()
+        body = build_envelope(event_id, payload, dsn=self._dsn.public, discarded=discarded)
+        headers = self._headers
+        if len(body) >= _GZIP_FROM_BYTES:
+            body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
+            headers = {**headers, "Content-Encoding": "gzip"}
+        try:
+            status, answered = self._exchange(headers, body)
+        except BaseException:
+            self._give_back_unreported(discarded)
+            raise
+        self._limits.update(status, answered, monotonic())
+        return self._judge(status)
+
+    def _exchange(self, headers: Mapping[str, str], body: bytes) -> tuple[int, Mapping[str, str]]:
+        """Post a body and return the answer's status and headers."""
+        if self._connection is None:
+            self._connection = self._connect()
+        timeout = dict.fromkeys(("connect", "read", "write", "pool"), self._timeout)
+        request = self._httpx.Request(
+            "POST",
+            self._dsn.endpoint,
+            headers=headers,
+            content=body,
+            extensions={"timeout": timeout},
+        )
+        # Below httpx.Client: no redirects, cookies or hooks, and about twice as fast.
+        response = self._connection.handle_request(request)
+        try:
+            _read(response)
+        except self._httpx.TransportError:
+            pass  # The status is here: whatever else was to come, the server has decided.
+        finally:
+            response.close()
+        return response.status_code, response.headers
+
+    def _judge(self, status: int) -> str | None:
+        if 200 <= status < 300:
+            return None
+        if status == 429:
+            return UNREPORTED_BACKOFF
+        warn_once(
+            f"status {status} of {self._dsn.host}",
+            "%s answered %d to a report, which is lost: check the DSN and the server's log",
+            self._dsn.host,
+            status,
+        )
+        return "send_error"
+
+    def _connect(self) -> Any:
+        proxy = self._proxy or _environment_proxy(self._dsn)
+        return self._httpx.HTTPTransport(
+            verify=True if self._ssl_context is None else self._ssl_context,
+            limits=self._httpx.Limits(max_connections=1, keepalive_expiry=_KEEPALIVE_SECONDS),
+            proxy=proxy,
+        )
+
+
+def _import_httpx() -> Any:
+    try:
+        import httpx2 as httpx
+    except ImportError:
+        try:
+            import httpx  # type: ignore[no-redef]
+        except ImportError:
+            raise MissingDependencyError(
+                "httpx", "sentry", purpose="Sending reports over HTTP"
+            ) from None
+    return httpx
+
+
+def _ssl_context(ca_certs: str | None) -> Any:
+    if ca_certs is None:
+        return None
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=ca_certs)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigurationError(
+            f"ca_certs names no file of PEM certificates that can be read: {ca_certs!r}"
+        ) from error
+
+
+def _environment_proxy(dsn: Dsn) -> str | None:
+    """Return the proxy that the environment names for the DSN's server."""
+    proxies = getproxies()
+    scheme = dsn.endpoint.partition(":")[0]
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(dsn.host):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _read(response: Any) -> None:
+    """Read an answer, so that the connection can be used again, but not an endless one."""
+    size = 0
+    for chunk in response.stream:
+        size += len(chunk)
+        if size > _MAX_ANSWER_BYTES:
+            return
