@@ -147,6 +147,9 @@ class Instructions:
             prefix.append("--instr-atstart=no")
             environment["OVERHEAD_SWITCH"] = self._library
         worker = Worker(name, prefix, **environment)
+        if "ready" not in worker.greeting:
+            worker.close()
+            raise RuntimeError(f"{name} cannot be counted: {worker.greeting}")
         worker.ask("count", requests)
         worker.close()
         dumped = out.with_name(f"{out.name}.1")  # what the switch asked for

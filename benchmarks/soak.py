@@ -1,0 +1,356 @@
+"""Send many requests of 50 users and of nobody at once; count who was taken for someone else.
+
+    python benchmarks/soak.py                                       # 200,000 requests a server
+    python benchmarks/soak.py --requests 5000 --servers uvicorn,waitress
+
+A third of the requests name their user to the resolver, a third set one in the endpoint, a third
+are anonymous. Some are pipelined, some carry a body of 200 kB with anonymous requests right
+behind them, some fail and are reported. Every answer is checked, and every report that the
+failing ones left in SQLite. Exit status 1 if any user was wrong or missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import re
+import sys
+import tempfile
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from tests.servers.driver import Asked, Connection  # noqa: E402
+from tests.servers.servers import SERVERS, Running, Server  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["main"]
+
+USERS = [f"user-{number:02}" for number in range(50)]
+SHORT_NAMES = {"uvicorn": "uvicorn-httptools-asyncio"}
+DEFAULT_SERVERS = "uvicorn,hypercorn,granian,gunicorn-sync,gunicorn-gthread,waitress"
+LARGE = b"x" * 200_000
+NOBODY = "-"
+MAX_RETRIES = 20
+PROGRESS_EVERY = 25_000
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as it goes over the wire, and whom the app must see."""
+
+    number: int
+    expected: str
+    fails: bool
+    encoded: bytes
+
+
+@dataclass
+class Tally:
+    """What came of one server's requests."""
+
+    server: str
+    requests: int = 0
+    reports: int = 0
+    wrong: int = 0
+    missing: int = 0
+    seconds: float = 0.0
+    failing: dict[str, str] = field(default_factory=dict)
+    examples: list[str] = field(default_factory=list)
+
+    def compare(self, what: str, expected: str, seen: str) -> None:
+        """Count a user who is not the expected one: nobody is missing, anybody else wrong."""
+        if seen == expected:
+            return
+        if seen == NOBODY:
+            self.missing += 1
+        else:
+            self.wrong += 1
+        if len(self.examples) < 5:
+            self.examples.append(f"{what}: expected {expected}, saw {seen}")
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        return self.requests / self.seconds if self.seconds else 0.0
+
+
+class Plan:
+    """The requests to send, in batches: those of a batch go out at once, pipelined."""
+
+    def __init__(self, requests: int, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._left = requests
+        self._number = 0
+
+    def batches(self) -> Iterator[list[Request]]:
+        """Yield batches until all requests are made."""
+        while self._left > 0:
+            batch = self._batch()[: self._left]
+            self._left -= len(batch)
+            yield batch
+
+    def _batch(self) -> list[Request]:
+        chance = self._random.random()
+        if chance < 0.005:
+            return [self._request("user", LARGE), self._request("nobody"), self._request("nobody")]
+        if chance < 0.05:
+            return [self._request("any") for _ in range(self._random.randint(2, 6))]
+        if chance < 0.07:
+            return [self._request("any", fails=True)]
+        return [self._request("any")]
+
+    def _request(self, kind: str, body: bytes = b"", *, fails: bool = False) -> Request:
+        self._number += 1
+        user, headers = NOBODY, {}
+        ways = {"user": 2, "nobody": 0, "any": 3}[kind]
+        way = self._random.randrange(ways) if ways else 2
+        if way < 2:
+            user = self._random.choice(USERS)
+            headers[("x-user", "x-set")[way]] = user
+        if fails:
+            headers["x-fail"] = str(self._number)
+        asked = Asked("/whoami", headers, body, "POST" if body else "GET")
+        return Request(self._number, user, fails, asked.encoded())
+
+
+class Client(asyncio.Protocol):
+    """One of the connections: sends a batch, checks its answers, takes the next batch."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._transport: asyncio.Transport | None = None
+        self._waiting: deque[Request] = deque()
+        self._buffer = bytearray()
+        self._retries = 0
+        self._closing = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send what is left of a batch that an earlier connection began, or the next one."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._buffer.clear()
+        self._closing = False
+        self._go_on()
+
+    def data_received(self, data: bytes) -> None:
+        """Check the answers that are complete."""
+        self._buffer += data
+        while self._waiting and not self._closing and self._take_answer():
+            self._retries = 0
+        if not self._waiting and not self._closing:
+            self._go_on()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Connect again: some servers end a connection after a request, or after an error."""
+        self._transport = None
+        if not self._waiting and not self._next_batch():
+            self._load.client_is_done()
+            return
+        self._retries += 1
+        if self._retries > MAX_RETRIES:
+            self._load.fail(ConnectionError(f"a request failed {MAX_RETRIES} times: {error}"))
+            return
+        self._load.connect(self)
+
+    def _next_batch(self) -> bool:
+        self._waiting.extend(next(self._load.batches, ()))
+        return bool(self._waiting)
+
+    def _go_on(self) -> None:
+        assert self._transport is not None
+        if not self._waiting and not self._next_batch():
+            self._closing = True
+            self._transport.close()
+            return
+        self._transport.write(b"".join(request.encoded for request in self._waiting))
+
+    def _take_answer(self) -> bool:
+        """Check one answer; return False while it is not complete."""
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return False
+        head = bytes(self._buffer[:end])
+        length = _LENGTH.search(head)
+        if length is None:
+            self._load.fail(ValueError(f"an answer without a length: {head!r}"))
+            return False
+        whole = end + 4 + int(length[1])
+        if len(self._buffer) < whole:
+            return False
+        body = bytes(self._buffer[end + 4 : whole])
+        del self._buffer[:whole]
+        self._load.answered(self._waiting.popleft(), int(head[9:12]), body)
+        if _CLOSES.search(head):
+            assert self._transport is not None
+            self._closing = True
+            self._transport.close()
+        return True
+
+
+class Load:
+    """All connections to one server, until the plan is done."""
+
+    def __init__(self, port: int, plan: Plan, tally: Tally, connections: int) -> None:
+        self._port = port
+        self._tally = tally
+        self.batches = plan.batches()
+        self._open = connections
+        self._connections = connections
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Send everything."""
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for _ in range(self._connections):
+            self.connect(Client(self))
+        await self._over
+
+    def connect(self, client: Client) -> None:
+        """Open a client's next connection."""
+        task = asyncio.get_running_loop().create_task(self._connect(client))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, client: Client) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_connection(lambda: client, "127.0.0.1", self._port)
+        except OSError as error:
+            self.fail(error)
+
+    def client_is_done(self) -> None:
+        """Note that a connection has nothing left to send."""
+        self._open -= 1
+        if not self._open and not self._over.done():
+            self._over.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """End the run: what went wrong is neither ours nor the app's answer."""
+        if not self._over.done():
+            self._over.set_exception(error)
+
+    def answered(self, request: Request, status: int, body: bytes) -> None:
+        """Check an answer, or note what its report must say."""
+        tally = self._tally
+        tally.requests += 1
+        if tally.requests % PROGRESS_EVERY == 0:
+            print(f"{tally.server}: {tally.requests:,} requests", file=sys.stderr, flush=True)
+        if request.fails and status == 500:
+            tally.failing[str(request.number)] = request.expected
+        elif request.fails or status != 200:
+            self.fail(ValueError(f"request {request.number} was answered with {status}: {body!r}"))
+        else:
+            tally.compare(f"request {request.number}", request.expected, body.decode())
+
+
+def check_reports(path: Path, tally: Tally) -> None:
+    """Compare the user in each failing request's report with the one it was made for."""
+    from usercontext.sentry import read_reports
+
+    expected = dict(tally.failing)
+    for report in read_reports(path):
+        number = report["exception"]["values"][-1]["value"]
+        tally.reports += 1
+        user = report.get("user") or {}
+        tally.compare(f"report {number}", expected.pop(number, "no report"), user.get("id", NOBODY))
+    for number, user in expected.items():
+        tally.missing += 1
+        tally.examples.append(f"request {number} of {user} was not reported")
+
+
+def soak(server: Server, requests: int, connections: int, timeout: float, seed: int) -> Tally:
+    """Put one server under load; return what came of it."""
+    tally = Tally(server.version())
+    with tempfile.TemporaryDirectory(prefix="soak") as folder:
+        reports = Path(folder, "reports.db")
+        environment = {"PYTHONPATH": _python_path(), "REPORTS": f"sqlite:///{reports}"}
+        app = f"soak_apps:{server.interface}"
+        with Running(server, app, Path(folder), environment) as running:
+            load = Load(running.port, Plan(requests, seed), tally, connections)
+            start = time.monotonic()
+            asyncio.run(asyncio.wait_for(load.run(), timeout))
+            tally.seconds = time.monotonic() - start
+            with Connection(running.port) as connection:
+                answer = connection.request(Asked("/flush", {}))
+            if answer.body != b"True":
+                raise RuntimeError("the reports were not kept within a minute")
+            check_reports(reports, tally)
+    return tally
+
+
+def _python_path() -> str:
+    return ":".join([str(HERE), *filter(None, sys.path)])
+
+
+def print_table(tallies: list[Tally]) -> None:
+    """Print a table in Markdown, as it stands in README.md."""
+    print("| server | requests | reports checked | wrong | missing | requests/s |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for tally in tallies:
+        print(
+            f"| {tally.server} | {tally.requests:,} | {tally.reports:,} | {tally.wrong:,} "
+            f"| {tally.missing:,} | {tally.rate:,.0f} |"
+        )
+
+
+def _server_named(name: str) -> Server:
+    name = SHORT_NAMES.get(name, name)
+    if name not in SERVERS:
+        known = ", ".join([*SHORT_NAMES, *SERVERS])
+        raise argparse.ArgumentTypeError(f"there is no server {name!r}; there are {known}")
+    server = SERVERS[name]
+    if reason := server.missing():
+        raise argparse.ArgumentTypeError(reason)
+    if server.processes > 1:
+        raise argparse.ArgumentTypeError(f"{name} has several processes, of which one would flush")
+    return server
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--requests", type=int, default=200_000, help="requests to each server")
+    parser.add_argument("--connections", type=int, default=32, help="connections at once")
+    parser.add_argument("--timeout", type=float, default=900.0, help="seconds for each server")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed, the same requests")
+    parser.add_argument(
+        "--servers",
+        type=lambda names: [_server_named(name) for name in names.split(",")],
+        default=DEFAULT_SERVERS,
+        help=f"names separated by commas; by default {DEFAULT_SERVERS}",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the soak; return the exit status."""
+    arguments = _arguments()
+    tallies = []
+    for server in arguments.servers:
+        tally = soak(
+            server,
+            arguments.requests,
+            arguments.connections,
+            arguments.timeout,
+            arguments.seed,
+        )
+        tallies.append(tally)
+        for example in tally.examples:
+            print(f"{tally.server}: {example}", file=sys.stderr)
+    print_table(tallies)
+    return 1 if any(tally.wrong or tally.missing for tally in tallies) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The apps that `soak.py` puts under load: Starlette over ASGI, Flask over WSGI.
+
+Each answers with the id of the user whom it sees, or `-`, and fails when it is asked to. A
+server takes `soak_apps:asgi` or `soak_apps:wsgi`, which are built when they are asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import usercontext
+
+
+class Failure(RuntimeError):
+    """Raised by a request that is to be reported; its text is the request's number."""
+
+
+def _resolver(request: Any) -> dict[str, str] | None:
+    identifier = request.headers.get("x-user")
+    return {"id": identifier} if identifier else None
+
+
+def _answer(headers: Any) -> str:
+    """Set the user if asked, fail if asked, else say who it is."""
+    if "x-set" in headers:
+        usercontext.set_user({"id": headers["x-set"]})
+    if "x-fail" in headers:
+        raise Failure(headers["x-fail"])
+    user = usercontext.get_user()
+    return "-" if user is None or user.id is None else user.id
+
+
+def _starlette() -> Any:
+    import asyncio
+
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    from usercontext.asgi import UserContextMiddleware
+
+    token = {"x-server": os.environ["SERVER_TOKEN"]}
+
+    async def serve(request: Request) -> PlainTextResponse:
+        await request.body()
+        return PlainTextResponse(_answer(request.headers), headers=token)
+
+    async def flush(_: Request) -> PlainTextResponse:
+        return PlainTextResponse(str(await asyncio.to_thread(usercontext.flush, 60.0)))
+
+    app = Starlette(
+        routes=[Route("/whoami", serve, methods=["GET", "POST"]), Route("/flush", flush)]
+    )
+    app.add_middleware(UserContextMiddleware, resolver=_resolver)
+    return app
+
+
+def _flask() -> Any:
+    from flask import Flask, Response, request
+
+    from usercontext.frameworks.flask import UserContext
+
+    token = {"x-server": os.environ["SERVER_TOKEN"]}
+    app = Flask(__name__)
+    app.logger.disabled = True
+
+    @app.route("/whoami", methods=["GET", "POST"])
+    def serve() -> Response:
+        request.get_data()
+        return Response(_answer(request.headers), headers=token)
+
+    @app.route("/flush")
+    def flush() -> str:
+        return str(usercontext.flush(60.0))
+
+    UserContext(app, resolver=_resolver)
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    """Build the app that a server was told to serve, and nothing for the other one."""
+    if name not in ("asgi", "wsgi"):
+        raise AttributeError(name)
+    # No report may be dropped here: the soak counts a missing one as a fault.
+    usercontext.init(os.environ["REPORTS"], max_queue=100_000)
+    app = _starlette() if name == "asgi" else _flask()
+    globals()[name] = app
+    return app
