@@ -113,10 +113,14 @@ async def lines(last: int) -> AsyncIterator[str]:
 
 
 @app.post("/orders/{number}/photo")
-async def photo(number: int, request: Request) -> dict[str, float]:
-    """Take a photo of an order, of any size."""
+async def photo(number: int, request: Request) -> dict[str, float | None]:
+    """Take a photo of an order, of any size, also where the price is not known."""
     size = len(await request.body())
-    return {"bytes": size, "total": PRICES[number]}
+    try:
+        return {"bytes": size, "total": PRICES[number]}
+    except KeyError:
+        usercontext.capture_exception()
+        return {"bytes": size, "total": None}
 
 
 @app.get("/as/{username}/orders/{number}", dependencies=[Depends(admin_only)])

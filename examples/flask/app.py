@@ -94,10 +94,14 @@ def lines(last: int) -> Iterator[str]:
 
 
 @app.post("/orders/<int:number>/photo")
-def photo(number: int) -> dict[str, float]:
-    """Take a photo of an order, of any size."""
+def photo(number: int) -> dict[str, float | None]:
+    """Take a photo of an order, of any size, also where the price is not known."""
     size = len(request.get_data())
-    return {"bytes": size, "total": PRICES[number]}
+    try:
+        return {"bytes": size, "total": PRICES[number]}
+    except KeyError:
+        usercontext.capture_exception()
+        return {"bytes": size, "total": None}
 
 
 @app.get("/as/<username>/orders/<int:number>")
