@@ -10,7 +10,6 @@ import atexit
 import os
 import threading
 from collections import deque
-from contextlib import contextmanager
 from contextvars import Context
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,6 @@ from weakref import WeakSet
 from usercontext.diagnostics import failure, warn_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from usercontext.types import Event
 
 __all__ = ["UNREPORTED_BACKOFF", "BackgroundTransport", "in_own_work", "own_work"]
@@ -29,7 +26,20 @@ __all__ = ["UNREPORTED_BACKOFF", "BackgroundTransport", "in_own_work", "own_work
 UNREPORTED_BACKOFF = "429"
 _BACKOFF = "ratelimit_backoff"
 
-_thread_state = threading.local()
+
+class _OwnWork(threading.local):
+    """Marks what a thread does in a `with` block as ours; a class, as each capture enters it."""
+
+    depth = 0
+
+    def __enter__(self) -> None:
+        self.depth += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.depth -= 1
+
+
+own_work = _OwnWork()
 
 
 def in_own_work() -> bool:
@@ -37,17 +47,7 @@ def in_own_work() -> bool:
 
     What is logged or raised meanwhile is ours, and reporting it would never end.
     """
-    return getattr(_thread_state, "depth", 0) > 0
-
-
-@contextmanager
-def own_work() -> Iterator[None]:
-    """Mark what this thread does in the block as ours."""
-    _thread_state.depth = getattr(_thread_state, "depth", 0) + 1
-    try:
-        yield
-    finally:
-        _thread_state.depth -= 1
+    return own_work.depth > 0
 
 
 class BackgroundTransport:
@@ -242,7 +242,7 @@ class BackgroundTransport:
             return True
 
     def _run(self) -> None:
-        with own_work():
+        with own_work:
             while self._deliver_next():
                 pass
             self._release_safely()
@@ -271,7 +271,7 @@ class BackgroundTransport:
 
     def _deliver_here(self, target: int, deadline: float) -> None:
         """Deliver on the calling thread, as no other can be had."""
-        with own_work():
+        with own_work:
             while monotonic() < deadline:
                 with self._wake:
                     if self._done >= target or not self._queue:
@@ -305,7 +305,7 @@ _transports: WeakSet[BackgroundTransport] = WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    _thread_state.__dict__.clear()
+    own_work.depth = 0
     for transport in list(_transports):
         transport._after_fork()
 

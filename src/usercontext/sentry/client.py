@@ -170,7 +170,7 @@ class SentryClient(BaseClient):
             return None
         event_id: str = event["event_id"]
         try:
-            with own_work():
+            with own_work:
                 finished = self._finished(event, last_word)
             if finished is None:
                 return None
@@ -253,7 +253,7 @@ class SentryClient(BaseClient):
 
     def _build(self, build: Callable[[], Event]) -> Event | None:
         try:
-            with own_work():
+            with own_work:
                 return build()
         except Exception:  # noqa: BLE001
             failure("event", "usercontext could not build a report and dropped it")

@@ -20,7 +20,7 @@ _MAX_DEPTH = 32
 _MAX_INT = 1 << 63
 _FRAMES_KEPT = 10
 #: Longer integers come out of servers as 0, shorter ones always fit 64 bits.
-_LONG_NUMBER = re.compile(rb"\d{18}")
+_LONG_NUMBER = re.compile(rb"[:,\[]-?[0-9]{18}")
 
 
 def safe_str(value: object, limit: int) -> str:
