@@ -1,0 +1,434 @@
+"""Who makes a request: `User`, a frozen value that can safely be shared, kept and compared."""
+
+from __future__ import annotations
+
+from types import CoroutineType, MappingProxyType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, final
+
+from usercontext.address import canonical_address
+from usercontext.exceptions import InvalidUserError
+from usercontext.extra_values import (
+    CUT,
+    bounded_extras,
+    copied,
+    is_mapping,
+    is_of,
+    kind_of,
+    plain_text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from ipaddress import IPv4Address, IPv6Address
+    from uuid import UUID
+
+__all__ = ["AUTO_ADDRESS", "User"]
+
+#: In place of an address: let the server take that of the connection a report arrives on.
+AUTO_ADDRESS = "{{auto}}"
+
+_MAX_LENGTH = 256
+_FIELDS = ("id", "username", "email", "ip_address", "name")
+_FIELD_SET = frozenset(_FIELDS)
+_NO_EXTRAS: dict[str, Any] = {}
+_NOTHING = (None, None, None, None, None, _NO_EXTRAS)
+
+#: id, username, email, ip_address, name, extra values.
+_Values: TypeAlias = (
+    "tuple[str | None, str | None, str | None, str | None, str | None, dict[str, Any]]"
+)
+
+
+@final
+class User:
+    """Describe who makes a request: immutable, hashable, bounded, and equal by value.
+
+    At least one of the first four fields is needed for a user to be reported.
+
+    Args:
+        id: the id in the app's own records; an int or a UUID becomes a string, `0` included.
+        username: the name to log in with; an int or a UUID becomes a string.
+        email: the e-mail address, as it is.
+        ip_address: an IPv4 or IPv6 address without port, brackets, zone or spaces, or
+            `"{{auto}}"` for the address of the connection that delivers the report. An
+            IPv4-mapped address becomes IPv4.
+        name: the name to show; cut, and marked as cut, after 256 characters.
+        data: extra values, copied as JSON values. Datetimes, Decimals, Enums and UUIDs become
+            strings. What lies deeper than 4 levels, past 64 keys, past 1 KiB of a string or past
+            8 KiB in all is cut, and `...[cut]` stands in its place.
+
+    Empty strings and None are absent, and so are extra values of None.
+
+    Raises:
+        InvalidUserError: a value is of the wrong type, one of the first three is longer than
+            256 characters, or the address is none. No message holds the value.
+
+    .. versionadded:: 0.1.0
+    """
+
+    # One tuple: a slot for each field would take ten times as long to fill, as `__setattr__`
+    # refuses and has to be gone around.
+    __slots__ = ("_values",)
+    _values: _Values
+
+    def __init__(
+        self,
+        /,
+        id: str | int | UUID | None = None,  # noqa: A002 - the field's name in every client
+        username: str | int | UUID | None = None,
+        email: str | None = None,
+        ip_address: str | IPv4Address | IPv6Address | None = None,
+        *,
+        name: str | None = None,
+        **data: object,
+    ) -> None:
+        _set_values(
+            self,
+            (
+                None if id is None else _identifier("id", id),
+                None if username is None else _identifier("username", username),
+                None if email is None else _text("email", email),
+                None if ip_address is None else _address(ip_address),
+                None if name is None else _name(name),
+                _extras(data) if data else _NO_EXTRAS,
+            ),
+        )
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError("User cannot be subclassed: hand extra values over as keywords instead")
+
+    @staticmethod
+    def of(value: object, /) -> User | None:
+        """Make a user of a `User`, a mapping, or a framework's user object.
+
+        Of an object only the four fields and `name` are read, never the whole model: those of
+        Django (`pk`, `get_username()`, `get_full_name()`), Flask-Login (`id`, or `get_id()`),
+        Starlette (`identity`, `display_name`), or attributes of our own fields' names.
+
+        Returns:
+            None for None, for a user who is anonymous or not authenticated, and where nothing
+            usable was found.
+
+        Raises:
+            InvalidUserError: as for `User`; or reading the value raised an exception.
+        """
+        if value is None:
+            return None
+        try:
+            user = _made_of(value)
+        except InvalidUserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the app's own code: properties, mappings
+            # Its message is left out of the traceback: it may well hold the user's data.
+            raise InvalidUserError(
+                f"reading the user from a value of type {kind_of(value)} raised {kind_of(error)}"
+            ) from None
+        return None if user is None or user._values == _NOTHING else user
+
+    @property
+    def id(self) -> str | None:
+        """The id in the app's own records, as a string."""
+        return self._values[0]
+
+    @property
+    def username(self) -> str | None:
+        """The name to log in with."""
+        return self._values[1]
+
+    @property
+    def email(self) -> str | None:
+        """The e-mail address."""
+        return self._values[2]
+
+    @property
+    def ip_address(self) -> str | None:
+        """The address in its canonical spelling, or `"{{auto}}"`."""
+        return self._values[3]
+
+    @property
+    def name(self) -> str | None:
+        """The name to show."""
+        return self._values[4]
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The extra values, read-only: a copy, of which no change reaches anybody."""
+        return MappingProxyType(copied(self._values[5]))
+
+    @property
+    def identity(self) -> str | None:
+        """What tells this user from others: `id:42`, `username:ann`, `email:...` or `ip:...`.
+
+        The first of the four that is present, with the prefixes of the Sentry protocol.
+        """
+        id, username, email, ip_address, _, _ = self._values  # noqa: A001
+        if id is not None:
+            return f"id:{id}"
+        if username is not None:
+            return f"username:{username}"
+        if email is not None:
+            return f"email:{email}"
+        return None if ip_address is None else f"ip:{ip_address}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the present fields, with the extra values beside them, as a fresh dict."""
+        id, username, email, ip_address, name, extras = self._values  # noqa: A001
+        fields: dict[str, Any] = {}
+        if id is not None:
+            fields["id"] = id
+        if username is not None:
+            fields["username"] = username
+        if email is not None:
+            fields["email"] = email
+        if ip_address is not None:
+            fields["ip_address"] = ip_address
+        if name is not None:
+            fields["name"] = name
+        if extras:
+            fields.update(copied(extras))
+        return fields
+
+    def with_fields(self, /, **changes: Any) -> User:
+        """Return a user with some fields or extra values changed; None removes one.
+
+        Raises:
+            InvalidUserError: as for `User`.
+        """
+        return User(**{**self.to_dict(), **changes})
+
+    def _with_address(self, address: str) -> User:
+        """Return this user at an address that is known to be valid and canonical."""
+        id, username, email, _, name, extras = self._values  # noqa: A001
+        return _assemble((id, username, email, address, name, extras))
+
+    def __eq__(self, other: object) -> bool:
+        return self._values == other._values if type(other) is User else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self._values[:5], _hashable(self._values[5])))
+
+    def __repr__(self) -> str:
+        # Only which fields there are: a repr ends up in logs, where no user's data may be.
+        values = zip((*_FIELDS, "data"), self._values, strict=True)
+        return f"<User {', '.join(name for name, value in values if value) or 'of nothing'}>"
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a User cannot be changed: use with_fields() for another one")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("a User cannot be changed: use with_fields() for another one")
+
+    def __copy__(self) -> User:
+        return self
+
+    def __deepcopy__(self, memo: object) -> User:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _assemble, (self._values,)
+
+
+_new_user = object.__new__
+_set_values = User.__dict__["_values"].__set__
+
+
+def _assemble(values: _Values) -> User:
+    """Make a user of values that are known to be valid."""
+    user = _new_user(User)
+    _set_values(user, values)
+    return user
+
+
+def _hashable(value: Any) -> Any:
+    if type(value) is dict:
+        return frozenset((key, _hashable(item)) for key, item in value.items())
+    if type(value) is list:
+        return tuple(_hashable(item) for item in value)
+    return value
+
+
+# Fields
+
+
+def _identifier(field: str, value: Any) -> str | None:
+    if type(value) is str and len(value) <= _MAX_LENGTH and value.isascii():
+        return value or None  # nearly every one, and quickly
+    return _text(field, value if issubclass(type(value), str) else _number_text(field, value))
+
+
+def _number_text(field: str, value: Any) -> str:
+    kind = type(value)
+    if issubclass(kind, int) and kind is not bool:
+        number = int.__pos__(value)
+        # Python refuses to print an integer of thousands of digits.
+        return str(number) if number.bit_length() < 4 * _MAX_LENGTH else "9" * (_MAX_LENGTH + 1)
+    if is_of(value, "uuid", "UUID"):
+        return _guarded_text(field, value)
+    raise InvalidUserError(
+        f"{field} is of type {kind_of(value)}: give a string, an int or a UUID instead"
+    )
+
+
+def _guarded_text(field: str, value: object) -> str:
+    """Return `str(value)` of a class that may be a subclass, with code of the app's own."""
+    try:
+        return plain_text(str(value))
+    except Exception as error:  # noqa: BLE001
+        raise InvalidUserError(
+            f"{field} is of type {kind_of(value)}, and printing it raised {kind_of(error)}"
+        ) from None
+
+
+def _text(field: str, value: Any) -> str | None:
+    """Return a text that identifies somebody: whole, or not at all."""
+    if type(value) is not str:
+        value = _text_of_subclass(field, value)
+    if len(value) > _MAX_LENGTH:
+        raise InvalidUserError(
+            f"{field} is longer than {_MAX_LENGTH} characters, and would not be the same one if cut"
+        )
+    if not value.isascii():
+        _refuse_surrogates(field, value)
+    return value or None
+
+
+def _text_of_subclass(field: str, value: Any) -> str:
+    if issubclass(type(value), str):
+        return plain_text(value)
+    raise InvalidUserError(f"{field} is of type {kind_of(value)}: give a string instead")
+
+
+def _refuse_surrogates(field: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidUserError(
+            f"{field} holds a lone surrogate, which UTF-8 cannot carry: decode it before"
+        ) from None
+
+
+def _name(value: Any) -> str | None:
+    if type(value) is not str:
+        value = _text_of_subclass("name", value)
+    if len(value) > _MAX_LENGTH:
+        value = value[: _MAX_LENGTH - len(CUT)] + CUT
+    return _text("name", value)
+
+
+def _address(value: Any) -> str | None:
+    if is_of(value, "ipaddress", "_BaseAddress"):
+        value = _guarded_text("ip_address", value)
+    if type(value) is not str:
+        value = _text_of_subclass("ip_address", value)
+    if value == AUTO_ADDRESS or not value:
+        return value or None
+    address = canonical_address(value)
+    if address is None:
+        raise InvalidUserError(
+            "ip_address is no address: give IPv4 or IPv6 without port, brackets, zone or spaces, "
+            f"or {AUTO_ADDRESS!r}"
+        )
+    return address
+
+
+def _extras(mapping: Any) -> dict[str, Any]:
+    try:
+        return bounded_extras(mapping, fields=_FIELD_SET)
+    except InvalidUserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the app's own mappings and sequences
+        raise InvalidUserError(f"reading the extra values raised {kind_of(error)}") from None
+
+
+# Sources
+
+# Plain values that nobody means as a user; a namedtuple, a class of its own, may be one. And the
+# result of an `async def` that was not awaited, which must not pass for nobody.
+_NO_USERS = frozenset(
+    {str, bytes, bytearray, bool, int, float, list, tuple, set, frozenset, CoroutineType}
+)
+
+# Where frameworks keep what we call by one name. The key of a model comes first; Flask-Login's
+# `get_id()` after `id`, since apps let it return the token of a session.
+_IDS = ("pk", "id", "get_id()", "identity")
+_USERNAMES = ("get_username()", "username", "display_name")
+_NAMES = ("get_full_name()", "name")
+
+
+def _made_of(value: Any) -> User | None:
+    kind = type(value)
+    if kind is dict:
+        return _of_mapping(value, value.get, all_fields=value.keys() <= _FIELD_SET)
+    if kind is User:
+        return value  # type: ignore[no-any-return]
+    if is_mapping(value):
+        return _of_mapping(value, _getter(value), all_fields=False)
+    if kind in _NO_USERS:
+        raise InvalidUserError(
+            f"a user cannot be made of a value of type {kind_of(value)}: "
+            "give a User, a mapping, or the framework's user object"
+        )
+    return None if _is_nobody(value) else _of_object(value)
+
+
+def _getter(mapping: Any) -> Callable[[str], Any]:
+    if hasattr(type(mapping), "get"):
+        return mapping.get  # type: ignore[no-any-return]
+    keys = frozenset(mapping.keys())  # a row of sqlite3, for one
+    return lambda key: mapping[key] if key in keys else None
+
+
+def _of_mapping(mapping: Any, get: Callable[[str], Any], *, all_fields: bool) -> User:
+    id, username, email = get("id"), get("username"), get("email")  # noqa: A001
+    ip_address, name = get("ip_address"), get("name")
+    return _assemble(
+        (
+            None if id is None else _identifier("id", id),
+            None if username is None else _identifier("username", username),
+            None if email is None else _text("email", email),
+            None if ip_address is None else _address(ip_address),
+            None if name is None else _name(name),
+            _NO_EXTRAS if all_fields else _extras(mapping),
+        )
+    )
+
+
+def _of_object(value: Any) -> User:
+    return User(
+        id=_first(value, _IDS),
+        username=_first(value, _USERNAMES),
+        email=_read(value, "email"),
+        ip_address=_read(value, "ip_address"),
+        name=_first(value, _NAMES),
+    )
+
+
+def _is_nobody(value: Any) -> bool:
+    """Tell whether a framework says of its user object that it stands for nobody."""
+    authenticated = _flag(value, "is_authenticated")
+    if authenticated is not None and not authenticated:
+        return True
+    return bool(_flag(value, "is_anonymous"))
+
+
+def _flag(value: Any, name: str) -> Any:
+    flag = _read(value, name)
+    return flag() if callable(flag) else flag  # a method in the oldest versions
+
+
+def _first(value: Any, sources: tuple[str, ...]) -> Any:
+    for source in sources:
+        found = _read(value, source)
+        if found is not None and not (type(found) is str and not found):
+            return found
+    return None
+
+
+def _read(value: Any, source: str) -> Any:
+    """Read an attribute, or what a method returns; None without it."""
+    name = source.removesuffix("()")
+    try:
+        found = getattr(value, name, None)
+        return found if found is None or name == source else found()
+    except NotImplementedError:  # what Starlette and Flask-Login leave to subclasses
+        return None
