@@ -24,7 +24,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -553,9 +553,9 @@ def _conclude(
     return 1 if wrong else 0
 
 
-def _end_properly(number: int, _frame: object) -> NoReturn:
-    """Let the servers be stopped when the demonstration is."""
-    raise SystemExit(128 + number)
+def _end_properly(_number: int, _frame: object) -> None:
+    """End as control-C does, which asyncio knows how to do; the servers are stopped then."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
