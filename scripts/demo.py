@@ -562,6 +562,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; return 0 if every report names its user, 1 if not, 2 if it cannot."""
     options = _arguments(argv)
     screen = Screen()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in background jobs
     signal.signal(signal.SIGTERM, _end_properly)
     signal.signal(signal.SIGHUP, _end_properly)
     try:
