@@ -40,4 +40,4 @@ def make_client() -> Iterator[Callable[..., SentryClient]]:
 
     yield make
     for client in clients:
-        client.close(timeout=5.0)
+        client.close(timeout=0.1)
