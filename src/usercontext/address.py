@@ -9,7 +9,7 @@ from __future__ import annotations
 # `socket` itself would load `selectors` and `enum` into every process that imports us.
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
-__all__ = ["canonical_address"]
+__all__ = ["READS_STRICTLY", "canonical_address"]
 
 # Eight groups of four hex digits, the last two written as an IPv4 address.
 _LONGEST = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255")
@@ -28,11 +28,24 @@ def canonical_address(text: str) -> str | None:
         return None
     try:
         if ":" not in text:
-            # Some C libraries read "010.0.0.1"; only what they would print themselves counts.
-            return text if inet_ntop(AF_INET, inet_pton(AF_INET, text)) == text else None
+            packed = inet_pton(AF_INET, text)
+            return text if READS_STRICTLY or inet_ntop(AF_INET, packed) == text else None
         return None if "%" in text else _spell_ipv6(inet_pton(AF_INET6, text))
     except (OSError, ValueError):  # ValueError: an embedded null, a lone surrogate
         return None
+
+
+def _reads_strictly() -> bool:
+    """Return whether the C library refuses leading zeros, as all but a few do."""
+    try:
+        inet_pton(AF_INET, "010.0.0.1")
+    except OSError:
+        return True
+    return False
+
+
+#: Asked once, since printing an address again costs more than reading it.
+READS_STRICTLY = _reads_strictly()
 
 
 def _spell_ipv6(packed: bytes) -> str:

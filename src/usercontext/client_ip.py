@@ -6,13 +6,15 @@ and no further than the rules need: 64 entries of 128 characters, whatever its l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 from usercontext import diagnostics
 from usercontext.address import canonical_address
 from usercontext.exceptions import ConfigurationError
 from usercontext.trusted_networks import TrustedNetworks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["ADDRESS_HEADERS", "ClientAddress", "ProxyTrust"]
 
@@ -77,9 +79,10 @@ _FAILURES_BEFORE_WARNING = 3
 
 _Outcome: TypeAlias = "tuple[str | None, Origin, int, Reason]"
 
-# What is done with a known peer: its answer stands, or the header is read, or the answer stands
+# What is done with a peer: its answer stands, or the header is read, or the answer stands
 # and somebody should be told if a forwarding header is seen.
 _ANSWER, _READ, _WATCH = range(3)
+_Known: TypeAlias = "tuple[int, _Outcome]"
 
 
 class ClientAddress:
@@ -156,13 +159,16 @@ class ProxyTrust:
     """
 
     __slots__ = (
+        "_address_of",
         "_environ_key",
         "_failures",
+        "_holds_ipv4",
         "_looks",
         "_networks",
         "_peers",
         "_read",
         "_scope_name",
+        "_split",
         "forwarded_header",
         "trusted_hops",
         "trusted_proxies",
@@ -181,8 +187,12 @@ class ProxyTrust:
         self._check_together()
         self._scope_name = self.forwarded_header.encode("ascii")
         self._environ_key = "HTTP_" + self.forwarded_header.upper().replace("-", "_")
+        is_rfc7239 = self.forwarded_header == "forwarded"
+        self._holds_ipv4 = _holds_nothing if is_rfc7239 else self._networks.holds_ipv4
+        self._split = _elements if is_rfc7239 else _entries
+        self._address_of = _address_of_element if is_rfc7239 else _bare_address
         self._read = self._reader()
-        self._peers: dict[str | None, tuple[int, _Outcome]] = {}
+        self._peers: dict[str | None, _Known] = {}
         self._looks = 0 if self._trusts_anything else _BEHIND_PROXY_LOOKS
         self._failures: dict[str, int] = {}
 
@@ -215,7 +225,7 @@ class ProxyTrust:
                 "directly can choose its address; name your proxies in trusted_proxies too",
             )
 
-    def _reader(self) -> Callable[[list[str], _Outcome], _Outcome]:
+    def _reader(self) -> Callable[[str | None, _Outcome], _Outcome]:
         if self.forwarded_header not in ("x-forwarded-for", "forwarded"):
             return self._read_single
         return self._walk if self.trusted_hops is None else self._count
@@ -230,8 +240,15 @@ class ProxyTrust:
     def outcome(self, source: Mapping[str, Any]) -> _Outcome:
         """Return what `locate` does as a plain tuple: address, source, hops, reason."""
         is_environ = "REQUEST_METHOD" in source
-        peer = _environ_peer(source) if is_environ else _scope_peer(source)
-        known = self._peers.get(peer) or self._meet(peer, source)
+        try:
+            if is_environ:
+                peer = _environ_peer(source)
+            else:
+                client = source.get("client")
+                peer = client[0] if client else None
+            known = self._peers.get(peer) or self._meet(peer, source)
+        except (TypeError, LookupError, AttributeError):  # no pair, or nothing hashable in it
+            known = self._judge("?")
         if known[0] == _ANSWER:
             return known[1]
         if known[0] == _WATCH:
@@ -239,29 +256,29 @@ class ProxyTrust:
             return known[1]
         if is_environ:
             value = source.get(self._environ_key)
-            values = [value] if isinstance(value, str) else []
+            text = value if isinstance(value, str) else None
         else:
-            values = _scope_values(source, self._scope_name)
-        found = self._read(values, known[1])
+            text = _scope_header(source, self._scope_name)
+        found = self._read(text, known[1])
         if found[0] is None and found[3] != "no-peer":
             self._count_failure(found[3])
         return found
 
     # -- the peer --
 
-    def _meet(self, peer: str | None, source: Mapping[str, Any]) -> tuple[int, _Outcome]:
+    def _meet(self, peer: object, source: Mapping[str, Any]) -> _Known:
         """Judge a peer that is not remembered, and remember it."""
         known = self._judge(peer)
         self._warn_of_server(source, known[0])
-        if peer is None or len(peer) <= _MAX_PEER_TEXT:
+        if peer is None or (isinstance(peer, str) and len(peer) <= _MAX_PEER_TEXT):
             if len(self._peers) >= _MAX_PEERS:
                 self._peers.clear()
             self._peers[peer] = known
         return known
 
-    def _judge(self, peer: str | None) -> tuple[int, _Outcome]:
+    def _judge(self, peer: object) -> _Known:
         is_unix = peer is None or peer in _UNIX_PEERS
-        address = None if is_unix or peer is None else _bare_address(peer)
+        address = _bare_address(peer) if isinstance(peer, str) and not is_unix else None
         answer: _Outcome = (address, "peer", 0, "no-peer" if address is None else "ok")
         if not self._trusts_anything:
             near = is_unix or (address is not None and address in _near())
@@ -277,66 +294,50 @@ class ProxyTrust:
 
     # -- the header --
 
-    def _walk(self, values: list[str], peer: _Outcome) -> _Outcome:
+    def _walk(self, text: str | None, peer: _Outcome) -> _Outcome:
         """Take the first address from the right that is no trusted proxy."""
-        text = _last_entries(values)
-        previous, address_of = self._syntax()
-        networks = self._networks
-        end = len(text)
-        found, place = peer, 0
-        for _ in range(_MAX_ENTRIES):
-            entry, end = previous(text, end)
-            if entry is None:
-                return _TOO_LONG
-            if entry:
-                place += 1
-                address = address_of(entry)
-                if address is None:
-                    return None, "header", place, "malformed"
-                found = (address, "header", place, "ok")
-                if address not in networks:
-                    return found
-            if end < 0:
-                return found  # every entry is trusted: the leftmost, or without any the peer
-        return _TOO_LONG
+        holds_ipv4 = self._holds_ipv4
+        place, found = 0, peer[0]
+        for entry in reversed(self._split(text) if text else ()):
+            node = entry.strip(" \t")
+            # Bare IPv4, by far the most frequent, is parsed once for both questions.
+            is_proxy = None if ":" in node else holds_ipv4(node)
+            if is_proxy is None:
+                if not node:
+                    continue
+                if len(entry) > _MAX_ENTRY:
+                    return _TOO_LONG
+                address = self._address_of(node)
+                node, is_proxy = address or "::", address is not None and address in self._networks
+            place += 1
+            if not is_proxy:
+                return _malformed(place) if node in _UNSPECIFIED else (node, "header", place, "ok")
+            found = node
+        # Every entry is trusted: the leftmost, or without any the peer.
+        return (found, "header", place, "ok") if place else peer
 
-    def _count(self, values: list[str], _peer: _Outcome) -> _Outcome:
+    def _count(self, text: str | None, _peer: _Outcome) -> _Outcome:
         """Take the entry that is `trusted_hops` from the right."""
-        text = _last_entries(values)
-        previous, address_of = self._syntax()
-        end, place = len(text), 0
-        for _ in range(_MAX_ENTRIES):
-            entry, end = previous(text, end)
-            if entry is None:
+        place = 0
+        for entry in reversed(self._split(text or "")):
+            if len(entry) > _MAX_ENTRY:
                 return _TOO_LONG
-            if entry:
-                place += 1
-            if entry and place == self.trusted_hops:
-                address = address_of(entry)
-                return address, "header", place, "malformed" if address is None else "ok"
-            if end < 0:
-                return None, "header", place, "too-short"
-        return _TOO_LONG
+            node = entry.strip(" \t")
+            place += 1 if node else 0
+            if node and place == self.trusted_hops:
+                return _found(self._address_of(node), place)
+        return None, "header", place, "too-short"
 
-    def _read_single(self, values: list[str], _peer: _Outcome) -> _Outcome:
+    def _read_single(self, text: str | None, _peer: _Outcome) -> _Outcome:
         """Take the header's only value."""
-        if not values:
+        if text is None:
             return None, "header", 0, "too-short"
-        value = values[0]
-        if len(values) > 1 or "," in value[: _MAX_ENTRY + 1]:
-            return None, "header", 0, "malformed"
-        if len(value) > _MAX_ENTRY:
+        if len(text) > _MAX_ENTRY:
             return _TOO_LONG
-        value = value.strip(" \t")
+        value = text.strip(" \t")
         if self.forwarded_header == "cloudfront-viewer-address":
             value = _without_last_port(value)
-        address = _bare_address(value)
-        return address, "header", 1, "malformed" if address is None else "ok"
-
-    def _syntax(self) -> tuple[_Previous, Callable[[str], str | None]]:
-        if self.forwarded_header == "forwarded":
-            return _previous_element, _address_of_element
-        return _previous_entry, _bare_address
+        return _found(_bare_address(value), 1)  # none with a comma, so none of several lines
 
     # -- warnings, each once a process, never with an address --
 
@@ -392,6 +393,19 @@ class ProxyTrust:
 
 _TOO_LONG: _Outcome = (None, "header", 0, "too-long")
 
+
+def _malformed(place: int) -> _Outcome:
+    return None, "header", place, "malformed"
+
+
+def _found(address: str | None, place: int) -> _Outcome:
+    return _malformed(place) if address is None else (address, "header", place, "ok")
+
+
+def _holds_nothing(_text: str) -> None:
+    """Leave every entry to be read with its syntax."""
+
+
 _near_networks: list[TrustedNetworks] = []
 
 
@@ -437,32 +451,40 @@ def _checked_header(header: object) -> str:
 # -- scope and environ --
 
 
-def _scope_peer(scope: Mapping[str, Any]) -> str | None:
-    client = scope.get("client")
-    if not client:
-        return None
-    peer = client[0] if isinstance(client, (tuple, list)) else "?"
-    return peer if peer is None or isinstance(peer, str) else "?"
-
-
-def _environ_peer(environ: Mapping[str, Any]) -> str | None:
+def _environ_peer(environ: Mapping[str, Any]) -> Any:
     # What werkzeug's ProxyFix made of the header is set aside: it is judged here.
     original = environ.get("werkzeug.proxy_fix.orig")
-    peer = (original if isinstance(original, dict) else environ).get("REMOTE_ADDR")
-    return peer if peer is None or isinstance(peer, str) else "?"
+    return (original if isinstance(original, dict) else environ).get("REMOTE_ADDR")
 
 
-def _scope_values(scope: Mapping[str, Any], name: bytes) -> list[str]:
-    """Return the values of one header, in order, of each no more than can matter."""
+def _scope_header(scope: Mapping[str, Any], name: bytes) -> str | None:
+    """Return a header, its lines joined as one list (RFC 9110, section 5.3), its end alone."""
     headers = scope.get("headers")
-    length = len(name)
+    line: bytes | None = None
     try:
-        values = [
-            value for key, value in headers or () if len(key) == length and key.lower() == name
-        ]
-        return [value[-_MAX_TEXT:].decode("latin-1") for value in values]
-    except (TypeError, ValueError, AttributeError):
-        return [value.decode("latin-1") for key, value in _sound_headers(headers) if key == name]
+        for pair in headers if isinstance(headers, (list, tuple)) else ():
+            if pair[0] == name:
+                if line is not None:
+                    line = None
+                    break
+                line = pair[1]
+        if line is not None:
+            return (line if len(line) <= _MAX_TEXT else line[-_MAX_TEXT:]).decode("latin-1")
+    except (TypeError, LookupError, AttributeError):
+        pass  # not as ASGI wants them: each is looked at with care
+    lines = [value for key, value in _sound_headers(headers) if key == name]
+    return _joined(lines).decode("latin-1") if lines else None
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    kept: list[bytes] = []
+    room = _MAX_TEXT
+    for line in reversed(lines):
+        kept.append(line[-room:])
+        room -= len(line) + 1
+        if room <= 0:
+            break
+    return b",".join(reversed(kept))
 
 
 def _sound_headers(headers: object) -> list[tuple[bytes, bytes]]:
@@ -498,39 +520,44 @@ def _has_address_header(source: Mapping[str, Any]) -> bool:
 
 # -- lists of entries, from the right --
 
-#: Given a text and where its unread part ends: the last entry in it (None: too long), and where
-#: the unread part ends now (-1: nothing is left).
-_Previous: TypeAlias = Callable[[str, int], "tuple[str | None, int]"]
+# Each returns texts of which at most 64 are to be read, from the right, none of more than 128
+# characters: a longer one stands where reading must end.
+
+_STOP = "?" * (_MAX_ENTRY + 1)
 
 
-def _last_entries(values: list[str]) -> str:
-    """Join several lines of a header as one list (RFC 9110, section 5.3), its end alone."""
-    if len(values) == 1:
-        return values[0][-_MAX_TEXT:]
-    kept: list[str] = []
-    room = _MAX_TEXT
-    for value in reversed(values):
-        kept.append(value[-room:])
-        room -= len(kept[-1]) + 1
-        if room <= 0:
+def _entries(text: str) -> list[str]:
+    """Cut at commas. X-Forwarded-For has no quoting: a quote must not swallow entries."""
+    if len(text) > _MAX_TEXT:
+        text = text[-_MAX_TEXT:]
+    entries = text.rsplit(",", _MAX_ENTRIES)
+    if len(entries) > _MAX_ENTRIES:
+        entries[0] = _STOP
+    return entries
+
+
+def _elements(text: str) -> list[str]:
+    """Cut at commas outside quoted strings (RFC 7239, section 4)."""
+    text = text[-_MAX_TEXT:]
+    elements: list[str] = []
+    end = len(text)
+    while end >= 0 and len(elements) < _MAX_ENTRIES:
+        start = _element_start(text, end)
+        if start is None:
             break
-    return ",".join(reversed(kept))[-_MAX_TEXT:]
+        elements.append(text[start:end])
+        end = start - 1
+    if end >= 0:
+        elements.append(_STOP)
+    elements.reverse()
+    return elements
 
 
-def _previous_entry(text: str, end: int) -> tuple[str | None, int]:
-    """Cut at a comma. X-Forwarded-For has no quoting: a quote must not swallow entries."""
-    start = end - _MAX_ENTRY - 1
-    comma = text.rfind(",", max(0, start), end)
-    if comma < 0 <= start:
-        return None, -1
-    return text[comma + 1 : end].strip(" \t"), comma
+def _element_start(text: str, end: int) -> int | None:
+    """Return where the element begins that ends here; None if it is too long.
 
-
-def _previous_element(text: str, end: int) -> tuple[str | None, int]:
-    """Cut at a comma outside a quoted string, as told from the right.
-
-    From there the part that a proxy of ours wrote is read first, and whatever a client wrote
-    before it, an unclosed quote included, cannot reach into it.
+    Which quotes make a string is told from the right: there the part that a proxy of ours wrote
+    is read first, and what a client wrote before it, an open quote included, cannot reach in.
     """
     start = end - _MAX_ENTRY - 1
     low = max(start, 0)
@@ -544,11 +571,9 @@ def _previous_element(text: str, end: int) -> tuple[str | None, int]:
         if _closes(text, quote, end):
             opening = _opening(text, quote, low)
             if opening is None and low > 0:
-                return None, -1  # it may open before the part that is looked at
+                return None  # it may open before the part that is looked at
             at = quote if opening is None or opening < 0 else opening
-    if comma < 0 <= start:
-        return None, -1
-    return text[comma + 1 : end].strip(" \t"), comma
+    return None if comma < 0 <= start else comma + 1
 
 
 def _closes(text: str, quote: int, end: int) -> bool:

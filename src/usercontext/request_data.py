@@ -113,7 +113,10 @@ class RequestData:
 
     def ip_address(self, source: Source) -> str | None:
         """Return the client's address as it may be reported: None unless `include_ip`."""
-        return self._outcome(source)[0] if self.include_ip else None
+        if not self.include_ip:
+            return None
+        address = self._trust.outcome(source)[0]
+        return address if address is None or self._anonymize is None else self._anonymize(address)
 
     def _outcome(self, source: Source) -> Any:
         outcome = self._trust.outcome(source)

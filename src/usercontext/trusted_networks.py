@@ -6,7 +6,7 @@ from _socket import AF_INET, AF_INET6, inet_pton
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NoReturn
 
-from usercontext.address import canonical_address
+from usercontext.address import READS_STRICTLY, canonical_address
 from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,36 +29,50 @@ _Range = tuple[bytes, bytes]
 
 
 class TrustedNetworks:
-    """A set of addresses, found by bisection over merged ranges of packed addresses."""
+    """A set of addresses, found by bisection over the edges of merged ranges."""
 
-    __slots__ = ("_firsts", "_lasts", "includes_unix")
+    __slots__ = ("_ipv4", "_ipv6", "includes_unix")
 
     def __init__(self, entries: Iterable[str], *, option: str = "trusted_proxies") -> None:
         names = _checked(entries, option)
         self.includes_unix = UNIX in names
-        ranges = sorted(_ranges(names, option))
-        # Packed addresses of both families lie in one list: those of IPv4 are told apart by a
-        # leading byte, so no range of one family can hold an address of the other.
-        self._firsts: list[bytes] = []
-        self._lasts: list[bytes] = []
-        for first, last in ranges:
-            if self._lasts and first <= self._lasts[-1]:
-                self._lasts[-1] = max(self._lasts[-1], last)
-            else:
-                self._firsts.append(first)
-                self._lasts.append(last)
+        ranges = list(_ranges(names, option))
+        self._ipv4 = _edges(pair for pair in ranges if len(pair[0]) == 4)
+        self._ipv6 = _edges(pair for pair in ranges if len(pair[0]) == 16)
 
     def __contains__(self, address: str) -> bool:
         """Return whether a canonical address is one of these."""
-        if ":" in address:
-            packed = b"6" + inet_pton(AF_INET6, address)
-        else:
-            packed = b"4" + inet_pton(AF_INET, address)
-        at = bisect_right(self._firsts, packed) - 1
-        return at >= 0 and packed <= self._lasts[at]
+        if ":" not in address:
+            return bool(self.holds_ipv4(address))
+        return bisect_right(self._ipv6, inet_pton(AF_INET6, address)) % 2 == 1
+
+    def holds_ipv4(self, text: str) -> int | None:
+        """Return 1 if a text is a dotted address of these, 0 if not; None if it is no address."""
+        try:
+            packed = inet_pton(AF_INET, text)
+        except (OSError, ValueError):  # ValueError: an embedded null, a lone surrogate
+            return None
+        if not READS_STRICTLY and canonical_address(text) is None:
+            return None
+        return bisect_right(self._ipv4, packed) & 1
 
     def __bool__(self) -> bool:
-        return self.includes_unix or bool(self._firsts)
+        return self.includes_unix or bool(self._ipv4 or self._ipv6)
+
+
+def _edges(ranges: Iterable[_Range]) -> list[bytes]:
+    """Return where merged ranges begin and end, in turn: an odd number of them precede a member.
+
+    An end is the last member and a zero byte, the first text after it in the order of bytes.
+    """
+    edges: list[bytes] = []
+    for first, last in sorted(ranges):
+        end = last + b"\0"
+        if edges and first <= edges[-1]:
+            edges[-1] = max(edges[-1], end)
+        else:
+            edges += (first, end)
+    return edges
 
 
 def _checked(entries: object, option: str) -> Sequence[str]:
@@ -139,8 +153,8 @@ def _bounds(entry: str, packed: bytes, prefix: int, option: str) -> _Range:
             f"{option}: {entry!r} has host bits set; did you mean '{network}/{prefix}'?"
         )
     last = first | ((1 << host_bits) - 1)
-    family = b"4" if len(packed) == 4 else b"6"
-    return family + packed, family + last.to_bytes(len(packed))
+    # The unspecified address is nobody's, whatever network it lies in.
+    return max(first, 1).to_bytes(len(packed)), last.to_bytes(len(packed))
 
 
 def _spelled(packed: bytes) -> str:
