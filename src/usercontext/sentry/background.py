@@ -85,6 +85,12 @@ class BackgroundTransport:
     def abandon(self) -> None:
         """Forget, without closing, what the parent process has opened; called in a child."""
 
+    def before_fork(self) -> None:
+        """Put away what must not be open when this process forks."""
+
+    def after_fork_in_parent(self) -> None:
+        """Go on after a fork."""
+
     # What the client calls
 
     def has_room(self) -> bool:
@@ -304,6 +310,16 @@ class BackgroundTransport:
 _transports: WeakSet[BackgroundTransport] = WeakSet()
 
 
+def _before_fork() -> None:
+    for transport in list(_transports):
+        transport.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for transport in list(_transports):
+        transport.after_fork_in_parent()
+
+
 def _after_fork_in_child() -> None:
     own_work.depth = 0
     for transport in list(_transports):
@@ -311,7 +327,11 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
 
 
 def _warn_of_uwsgi_without_threads() -> None:
@@ -319,7 +339,7 @@ def _warn_of_uwsgi_without_threads() -> None:
 
     uwsgi = sys.modules.get("uwsgi")
     options = getattr(uwsgi, "opt", None)
-    if not options or options.get("enable-threads") or options.get("threads"):
+    if not isinstance(options, dict) or options.get("enable-threads") or options.get("threads"):
         return
     warn_once(
         "uwsgi without threads",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = ["SqliteStore", "follow_reports", "read_reports"]
 
 _HEADER = b"SQLite format 3\0"
 _BUSY_SECONDS = 5.0
+_FORK_SECONDS = 1.0
 _PAGE = 200
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reports (
@@ -79,6 +81,8 @@ class SqliteStore(BackgroundTransport):
         self._inode = 0
         self._abandoned: list[object] = []
         self._lost_one = False
+        self._file = threading.RLock()
+        self._forking = 0
         _check_writable(self._path)
         try:
             self._open().close()
@@ -94,7 +98,8 @@ class SqliteStore(BackgroundTransport):
             return "send_error"
         row = (event["event_id"], _timestamp(event), _identity(event), payload.decode())
         try:
-            self._write(row)
+            with self._file:
+                self._write(row)
         except (sqlite3.Error, OSError):
             self._lost_one = True
             self.release()
@@ -108,15 +113,35 @@ class SqliteStore(BackgroundTransport):
 
     def release(self) -> None:
         """Close the file."""
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            connection.close()
+        with self._file:
+            if self._connection is not None:
+                connection, self._connection = self._connection, None
+                connection.close()
 
     def abandon(self) -> None:
         """Keep the parent's connection unused: SQLite forbids even closing it in a child."""
-        self._abandoned.append(self._connection)
-        self._connection = None
+        if self._connection is not None:
+            self._abandoned.append(self._connection)
+            self._connection = None
+        self._file = threading.RLock()
         self._lost_one = False
+        self._forking = 0
+
+    def before_fork(self) -> None:
+        """Wait for the write under way, and close the file.
+
+        SQLite remembers per process what is locked: a child forked while the file is open finds
+        it locked for ever, by a connection that it cannot close.
+        """
+        if self._file.acquire(timeout=_FORK_SECONDS):
+            self._forking = threading.get_ident()
+            self._release_safely()
+
+    def after_fork_in_parent(self) -> None:
+        """Let the background thread write again."""
+        if self._forking == threading.get_ident():
+            self._forking = 0
+            self._file.release()
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Wait until all that was submitted before is written; False also if one could not be."""
