@@ -51,7 +51,7 @@ django.setup()
 
 
 def login(request: HttpRequest) -> HttpResponse:
-    """Log a customer in."""
+    """Log a customer in; a real shop has a form, and CsrfViewMiddleware too."""
     customer = authenticate(
         request, username=request.POST["username"], password=request.POST["password"]
     )

@@ -1,0 +1,95 @@
+"""README and docs: their code runs, their links lead somewhere, and the README is short."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+WITH_CODE = [page for page in PAGES if "```python" in page.read_text()]
+NEEDED = {"README": "fastapi", "tutorial": "fastapi"}  # other pages need what they are named for
+FRAMEWORKS = ("fastapi", "starlette", "flask", "django")
+
+ASK_TWICE = """
+from starlette.testclient import TestClient
+from usercontext.sentry import read_reports
+client = TestClient(page.app, raise_server_exceptions=False, client=("203.0.113.7", 50000))
+client.get("/orders/7", headers={"authorization": "Bearer ada's token"})
+client.get("/orders/7")
+page.usercontext.flush()
+names = [report["user"].get("username") for report in read_reports("reports.db")]
+assert names == ["ada", None], names
+"""
+
+
+def page_id(page: Path) -> str:
+    """Name a page in the test's id."""
+    return page.relative_to(ROOT).with_suffix("").as_posix()
+
+
+def run_page(page: Path, folder: Path, *, then: str = "") -> None:
+    """Run a page in an interpreter of its own, as it configures the process."""
+    program = f"import snippets, pathlib; page = snippets.run(pathlib.Path({str(page)!r}))\n{then}"
+    paths = [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths))}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=page_id)
+def test_the_code_runs(page: Path, tmp_path: Path) -> None:
+    """Whoever copies the code of a page, block by block, has a program that does what it says."""
+    needed = NEEDED.get(page.stem, page.stem if page.stem in FRAMEWORKS else "")
+    if needed:
+        pytest.importorskip(needed)
+        pytest.importorskip("httpx")
+    run_page(page, tmp_path)
+
+
+def test_the_example_names_its_user(tmp_path: Path) -> None:
+    """The README's example reports what the text under it says: ada, then nobody."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("httpx")
+    run_page(README, tmp_path, then=ASK_TWICE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every link to a file of the project names one that is there."""
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_the_readme_is_short() -> None:
+    """Who opens the README has read it in two minutes: long matter stands in the docs."""
+    assert 200 <= len(README.read_text().split()) <= 600
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_framework_pages_share_a_template(framework: str) -> None:
+    """Every framework's page answers the same questions in the same order."""
+    text = (ROOT / "docs" / "frameworks" / f"{framework}.md").read_text()
+    titles = [title.split(" in ")[0] for title in re.findall(r"^## (.+)$", text, re.MULTILINE)]
+    assert titles == [
+        "Install",
+        "Enable",
+        "The user",
+        "What is reported",
+        "Where to put it",
+        "Check it",
+    ]
