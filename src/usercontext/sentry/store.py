@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -30,7 +31,6 @@ __all__ = ["SqliteStore", "follow_reports", "read_reports"]
 _HEADER = b"SQLite format 3\0"
 _BUSY_SECONDS = 5.0
 _FORK_SECONDS = 1.0
-_PAGE = 200
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reports (
     event_id TEXT PRIMARY KEY,
@@ -191,11 +191,14 @@ class SqliteStore(BackgroundTransport):
         return connection
 
 
-def read_reports(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+def read_reports(
+    path: str | os.PathLike[str], *, until: int | None = None
+) -> Iterator[dict[str, Any]]:
     """Return an iterator of the events kept in a file, oldest first.
 
     Args:
         path: the file, or the `sqlite:///` DSN that names it.
+        until: a mark of `follow_reports`: nothing that was written after it.
 
     Raises:
         ConfigurationError: there is no such file, or it does not hold reports.
@@ -203,7 +206,7 @@ def read_reports(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     file = existing_file(path)
     with closing(_connect_to_read(file)):
         pass  # Now rather than when the first report is asked for.
-    return (event for _, event in _rows(file, "timestamp, rowid"))
+    return _events(file, sys.maxsize if until is None else until)
 
 
 def follow_reports(
@@ -240,16 +243,16 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def _rows(file: Path, order: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows in short reads: an open one would keep SQLite from tidying up."""
+def _events(file: Path, until: int) -> Iterator[dict[str, Any]]:
+    """Yield the events in short reads: an open one would keep SQLite from tidying up."""
     with closing(_connect_to_read(file)) as connection:
-        ids = [row for (row,) in connection.execute(f"SELECT rowid FROM reports ORDER BY {order}")]  # noqa: S608
-        for start in range(0, len(ids), _PAGE):
-            page = ids[start : start + _PAGE]
-            marks = ",".join("?" * len(page))
-            query = f"SELECT rowid, payload FROM reports WHERE rowid IN ({marks})"  # noqa: S608
-            found = dict(connection.execute(query, page).fetchall())
-            yield from ((row, json.loads(found[row])) for row in page if row in found)
+        rows = connection.execute(
+            "SELECT rowid FROM reports WHERE rowid <= ? ORDER BY timestamp, rowid", (until,)
+        ).fetchall()
+        for row in rows:
+            found = connection.execute("SELECT payload FROM reports WHERE rowid = ?", row)
+            for (payload,) in found.fetchall():
+                yield json.loads(payload)
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

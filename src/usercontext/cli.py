@@ -1,0 +1,201 @@
+"""The command line: `usercontext reports PATH` shows the reports kept in an SQLite file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import deque
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from usercontext._version import __version__
+from usercontext.exceptions import ConfigurationError
+from usercontext.sentry.store import follow_reports, read_reports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = ["main"]
+
+_POLL_SECONDS = 0.5
+#: Beside the identity ("id:7"), what `--user` is compared with.
+_USER_FIELDS = ("id", "username", "email", "ip_address")
+
+
+class _Row(NamedTuple):
+    """What the table shows of a report."""
+
+    time: str
+    level: str
+    user: str
+    address: str
+    what: str
+    where: str
+
+
+_HEADINGS = _Row("TIME", "LEVEL", "USER", "ADDRESS", "WHAT", "WHERE")
+_WIDTHS = _Row(*map(str, (19, 7, 24, 15, 48, 40)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, or 2 with an explanation on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        _reports(options)
+    except ConfigurationError as error:
+        print(f"usercontext: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 0  # The way to end --follow.
+    except BrokenPipeError:
+        # Whoever read has enough (`| head`). Python would complain at exit, flushing stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="usercontext",
+        description="Say once who makes a request; every report names that user.",
+    )
+    parser.add_argument("--version", action="version", version=f"usercontext {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    reports = commands.add_parser(
+        "reports",
+        help="show the reports kept in an SQLite file",
+        description='Show the reports that a DSN like "sqlite:///reports.db" keeps, oldest first.',
+    )
+    reports.add_argument("path", metavar="PATH", help="the file, or the DSN that names it")
+    reports.add_argument(
+        "--user", metavar="ID", help='only of this id, username, email, address, or "id:ID"'
+    )
+    reports.add_argument("--limit", metavar="N", type=_count, help="only the newest N")
+    reports.add_argument("--json", action="store_true", help="one report a line, as JSON")
+    reports.add_argument("--follow", action="store_true", help="go on showing new ones")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _reports(options: argparse.Namespace) -> None:
+    mark = follow_reports(options.path)[1]
+    reports = _of_user(read_reports(options.path, until=mark), options.user)
+    if options.limit is not None:
+        reports = iter(deque(reports, maxlen=options.limit))
+    show = _show_json if options.json else _Table(is_open_ended=options.follow)
+    show(reports)
+    while options.follow:
+        sys.stdout.flush()
+        time.sleep(_POLL_SECONDS)
+        new, mark = follow_reports(options.path, mark)
+        show(_of_user(new, options.user))
+    sys.stdout.flush()
+
+
+def _of_user(reports: Iterable[dict[str, Any]], wanted: str | None) -> Iterator[dict[str, Any]]:
+    return (report for report in reports if wanted is None or _names(report, wanted))
+
+
+def _names(report: dict[str, Any], wanted: str) -> bool:
+    user = _user(report)
+    values = [str(user[field]) for field in _USER_FIELDS if user.get(field)]
+    return wanted in values or wanted == _identity(user)
+
+
+def _show_json(reports: Iterable[dict[str, Any]]) -> None:
+    for report in reports:
+        # ASCII, so that no control character reaches the terminal.
+        print(json.dumps(report, separators=(",", ":")))
+
+
+class _Table:
+    """Prints rows in columns: as wide as the rows need, or fixed where more are to come."""
+
+    def __init__(self, *, is_open_ended: bool) -> None:
+        self._is_open_ended = is_open_ended
+        self._widths: list[int] = []
+
+    def __call__(self, reports: Iterable[dict[str, Any]]) -> None:
+        rows = [_row(report) for report in reports]
+        if not self._widths:
+            self._widths = self._measure(rows)
+            self._print(_HEADINGS)
+        for row in rows:
+            self._print(row)
+
+    def _measure(self, rows: list[_Row]) -> list[int]:
+        most = [int(width) for width in _WIDTHS]
+        if self._is_open_ended:
+            return most
+        needed = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
+        return [min(pair) for pair in zip(needed, most, strict=True)]
+
+    def _print(self, row: _Row) -> None:
+        *cells, last = row
+        padded = [
+            _cut(cell, width).ljust(width) for cell, width in zip(cells, self._widths, strict=False)
+        ]
+        print("  ".join([*padded, last]).rstrip())
+
+
+def _row(report: dict[str, Any]) -> _Row:
+    user = _user(report)
+    request = _dict(report, "request")
+    cells = (
+        _time(report.get("timestamp")),
+        str(report.get("level") or "-"),
+        _identity(user) or "-",
+        str(user.get("ip_address") or _dict(request, "env").get("REMOTE_ADDR") or "-"),
+        _what(report),
+        str(report.get("transaction") or request.get("url") or "-"),
+    )
+    return _Row(*map(_visible, cells))
+
+
+def _dict(of: dict[str, Any], key: str) -> dict[str, Any]:
+    value = of.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _user(report: dict[str, Any]) -> dict[str, Any]:
+    return _dict(report, "user")
+
+
+def _identity(user: dict[str, Any]) -> str | None:
+    for field in _USER_FIELDS:
+        if user.get(field):
+            return f"{field.removesuffix('_address')}:{user[field]}"
+    return None
+
+
+def _time(timestamp: object) -> str:
+    if not isinstance(timestamp, int | float):
+        return "-"
+    return datetime.fromtimestamp(timestamp, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _what(report: dict[str, Any]) -> str:
+    values = _dict(report, "exception").get("values")
+    if isinstance(values, list) and values and isinstance(values[-1], dict):
+        return f"{values[-1].get('type')}: {values[-1].get('value')}"
+    message = _dict(report, "logentry")
+    return str(message.get("formatted") or message.get("message") or "-")
+
+
+def _visible(text: str) -> str:
+    """Return a text whose control characters a terminal shows instead of obeying."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
