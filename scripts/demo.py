@@ -546,7 +546,8 @@ def _conclude(
     reports = list(read_reports(reports_path)) if reports_path.exists() else []
     findings = _hold_against(expected, reports)
     wrong = sum(not finding.right for finding in findings)
-    screen.say(f"  {len(requests)} requests over {2 * CONNECTIONS} kept-alive connections\n")
+    lines = {(request.server, request.connection) for request in requests}
+    screen.say(f"  {len(requests)} requests over {len(lines)} kept-alive connections\n")
     screen.table(findings)
     closing = f"{len(reports)} reports, {wrong} mismatches"
     screen.say("\n" + screen.paint(closing, 31 if wrong else 32, 1))
