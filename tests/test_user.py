@@ -622,7 +622,7 @@ values = st.recursive(
         | inner.map(lambda value: SimpleNamespace(id=value, email=value, username=value))
         | inner.map(lambda value: UserDict(id=value, plan=value))
     ),
-    max_leaves=12,
+    max_leaves=6,
 )
 keys = st.sampled_from(["id", "username", "email", "ip_address", "name", "self"]) | st.text()
 

@@ -29,6 +29,8 @@ _MAX_BITS = 63
 # Printing an integer takes the square of its length, and past 4,300 digits Python refuses.
 _MAX_PRINTED_BITS = 3300
 
+_NO_JSON = object()
+
 _SEPARATOR = len(", ")
 _COLON = len(": ")
 _CUT_SIZE = len(f'"{CUT}": true, ')
@@ -121,11 +123,16 @@ class _Copier:
             )
         if issubclass(type(value), (list, tuple)):
             return self._sequence(value, depth) if depth <= _MAX_DEPTH else self._text(CUT)
-        value = self._scalar(value)
-        if type(value) is str:
-            return self._text(value)
-        self._take(len(repr(value)))
-        return value
+        scalar = _scalar(value)
+        if scalar is _NO_JSON:
+            raise InvalidUserError(
+                f"{self._extra} is, or holds, a value of type {kind_of(value)}: give strings, "
+                "numbers, booleans, None, lists, mappings, datetimes, Decimals, Enums or UUIDs"
+            )
+        if type(scalar) is str:
+            return self._text(scalar)
+        self._take(len(repr(scalar)))
+        return scalar
 
     def _mapping(self, items: Iterable[tuple[Any, Any]], depth: int) -> dict[str, Any]:
         self._take(len("{}") + self._reserved)
@@ -163,11 +170,12 @@ class _Copier:
             raise _FullError
 
     def _key(self, key: Any, depth: int) -> str:
-        text = self._scalar(key)
+        text = _scalar(key)
         if type(text) is int:
             text = str(text)
         if type(text) is not str:
-            raise InvalidUserError(f"a key of an extra is of type {kind_of(key)}: give a string")
+            owner = f"a key of {self._extra}" if depth else "a key of the extra values"
+            raise InvalidUserError(f"{owner} is of type {kind_of(key)}: give a string")
         if depth == 0:
             self._extra = f"extra {text!r}" if text.isidentifier() else "an extra"
         self._take(_COLON + _SEPARATOR)
@@ -178,33 +186,32 @@ class _Copier:
         self._take(_json_size(text))
         return text
 
-    def _scalar(self, value: Any) -> Any:
-        kind = type(value)
-        if kind is str or kind is bool or value is None:
-            return value
-        if is_of(value, "enum", "Enum"):
-            return _enum_text(value)
-        if issubclass(kind, str):
-            return plain_text(value)
-        if issubclass(kind, int):
-            return _bounded_integer(int.__pos__(value))
-        if issubclass(kind, float):
-            number = float.__pos__(value)
-            return number if isfinite(number) else str(number)  # JSON has no NaN
-        if is_of(value, "uuid", "UUID") or is_of(value, "decimal", "Decimal"):
-            return plain_text(str(value))
-        if is_of(value, "datetime", "date") or is_of(value, "datetime", "time"):
-            return plain_text(value.isoformat())
-        raise InvalidUserError(
-            f"{self._extra} is, or holds, a value of type {kind_of(value)}: give strings, numbers, "
-            "booleans, None, lists, mappings, datetimes, Decimals, Enums or UUIDs"
-        )
-
 
 def _items_of(mapping: Any) -> Iterable[tuple[Any, Any]]:
     if type(mapping) is dict:
         return mapping.items()
     return ((key, mapping[key]) for key in mapping.keys())  # noqa: SIM118 - rows iterate values
+
+
+def _scalar(value: Any) -> Any:
+    """Return the JSON value of anything but a container; `_NO_JSON` if there is none."""
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return value
+    if is_of(value, "enum", "Enum"):
+        return _enum_text(value)
+    if issubclass(kind, str):
+        return plain_text(value)
+    if issubclass(kind, int):
+        return _bounded_integer(int.__pos__(value))
+    if issubclass(kind, float):
+        number = float.__pos__(value)
+        return number if isfinite(number) else str(number)  # JSON has neither NaN nor infinity
+    if is_of(value, "uuid", "UUID") or is_of(value, "decimal", "Decimal"):
+        return plain_text(str(value))
+    if is_of(value, "datetime", "date") or is_of(value, "datetime", "time"):
+        return plain_text(value.isoformat())
+    return _NO_JSON
 
 
 def _enum_text(member: Any) -> str:
