@@ -31,8 +31,8 @@ __all__ = [
 
 _TRANSPORT_METHODS = ("has_room", "submit", "discard", "flush", "close", "stats")
 # What servers accept; anything else they drop, with an error in every single event.
-_ENVIRONMENT = re.compile(r"(?!none\Z)[^\x00-\x1f/]{1,64}", re.IGNORECASE)
-_RELEASE = re.compile(r"(?!(?:\.|\.\.|latest)\Z)[^\x00-\x1f/\\]{1,250}", re.IGNORECASE)
+_ENVIRONMENT = re.compile(r"(?!(?:\.|\.\.|none)\Z)[^\x00-\x1f/\\]{1,64}", re.IGNORECASE)
+_RELEASE = re.compile(r"(?!(?:\.|\.\.|latest)\Z)[^\x00-\x1f/\\]{1,200}", re.IGNORECASE)
 # Of a code object: coroutine, iterable coroutine or asynchronous generator (module inspect).
 _ASYNC = 0x80 | 0x100 | 0x200
 
@@ -44,7 +44,7 @@ def environment(value: object) -> str:
     if isinstance(value, str) and value.strip() == value and _ENVIRONMENT.fullmatch(value):
         return value
     raise ConfigurationError(
-        'environment must be 1 to 64 characters without "/" and line breaks, and not "none": '
+        'environment must be 1 to 64 characters without "/", "\\" and line breaks, and not "none": '
         'write environment="production" or leave it out'
     )
 
@@ -56,7 +56,7 @@ def release(value: object) -> str | None:
     if isinstance(value, str) and value.strip() == value and _RELEASE.fullmatch(value):
         return value
     raise ConfigurationError(
-        'release must be 1 to 250 characters without "/", "\\" and line breaks, and not "." or '
+        'release must be 1 to 200 characters without "/", "\\" and line breaks, and not "." or '
         '"latest": write release="myapp@1.2.3" or leave it out'
     )
 
