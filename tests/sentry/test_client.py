@@ -496,6 +496,7 @@ def test_bad_dsn() -> None:
 
 def test_no_file_of_certificates() -> None:
     """A file of certificates that cannot be read is refused."""
+    pytest.importorskip("httpx")
     with pytest.raises(ConfigurationError, match="ca_certs"):
         SentryClient("https://key@host/1", ca_certs="/does/not/exist.pem")
 
