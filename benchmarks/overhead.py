@@ -122,8 +122,15 @@ class Instructions:
         self._folder = folder
         self._library = self._compile()
 
-    def count(self, name: str) -> float:
-        """Return the instructions of one request."""
+    def count(self, name: str) -> float | None:
+        """Return the instructions of one request, None if they cannot be counted."""
+        try:
+            return self._count(name)
+        except RuntimeError as error:
+            print(f"overhead.py: {error}", file=sys.stderr)
+            return None
+
+    def _count(self, name: str) -> float:
         if self._library is not None:
             return self._run(name, COUNTED_REQUESTS) / COUNTED_REQUESTS
         longer = self._run(name, 2 * COUNTED_REQUESTS)
@@ -235,6 +242,8 @@ def _count(results: list[Result], progress: Progress) -> None:
         for done, (result, count) in enumerate(zip(results, counts, strict=True), 1):
             progress.say(f"counting instructions, {done} of {len(results)}")
             result.instructions = count
+            if count is None:
+                result.verdict = "" if result.peer else "failed"
 
 
 def _subtract_bare(results: list[Result]) -> None:
@@ -256,7 +265,7 @@ def _judge(results: list[Result]) -> None:
     counts = {r.name: r.instructions for r in results if r.instructions is not None}
     for row in ROWS:
         result = next((r for r in results if r.name == row.name), None)
-        if result is None or result.absent or row.limit is None:
+        if result is None or row.limit is None or row.name not in counts:
             continue
         if not counts.keys() >= set(row.needs):
             continue

@@ -67,7 +67,7 @@ def test_a_report_of_nobody_must_not_name_somebody(demo: Any) -> None:
 
 
 def test_every_connection_is_shared(demo: Any) -> None:
-    """On each connection customers and nobody follow each other, with large bodies before nobody."""
+    """On each connection customers and nobody take turns, and nobody follows large bodies."""
     for conversation in demo.Plan(1).conversations("fastapi", 36):
         assert len({request.sender for request in conversation}) > 2
         large = [i for i, request in enumerate(conversation) if request.body]
