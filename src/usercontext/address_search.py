@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HiddenAddresses", "find_addresses"]
 
-_IPV4 = re.compile(r"(?<!\d)(?<!\d\.)\d{1,3}(?:\.\d{1,3}){3}(?!\d)(?!\.\d)", re.ASCII)
+_IPV4 = re.compile(r"(?<!\d)\d{1,3}(?:\.\d{1,3}){3}(?!\d)", re.ASCII)
 # Anything that might be IPv6, judged below: a pattern of the whole grammar would be slower, and
 # no shorter than this is bounded on hostile text.
 _IPV6_RUN = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", re.ASCII)
