@@ -1,0 +1,134 @@
+"""Imports point one way: a module knows those above it in `LAYERS`, and none below."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import usercontext
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(usercontext.__file__).parent
+
+# From what knows nothing to what knows all. A new module has its place here, and imports only
+# from earlier lines or its own; a package stands for all that is in it.
+LAYERS = [
+    # words, and the place where failures are logged
+    ["_version", "exceptions", "types", "diagnostics"],
+    # rules: no I/O, no framework, no request in sight
+    [
+        "address",
+        "address_search",
+        "collected_data",
+        "extra_values",
+        "selectors",
+        "sensitive",
+        "trusted_networks",
+    ],
+    ["user", "client_ip", "anonymize"],
+    ["request_payload", "request_data", "privacy"],
+    # the request's record, and the configured pipeline
+    ["options", "event_loop", "record", "resolution"],
+    ["context"],
+    ["scope", "capture"],
+    # who calls us
+    ["asgi", "wsgi"],
+    ["frameworks"],
+    # whom we call
+    ["clients"],
+    ["sentry"],
+    # all of it together
+    ["initialise"],
+    [""],
+    ["testing", "pytest_plugin", "cli", "__main__"],
+]
+LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+# What is not of the standard library, and the only files that may import it.
+OPTIONAL = {
+    "asgi": {"starlette"},
+    "wsgi": {"werkzeug"},
+    "event_loop": {"gevent", "trio"},
+    "frameworks.django": {"django", "asgiref"},
+    "frameworks.flask": {"flask", "werkzeug"},
+    "pytest_plugin": {"pytest"},
+    "sentry.transport": {"httpx", "httpx2"},
+}
+
+
+def name_of(path: Path) -> str:
+    """Name a module of ours by its dotted path below `usercontext`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield what a file imports when it is run, by full names, those of functions included."""
+
+    def statements(node: ast.AST) -> Iterator[ast.AST]:
+        yield node
+        inner = ast.iter_child_nodes(node)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            inner = iter(node.orelse)
+        for child in inner:
+            yield from statements(child)
+
+    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def ours_among(names: Iterator[str]) -> set[str]:
+    """Return the modules of ours that are meant by full names."""
+    found = set()
+    for name in names:
+        package, _, rest = name.partition(".")
+        if package == "usercontext":
+            # `from usercontext.user import User` names a class: the module is one part shorter.
+            found.add(rest if rest in MODULES else rest.rpartition(".")[0])
+    return found
+
+
+def level_of(module: str) -> int:
+    """Return the line of `LAYERS` that a module stands in."""
+    return LEVELS[module.partition(".")[0]]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_a_layer(module: str) -> None:
+    """A new module is given its place in `LAYERS`."""
+    assert module.partition(".")[0] in LEVELS
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_upwards(module: str) -> None:
+    """A module imports from earlier layers or its own, inside functions as well."""
+    used = ours_among(imports_of(MODULES[module]))
+    assert {name for name in used if level_of(name) > level_of(module)} == set()
+
+
+def test_there_are_no_cycles() -> None:
+    """No module needs itself, directly or through others, not even inside a function."""
+    graph = {module: ours_among(imports_of(path)) for module, path in MODULES.items()}
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith("clients.")])
+def test_optional_packages_stay_in_their_files(module: str) -> None:
+    """What is not of the standard library is imported where it is due, and nowhere else."""
+    packages = {name.partition(".")[0] for name in imports_of(MODULES[module])}
+    foreign = packages - sys.stdlib_module_names - {"usercontext"}
+    assert foreign <= OPTIONAL.get(module, set())
