@@ -1,0 +1,193 @@
+"""Every scene as views of Django: settings, URLs and a middleware of the app."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import django
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.urls import path
+
+from . import scenes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def configure() -> None:
+    """Set Django up without a project, our middleware first."""
+    settings.configure(
+        ALLOWED_HOSTS=["*"],
+        DEBUG=False,
+        LOGGING_CONFIG=None,
+        MIDDLEWARE=[
+            "usercontext.frameworks.django.UserContextMiddleware",
+            f"{__name__}.app_middleware",
+        ],
+        ROOT_URLCONF=__name__,
+        SECRET_KEY="for tests only",
+    )
+    django.setup()
+
+
+def view(scene: Callable[..., Any]) -> Any:
+    """Serve a scene synchronously."""
+
+    def serve(request: HttpRequest) -> HttpResponse:
+        return JsonResponse(scene(request.headers))
+
+    return serve
+
+
+def async_view(scene: Callable[..., Any]) -> Any:
+    """Serve an asynchronous scene."""
+
+    async def serve(request: HttpRequest) -> HttpResponse:
+        return JsonResponse(await scene(request.headers))
+
+    return serve
+
+
+def stream(scene: Callable[..., Any]) -> Any:
+    """Serve a scene that yields."""
+
+    def serve(request: HttpRequest) -> StreamingHttpResponse:
+        scenes.set_if_asked(request.headers)
+        return StreamingHttpResponse(scene(request.headers), content_type="text/plain")
+
+    return serve
+
+
+def async_stream(scene: Callable[..., Any]) -> Any:
+    """Serve a scene that yields asynchronously."""
+
+    async def serve(request: HttpRequest) -> StreamingHttpResponse:
+        scenes.set_if_asked(request.headers)
+        return StreamingHttpResponse(scene(request.headers), content_type="text/plain")
+
+    return serve
+
+
+def whoami(request: HttpRequest) -> HttpResponse:
+    """Say who it is after the body has been read."""
+    len(request.body)
+    return JsonResponse(scenes.whoami(request.headers))
+
+
+async def async_whoami(request: HttpRequest) -> HttpResponse:
+    """Say who it is after the body has been read, in the event loop."""
+    len(request.body)
+    return JsonResponse(scenes.whoami(request.headers))
+
+
+class _Closing(JsonResponse):
+    """Looks at the user when the response is closed."""
+
+    asked: Any = None
+
+    def close(self) -> None:
+        """Tell who is seen, then close."""
+        scenes.background_thread(self.asked)
+        super().close()
+
+
+def on_close(request: HttpRequest) -> HttpResponse:
+    """Answer, then look at the user when the response is closed."""
+    response = _Closing(scenes.whoami(request.headers))
+    response.asked = request.headers
+    return response
+
+
+def sub_requests(request: HttpRequest) -> HttpResponse:
+    """Send requests to this very app over WSGI."""
+    return JsonResponse(scenes.sub_requests_wsgi(scenes.this_app(), request.headers))
+
+
+async def async_sub_requests(request: HttpRequest) -> HttpResponse:
+    """Send requests to this very app over ASGI."""
+    return JsonResponse(await scenes.sub_requests(scenes.this_app(), request.headers))
+
+
+def thousand(request: HttpRequest) -> HttpResponse:
+    """Send 1,000 requests to this very app over WSGI."""
+    return JsonResponse(scenes.thousand_wsgi(scenes.this_app()))
+
+
+async def async_thousand(request: HttpRequest) -> HttpResponse:
+    """Send 1,000 requests to this very app over ASGI."""
+    return JsonResponse(await scenes.thousand(scenes.this_app()))
+
+
+class _AppMiddleware:
+    """A middleware of the app, inside ours: sees the user of the endpoint and its errors."""
+
+    async_capable = sync_capable = True
+
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+        if iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> Any:
+        """Tell whom a middleware sees when the view is done."""
+        if iscoroutinefunction(self.get_response):
+            return self._asynchronously(request)
+        return self._marked(self.get_response(request))
+
+    async def _asynchronously(self, request: HttpRequest) -> Any:
+        return self._marked(await self.get_response(request))
+
+    def _marked(self, response: Any) -> Any:
+        response["x-middleware"] = str(scenes.who())
+        return response
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        """Answer for the errors that the app handles."""
+        if isinstance(error, scenes.HandledError):
+            return JsonResponse(scenes.report_handled(error), status=409)
+        return None
+
+
+app_middleware = _AppMiddleware
+
+
+def handler500(request: HttpRequest) -> HttpResponse:
+    """Answer for every other error."""
+    seen = {"current": scenes.who(), "request": scenes.who(request=request)}
+    return JsonResponse(seen, status=500)
+
+
+urlpatterns: list[Any] = [
+    path("whoami", whoami),
+    path("interleave-sync", view(scenes.interleave_threads)),
+    path("threads-sync", view(scenes.threads)),
+    path("background", on_close),
+    path("stream-sync", stream(scenes.chunks)),
+    path("stream-plain", stream(scenes.chunks)),
+    path("stream-sync-failing", stream(scenes.failing_chunks)),
+    path("stream-sync-endless", stream(scenes.endless_chunks)),
+    path("boom", view(scenes.boom)),
+    path("handled", view(scenes.handled)),
+    path("message", view(scenes.report_message)),
+    path("sub-requests", sub_requests),
+    path("thousand", thousand),
+]
+
+async_urlpatterns: list[Any] = [
+    path("whoami", async_whoami),
+    path("whoami-sync", whoami),
+    path("interleave", async_view(scenes.interleave)),
+    path("threads", async_view(scenes.threads_of_a_loop)),
+    path("tasks", async_view(scenes.tasks)),
+    path("detach", async_view(scenes.detach)),
+    path("release", async_view(scenes.release)),
+    path("stream", async_stream(scenes.async_chunks)),
+    path("stream-failing", async_stream(scenes.async_failing_chunks)),
+    path("stream-endless", async_stream(scenes.async_endless_chunks)),
+    path("collect", view(scenes.collect)),
+    path("lifespan", async_view(scenes.lifespan)),
+    path("sub-requests", async_sub_requests),
+    path("thousand", async_thousand),
+]

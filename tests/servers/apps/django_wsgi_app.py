@@ -1,0 +1,28 @@
+"""Every scene on Django over WSGI, our middleware around it and in its `MIDDLEWARE`."""
+
+from __future__ import annotations
+
+from django.core.wsgi import get_wsgi_application
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+import usercontext.wsgi
+
+from . import django_views, scenes
+from .outside import OutsideWSGI
+
+scenes.start()
+django_views.configure()
+
+middleware = usercontext.wsgi.UserContextMiddleware
+below = {
+    "/mounted/wsgi": middleware(scenes.mounted_wsgi),
+    "/mounted/wsgi-own": middleware(scenes.mounted_wsgi, resolver=scenes.inner_resolver),
+    "/raw/write": scenes.raw_write,
+    "/raw/file": scenes.raw_file,
+    "/raw/list": scenes.raw_list,
+    "/raw/boom": scenes.raw_boom,
+    "/raw/broken-close": scenes.raw_broken_close,
+}
+once = middleware(DispatcherMiddleware(get_wsgi_application(), below), resolver=scenes.resolver)
+twice = middleware(once, resolver=scenes.resolver)
+application = scenes.publish(OutsideWSGI(once, {"/twice": twice}))

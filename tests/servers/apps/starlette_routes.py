@@ -1,0 +1,187 @@
+"""Every scene as routes of Starlette, which FastAPI takes as well."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable  # noqa: TC003
+from typing import Any
+
+from a2wsgi import WSGIMiddleware
+from starlette.applications import Starlette  # noqa: TC002 - FastAPI reads it
+from starlette.background import BackgroundTasks
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request  # noqa: TC002 - FastAPI reads it
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+import usercontext.asgi
+import usercontext.wsgi
+
+from . import scenes
+from .outside import OutsideASGI
+
+
+def endpoint(scene: Callable[..., Any]) -> Any:
+    """Serve an asynchronous scene."""
+
+    async def serve(request: Request) -> Response:
+        return JSONResponse(await scene(request.headers))
+
+    return serve
+
+
+def sync_endpoint(scene: Callable[..., Any]) -> Any:
+    """Serve a scene in Starlette's threadpool."""
+
+    def serve(request: Request) -> Response:
+        return JSONResponse(scene(request.headers))
+
+    return serve
+
+
+def stream(scene: Callable[..., Any]) -> Any:
+    """Serve a scene that yields."""
+
+    async def serve(request: Request) -> Response:
+        scenes.set_if_asked(request.headers)
+        return StreamingResponse(scene(request.headers), media_type="text/plain")
+
+    return serve
+
+
+async def whoami(request: Request) -> Response:
+    """Say who it is after the body has been read."""
+    await request.body()
+    return JSONResponse(scenes.whoami(request.headers))
+
+
+async def background(request: Request) -> Response:
+    """Answer, then look at the user in background tasks."""
+    later = BackgroundTasks()
+    later.add_task(scenes.background, request.headers)
+    later.add_task(scenes.background_thread, request.headers)
+    return JSONResponse(scenes.whoami(request.headers), background=later)
+
+
+async def file(request: Request) -> Response:
+    """Answer with a file."""
+    scenes.set_if_asked(request.headers)
+    return FileResponse(scenes.FILE)
+
+
+async def sub_requests(request: Request) -> Response:
+    """Send requests to this very app."""
+    return JSONResponse(await scenes.sub_requests(scenes.this_app(), request.headers))
+
+
+async def thousand(request: Request) -> Response:
+    """Send 1,000 requests to this very app."""
+    return JSONResponse(await scenes.thousand(scenes.this_app().variants["/bare"]))
+
+
+async def websocket(socket: WebSocket) -> None:
+    """Answer each message with who is seen."""
+    await socket.accept()
+    with contextlib.suppress(WebSocketDisconnect):
+        while True:
+            await socket.send_text(await scenes.websocket_answer(await socket.receive_text()))
+    scenes.observe(socket.headers, "closed", scenes.who())
+
+
+async def on_handled(request: Request, error: Exception) -> Response:
+    """Answer for an error that the app handles."""
+    return JSONResponse(scenes.report_handled(error), status_code=409)
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Answer for every other error, outside all middlewares that were added."""
+    seen = {"request": scenes.who(request=request), "error": scenes.who(error=error)}
+    return JSONResponse(seen, status_code=500)
+
+
+async def inner_middleware(request: Request, call_next: Any) -> Response:
+    """Tell whom a middleware inside ours sees when the endpoint is done."""
+    response: Response = await call_next(request)
+    response.headers["x-middleware"] = str(scenes.who())
+    return response
+
+
+async def outer_middleware(request: Request, call_next: Any) -> Response:
+    """Tell whom a middleware outside ours finds by the request."""
+    response: Response = await call_next(request)
+    response.headers["x-outer-middleware"] = str(scenes.who(request=request))
+    return response
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    """Look at the user where there is no request."""
+    task = await scenes.lifespan_starts()
+    yield
+    task.cancel()
+
+
+ROUTES: dict[str, Any] = {
+    "/whoami": whoami,
+    "/whoami-sync": sync_endpoint(scenes.whoami),
+    "/interleave": endpoint(scenes.interleave),
+    "/interleave-sync": sync_endpoint(scenes.interleave_threads),
+    "/threads": endpoint(scenes.threads_of_a_loop),
+    "/threads-sync": sync_endpoint(scenes.threads),
+    "/tasks": endpoint(scenes.tasks),
+    "/detach": endpoint(scenes.detach),
+    "/release": endpoint(scenes.release),
+    "/background": background,
+    "/stream": stream(scenes.async_chunks),
+    "/stream-sync": stream(scenes.chunks),
+    "/stream-failing": stream(scenes.async_failing_chunks),
+    "/stream-sync-failing": stream(scenes.failing_chunks),
+    "/stream-endless": stream(scenes.async_endless_chunks),
+    "/stream-sync-endless": stream(scenes.endless_chunks),
+    "/file": file,
+    "/collect": sync_endpoint(scenes.collect),
+    "/boom": sync_endpoint(scenes.boom),
+    "/handled": sync_endpoint(scenes.handled),
+    "/message": sync_endpoint(scenes.report_message),
+    "/lifespan": endpoint(scenes.lifespan),
+    "/sub-requests": sub_requests,
+    "/thousand": thousand,
+}
+
+
+def mounts() -> list[Any]:
+    """Mount apps of both kinds, with our middleware inside and without a resolver or with one."""
+    inside_asgi = usercontext.asgi.UserContextMiddleware
+    inside_wsgi = usercontext.wsgi.UserContextMiddleware
+    own = {"resolver": scenes.inner_resolver}
+    return [
+        Mount("/mounted/asgi", inside_asgi(scenes.mounted_asgi)),
+        Mount("/mounted/asgi-own", inside_asgi(scenes.mounted_asgi, **own)),
+        Mount("/mounted/wsgi", WSGIMiddleware(inside_wsgi(scenes.mounted_wsgi))),
+        Mount("/mounted/wsgi-own", WSGIMiddleware(inside_wsgi(scenes.mounted_wsgi, **own))),
+    ]
+
+
+WEBSOCKET = WebSocketRoute("/websocket", websocket)
+ERRORS: dict[Any, Any] = {scenes.HandledError: on_handled, Exception: on_error}
+
+
+def add_middlewares(app: Starlette, *, times: int) -> None:
+    """Add ours so many times, with a middleware of the app inside and one outside of it."""
+    app.add_middleware(BaseHTTPMiddleware, dispatch=inner_middleware)
+    for _ in range(times):
+        app.add_middleware(usercontext.asgi.UserContextMiddleware, resolver=scenes.resolver)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=outer_middleware)
+
+
+def serve(build: Callable[[], Starlette]) -> OutsideASGI:
+    """Return the app with ours added once, twice, or wrapped around it."""
+    once, twice, wrapped, bare = build(), build(), build(), build()
+    add_middlewares(once, times=1)
+    add_middlewares(twice, times=2)
+    add_middlewares(wrapped, times=0)
+    around = usercontext.asgi.UserContextMiddleware(wrapped, resolver=scenes.resolver)
+    # Without Starlette's own middlewares, each of which makes a request ten times as slow.
+    bare.add_middleware(usercontext.asgi.UserContextMiddleware, resolver=scenes.resolver)
+    return OutsideASGI(once, {"/twice": twice, "/wrapped": around, "/bare": bare})

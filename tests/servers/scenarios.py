@@ -1,0 +1,760 @@
+"""What every framework and server pair must pass.
+
+A scenario is a function of a `Target`; its docstring is the fact that it shows. Users are named
+anew for each request, so that one who turns up elsewhere is always a leak.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tests.servers.driver import Asked, Connection, ConnectionLostError, Observer, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.servers.servers import Running, Server
+
+__all__ = ["FRAMEWORKS", "SCENARIOS", "Framework", "Scenario", "Target"]
+
+LARGE = b"x" * 200_000
+NOBODY = "nobody"
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Framework:
+    """A framework's app, and which scenarios are its own."""
+
+    name: str
+    interface: str
+    needs: tuple[str, ...]
+    features: frozenset[str]
+
+
+FRAMEWORKS = {
+    framework.name: framework
+    for framework in (
+        Framework("starlette", "asgi", ("starlette", "a2wsgi"), frozenset({"asgi", "starlette"})),
+        Framework(
+            "fastapi",
+            "asgi",
+            ("fastapi", "a2wsgi"),
+            frozenset({"asgi", "starlette", "dependencies"}),
+        ),
+        Framework(
+            "django_asgi",
+            "asgi",
+            ("django", "a2wsgi", "starlette"),
+            frozenset({"asgi", "django"}),
+        ),
+        Framework("flask", "wsgi", ("flask", "blinker"), frozenset({"wsgi", "flask"})),
+        Framework("django_wsgi", "wsgi", ("django", "werkzeug"), frozenset({"wsgi", "django"})),
+    )
+}
+
+
+@dataclass
+class Target:
+    """A running pair, and what is needed to ask it and to see what it did."""
+
+    running: Running
+    framework: Framework
+    observer: Observer
+    reports: Path
+
+    @property
+    def server(self) -> Server:
+        """The server that runs."""
+        return self.running.server
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Open a connection."""
+        with Connection(self.running.port) as connection:
+            yield connection
+
+    def ask(self, asked: Asked) -> Response:
+        """Send one request on a connection of its own."""
+        with self.connect() as connection:
+            return checked(connection.request(asked))
+
+    def pipeline(self, *requests: Asked) -> list[Response]:
+        """Send requests at once on one connection; return the answers to all of them."""
+        answered = None if self.server.pipelining else 1
+        with self.connect() as connection:
+            return [checked(one) for one in connection.pipeline(*requests, answered=answered)]
+
+    def seen(self, asked: Asked, point: str) -> Any:
+        """Return what the app saw at a point of a request, perhaps after its response."""
+        return self.observer.wait(asked.headers["x-id"], point)
+
+    def reported(self, asked: Asked) -> list[str | None]:
+        """Return the ids of the users that the request's reports name."""
+        from usercontext.sentry import read_reports
+
+        assert self.seen(asked, "flushed") is True
+        reports = (json.dumps(report) for report in read_reports(self.reports))
+        own = [json.loads(report) for report in reports if f'"{asked.headers["x-id"]}"' in report]
+        return [(report.get("user") or {}).get("id") for report in own]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A scenario, and the features that a framework needs for it."""
+
+    run: Callable[[Target], None]
+    needs: frozenset[str]
+
+    def fits(self, framework: Framework) -> bool:
+        """Return whether this framework can do it."""
+        return self.needs <= framework.features
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(*needs: str) -> Callable[[Callable[[Target], None]], Callable[[Target], None]]:
+    """Add a scenario for the frameworks that have these features."""
+
+    def add(run: Callable[[Target], None]) -> Callable[[Target], None]:
+        SCENARIOS[run.__name__] = Scenario(run, frozenset(needs))
+        return run
+
+    return add
+
+
+# Requests.
+
+
+def fresh(prefix: str = "user") -> str:
+    """Return a name that no other request has."""
+    return f"{prefix}-{next(_numbers)}"
+
+
+def found(path: str, **options: Any) -> Asked:
+    """Return a request whose user the resolver finds."""
+    return _asked(path, "x-user", **options)
+
+
+def put(path: str, **options: Any) -> Asked:
+    """Return a request whose user the endpoint sets."""
+    return _asked(path, "x-set", **options)
+
+
+def both(path: str, **options: Any) -> list[Asked]:
+    """Return a request of either kind."""
+    return [found(path, **options), put(path, **options)]
+
+
+def anonymous(path: str = "/whoami", body: bytes = b"", **headers: str) -> Asked:
+    """Return a request of nobody."""
+    return Asked(path, {"x-id": fresh("id"), **_named(headers)}, body, "POST" if body else "GET")
+
+
+def _asked(
+    path: str, kind: str, *, body: bytes = b"", method: str = "GET", **headers: str
+) -> Asked:
+    fields = {"x-id": fresh("id"), kind: fresh(), **_named(headers)}
+    return Asked(path, fields, body, "POST" if body else method)
+
+
+def _named(headers: dict[str, str]) -> dict[str, str]:
+    return {f"x-{name}": value for name, value in headers.items()}
+
+
+def user_of(asked: Asked) -> str | None:
+    """Return the user that a request is made for."""
+    return asked.headers.get("x-set") or asked.headers.get("x-user")
+
+
+def checked(response: Response) -> Response:
+    """Return the response of an app that started where nobody was to be seen."""
+    assert response.headers.get("x-outside", NOBODY) == NOBODY, "LEAK into the server"
+    return response
+
+
+def assert_nobody_next(connection: Connection) -> None:
+    """The next request of this connection, an anonymous one, sees nobody."""
+    answer = checked(connection.request(anonymous()))
+    assert answer.json() == {"user": None}
+
+
+def assert_clean_outside(at: Target, *requests: Asked) -> None:
+    """Nothing outside our middleware saw the user of these requests at any time."""
+    for asked in requests:
+        assert at.seen(asked, "outside") == [NOBODY]
+
+
+# Many requests at once.
+
+
+def _interleaved(at: Target, path: str) -> None:
+    size = 1 if at.server.processes > 1 else at.server.concurrency
+    shared = {"group": fresh("group"), "size": str(size)}
+    requests = [(found, put, anonymous)[number % 3](path, **shared) for number in range(size)]
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(at.connect()) for _ in requests]
+        for connection, asked in zip(connections, requests, strict=True):
+            connection.send(asked)
+        for connection, asked in zip(connections, requests, strict=True):
+            answer = checked(connection.read()).json()
+            assert answer["seen"] == [user_of(asked)] * 4
+    assert_clean_outside(at, *requests)
+
+
+@scenario("asgi")
+def requests_interleave_at_awaits(at: Target) -> None:
+    """Sixteen requests that wait for each other at awaits each see their own user."""
+    _interleaved(at, "/interleave")
+
+
+@scenario()
+def requests_interleave_in_threads(at: Target) -> None:
+    """Requests that wait for each other in threads each see their own user."""
+    _interleaved(at, "/interleave-sync")
+
+
+@scenario()
+def a_thousand_requests_at_once(at: Target) -> None:
+    """Of a thousand requests at once none sees another's user."""
+    assert at.ask(anonymous("/thousand")).json() == {"answers": 1000, "wrong": 0}
+
+
+# One request after the other.
+
+
+@scenario()
+def anonymous_behind_a_user_on_keep_alive(at: Target) -> None:
+    """An anonymous request that follows a user's on its connection sees nobody."""
+    with at.connect() as connection:
+        for asked in both("/whoami") * 3:
+            answer = checked(connection.request(asked)).json()
+            assert answer == {"user": user_of(asked)}
+            assert_nobody_next(connection)
+            assert_clean_outside(at, asked)
+
+
+@scenario()
+def anonymous_behind_a_large_body(at: Target) -> None:
+    """An anonymous request that follows a body of 200 kB on its connection sees nobody."""
+    with at.connect() as connection:
+        for asked in both("/whoami", body=LARGE):
+            answer = checked(connection.request(asked)).json()
+            assert answer == {"user": user_of(asked)}
+            assert_nobody_next(connection)
+
+
+@scenario("asgi")
+def anonymous_behind_a_large_body_in_a_thread(at: Target) -> None:
+    """An anonymous request that follows a large body nobody read sees nobody."""
+    with at.connect() as connection:
+        for asked in both("/whoami-sync", body=LARGE):
+            checked(connection.request(asked))
+            assert_nobody_next(connection)
+
+
+@scenario()
+def anonymous_pipelined_behind_a_user(at: Target) -> None:
+    """Anonymous requests pipelined between those of users see nobody."""
+    requests = [
+        asked for pair in zip(both("/whoami") * 2, _anonymous(4), strict=True) for asked in pair
+    ]
+    for asked, answer in zip(requests, at.pipeline(*requests), strict=True):
+        assert answer.json() == {"user": user_of(asked)}
+
+
+@scenario()
+def anonymous_pipelined_behind_a_large_body(at: Target) -> None:
+    """An anonymous request pipelined behind a body of 200 kB sees nobody."""
+    requests = [put("/whoami", body=LARGE), *_anonymous(2)]
+    for asked, answer in zip(requests, at.pipeline(*requests), strict=True):
+        assert answer.json() == {"user": user_of(asked)}
+
+
+@scenario("asgi")
+def anonymous_pipelined_behind_a_stream(at: Target) -> None:
+    """An anonymous request pipelined behind a stream sees nobody."""
+    asked = put("/stream")
+    streamed, answer = at.pipeline(asked, anonymous())
+    assert streamed.lines() == [user_of(asked)] * 4
+    assert answer.json() == {"user": None}
+
+
+def _anonymous(count: int) -> list[Asked]:
+    return [anonymous() for _ in range(count)]
+
+
+@scenario()
+def a_tombstone_hides_the_found_user(at: Target) -> None:
+    """`set_user(None)` means nobody, whomever the resolver would have found."""
+    asked = found("/whoami", set="-")
+    assert at.ask(asked).json() == {"user": None}
+
+
+# Threads and tasks.
+
+
+@scenario()
+def threads_of_a_request(at: Target) -> None:
+    """Threads see the user if they were given the context or the scope, and else nobody."""
+    for asked in both("/threads-sync", late=fresh("late")):
+        user = user_of(asked)
+        assert at.ask(asked).json() == {
+            "endpoint": user,
+            "thread": None,
+            "bound_thread": user,
+            "copied": user,
+            "submitted": None,
+            "bound": user,
+            "submitted_again": None,
+            "set_in_a_thread": asked.headers["x-late"],
+        }
+
+
+@scenario("asgi")
+def threads_of_an_event_loop(at: Target) -> None:
+    """`to_thread` carries the user, a plain executor does not, `bind` does."""
+    for asked in both("/threads", late=fresh("late")):
+        user = user_of(asked)
+        assert at.ask(asked).json() == {
+            "endpoint": user,
+            "to_thread": user,
+            "copied": user,
+            "submitted": None,
+            "bound": user,
+            "submitted_again": None,
+            "set_in_a_thread": asked.headers["x-late"],
+        }
+
+
+@scenario("asgi")
+def tasks_of_a_request(at: Target) -> None:
+    """Child tasks see and set the request's user, and `use_user` lends one to a single task."""
+    for asked in both("/tasks", late=fresh("late")):
+        user = user_of(asked)
+        assert at.ask(asked).json() == {
+            "child": user,
+            "borrowed": ["first", "second", user],
+            "set_in_a_task": asked.headers["x-late"],
+        }
+
+
+@scenario("asgi")
+def sync_endpoints_in_the_threadpool(at: Target) -> None:
+    """A sync endpoint sees and sets the user as an async one does."""
+    with at.connect() as connection:
+        for asked in both("/whoami-sync") * 2:
+            assert checked(connection.request(asked)).json() == {"user": user_of(asked)}
+            assert_nobody_next(connection)
+
+
+# Who is seen around the endpoint.
+
+
+@scenario()
+def middleware_sees_what_the_endpoint_set(at: Target) -> None:
+    """A middleware or hook of the framework sees the user that the endpoint set."""
+    for asked in both("/whoami"):
+        assert at.ask(asked).headers["x-middleware"] == user_of(asked)
+
+
+@scenario("starlette")
+def middleware_further_out_finds_the_user_by_request(at: Target) -> None:
+    """A middleware outside ours finds the user of the request that it holds."""
+    asked = put("/whoami")
+    assert at.ask(asked).headers["x-outer-middleware"] == user_of(asked)
+
+
+@scenario("flask")
+def teardown_sees_what_the_endpoint_set(at: Target) -> None:
+    """Flask's teardown sees the user that the endpoint set."""
+    for asked in both("/whoami"):
+        at.ask(asked)
+        assert at.seen(asked, "teardown") == user_of(asked)
+
+
+@scenario("dependencies")
+def dependencies_in_all_six_forms(at: Target) -> None:
+    """FastAPI's dependencies see each other's user, and what the endpoint set afterwards."""
+    asked = put("/dependencies", late=fresh("late"))
+    answer = at.ask(asked).json()
+    forms = (
+        *("plain", "asynchronous", "plain yield", "asynchronous yield"),
+        *("class", "callable", "endpoint"),
+    )
+    assert answer == dict.fromkeys(forms, user_of(asked))
+    for point in ("plain yield", "asynchronous yield"):
+        assert at.seen(asked, point) == asked.headers["x-late"]
+
+
+# After the response.
+
+
+@scenario()
+def background_work_keeps_its_user(at: Target) -> None:
+    """What runs when the response is sent still sees the request's user."""
+    for asked in both("/background"):
+        with at.connect() as connection:
+            checked(connection.request(asked))
+            assert_nobody_next(connection)
+        assert at.seen(asked, "background-thread") == user_of(asked)
+
+
+@scenario("starlette")
+def background_tasks_keep_their_user(at: Target) -> None:
+    """A background task of Starlette sees the request's user."""
+    for asked in both("/background"):
+        at.ask(asked)
+        assert at.seen(asked, "background") == user_of(asked)
+        assert_clean_outside(at, asked)
+
+
+@scenario("asgi")
+def detached_work_keeps_its_user(at: Target) -> None:
+    """Tasks and timers that outlive the response see its user, and the next request does not."""
+    for asked in both("/detach"):
+        with at.connect() as connection:
+            checked(connection.request(asked))
+            assert_nobody_next(connection)
+            let_go = anonymous("/release", release=asked.headers["x-id"])
+            assert checked(connection.request(let_go)).json() == {"user": None}
+            assert at.seen(asked, "task") == user_of(asked)
+            assert at.seen(asked, "timer") == user_of(asked)
+            assert_nobody_next(connection)
+
+
+# Streams.
+
+
+def _streams(at: Target, path: str) -> None:
+    with at.connect() as connection:
+        for asked in both(path):
+            answer = checked(connection.request(asked))
+            assert answer.lines() == [user_of(asked)] * 4
+            assert at.seen(asked, "closed") == user_of(asked)
+            assert_clean_outside(at, asked)
+            assert_nobody_next(connection)
+
+
+@scenario("asgi")
+def streams_of_async_generators(at: Target) -> None:
+    """An async generator sees its request's user to its end."""
+    _streams(at, "/stream")
+
+
+@scenario()
+def streams_of_sync_generators(at: Target) -> None:
+    """A generator sees its request's user to its end, and the server does not."""
+    _streams(at, "/stream-sync")
+
+
+@scenario("wsgi")
+def streams_without_a_framework_context(at: Target) -> None:
+    """A generator that no framework keeps in a context sees its request's user."""
+    _streams(at, "/stream-plain")
+
+
+def _broken_stream(at: Target, path: str) -> None:
+    for asked in both(path, flush="1"):
+        with at.connect() as connection:
+            connection.send(asked)
+            # The response is not read: daphne never ends one that failed.
+            assert at.reported(asked) == [user_of(asked)]
+            connection.close()
+            assert_nobody_next(connection)
+        assert_clean_outside(at, asked)
+
+
+@scenario("asgi")
+def errors_in_the_middle_of_a_stream(at: Target) -> None:
+    """An error in the middle of an async stream is reported once, with its user."""
+    _broken_stream(at, "/stream-failing")
+
+
+@scenario()
+def errors_in_the_middle_of_a_sync_stream(at: Target) -> None:
+    """An error in the middle of a sync stream is reported once, with its user."""
+    _broken_stream(at, "/stream-sync-failing")
+
+
+def _left_stream(at: Target, path: str) -> None:
+    for asked in both(path):
+        with at.connect() as connection:
+            connection.send(asked)
+            assert f"{user_of(asked)}\n".encode() in connection.read_some(20_000)
+        with at.connect() as connection:
+            assert_nobody_next(connection)
+        assert_clean_outside(at, asked)
+        if "asgi" in at.framework.features:
+            # A generator that is dropped in a cycle ends where garbage is collected.
+            at.ask(anonymous("/collect"))
+        assert at.seen(asked, "closed") in {user_of(asked), None}
+
+
+@scenario("asgi")
+def disconnects_in_the_middle_of_a_stream(at: Target) -> None:
+    """When the client leaves an async stream, nobody else gets its user."""
+    _left_stream(at, "/stream-endless")
+
+
+@scenario()
+def disconnects_in_the_middle_of_a_sync_stream(at: Target) -> None:
+    """When the client leaves a sync stream, nobody else gets its user."""
+    _left_stream(at, "/stream-sync-endless")
+
+
+@scenario()
+def head_requests(at: Target) -> None:
+    """A HEAD request leaves no user behind."""
+    with at.connect() as connection:
+        for asked in both("/whoami", method="HEAD"):
+            assert checked(connection.request(asked)).body == b""
+            assert_nobody_next(connection)
+
+
+@scenario("starlette")
+def files(at: Target) -> None:
+    """A response that is a file leaves no user behind."""
+    with at.connect() as connection:
+        answer = checked(connection.request(put("/file")))
+        assert len(answer.body) == 9000
+        assert_nobody_next(connection)
+
+
+@scenario("wsgi")
+def file_wrappers(at: Target) -> None:
+    """The server's own file wrapper reaches it unwrapped, and leaves no user behind."""
+    asked = put("/raw/file")
+    with at.connect() as connection:
+        answer = checked(connection.request(asked))
+        assert len(answer.body) == 9000
+        assert at.seen(asked, "file wrapper kept") is True
+        assert_clean_outside(at, asked)
+        assert_nobody_next(connection)
+
+
+@scenario("wsgi")
+def lists(at: Target) -> None:
+    """A body that is a list keeps its length, and leaves no user behind."""
+    asked = put("/raw/list")
+    with at.connect() as connection:
+        assert checked(connection.request(asked)).lines() == [user_of(asked)]
+        assert_clean_outside(at, asked)
+        assert_nobody_next(connection)
+
+
+@scenario("wsgi")
+def the_write_callable(at: Target) -> None:
+    """What is sent with `write()` leaves no user behind."""
+    asked = put("/raw/write")
+    with at.connect() as connection:
+        answer = checked(connection.request(asked))
+        if at.server.write:
+            assert answer.lines() == [user_of(asked)] * 3
+            assert_clean_outside(at, asked)
+        else:
+            assert answer.status == 500
+        assert_nobody_next(connection)
+
+
+@scenario("wsgi")
+def errors_in_close(at: Target) -> None:
+    """A body's `close()` sees the user, and its error is reported with them."""
+    asked = put("/raw/broken-close", flush="1")
+    with at.connect() as connection:
+        connection.send(asked)
+        with contextlib.suppress(ConnectionError, ConnectionLostError):
+            connection.read()
+        connection.close()
+        assert_nobody_next(connection)
+    assert at.seen(asked, "closed") == user_of(asked)
+    assert_clean_outside(at, asked)
+    assert at.reported(asked) == [user_of(asked)]
+
+
+# Errors.
+
+
+@scenario()
+def unhandled_errors(at: Target) -> None:
+    """An unhandled error is reported once, with the user of its request."""
+    requests = [*both("/boom", flush="1"), anonymous("/boom", flush="1")]
+    for asked in requests:
+        with at.connect() as connection:
+            assert checked(connection.request(asked)).status == 500
+            assert_nobody_next(connection)
+    for asked in requests:
+        assert_clean_outside(at, asked)
+        assert at.reported(asked) == [user_of(asked)]
+
+
+@scenario()
+def error_handlers_see_the_user(at: Target) -> None:
+    """The handler of a 500 sees the user, wherever the framework runs it."""
+    for asked in both("/boom"):
+        answer = at.ask(asked).json()
+        assert set(answer.values()) == {user_of(asked)}
+
+
+@scenario()
+def handled_errors(at: Target) -> None:
+    """A handler sees the user of its error, and what it reports names them, once."""
+    for asked in both("/handled", flush="1"):
+        answer = at.ask(asked)
+        assert (answer.status, answer.json()) == (409, {"user": user_of(asked)})
+        assert at.reported(asked) == [user_of(asked)]
+
+
+@scenario()
+def messages(at: Target) -> None:
+    """A message that an endpoint reports names the user of its request, or nobody."""
+    for asked in (*both("/message", flush="1"), anonymous("/message", flush="1")):
+        at.ask(asked)
+        assert at.reported(asked) == [user_of(asked)]
+
+
+@scenario("starlette")
+def outer_reporters_find_the_user_of_an_error(at: Target) -> None:
+    """A reporter outside our middleware finds the user of an error that passed through it."""
+    for asked in both("/boom"):
+        at.ask(asked)
+        assert at.seen(asked, "outer reporter") == user_of(asked)
+
+
+@scenario("wsgi")
+def outer_reporters_find_the_user_of_a_bare_error(at: Target) -> None:
+    """An error that no framework caught is reported, and known to reporters further out."""
+    for asked in both("/raw/boom", flush="1"):
+        with at.connect() as connection:
+            connection.send(asked)
+            with contextlib.suppress(ConnectionError, ConnectionLostError):
+                connection.read()
+            connection.close()
+            assert_nobody_next(connection)
+        assert at.seen(asked, "outer reporter") == user_of(asked)
+        assert at.reported(asked) == [user_of(asked)]
+
+
+# Requests inside requests, apps inside apps.
+
+
+@scenario()
+def requests_inside_a_request(at: Target) -> None:
+    """A request made inside another has a user of its own and leaves the outer one's alone."""
+    for asked in both("/sub-requests", inner=fresh("inner")):
+        inner = asked.headers["x-inner"]
+        assert at.ask(asked).json() == {
+            "other": inner,
+            "nobody": None,
+            "setter": inner,
+            "together": [inner, None],
+            "outer": [user_of(asked)] * 2,
+        }
+
+
+def _mounted(at: Target, kind: str) -> None:
+    with at.connect() as connection:
+        asked = found(f"/mounted/{kind}/")
+        assert checked(connection.request(asked)).json() == {"user": user_of(asked)}
+        assert_nobody_next(connection)
+        asked = found(f"/mounted/{kind}-own/", inner=fresh("inner"))
+        answer = checked(connection.request(asked)).json()
+        assert answer == {"user": asked.headers["x-inner"]}
+        assert_clean_outside(at, asked)
+        assert_nobody_next(connection)
+
+
+@scenario("asgi")
+def mounted_asgi_apps(at: Target) -> None:
+    """A mounted ASGI app sees the outer user, or that of its own resolver."""
+    _mounted(at, "asgi")
+
+
+@scenario()
+def mounted_wsgi_apps(at: Target) -> None:
+    """A mounted WSGI app sees the outer user, or that of its own resolver."""
+    _mounted(at, "wsgi")
+
+
+def _variant(at: Target, prefix: str) -> None:
+    requests = both(f"{prefix}/whoami")
+    failing = put(f"{prefix}/boom", flush="1")
+    with at.connect() as connection:
+        for asked in requests:
+            assert checked(connection.request(asked)).json() == {"user": user_of(asked)}
+            assert_nobody_next(connection)
+        assert checked(connection.request(failing)).status == 500
+    assert_clean_outside(at, *requests, failing)
+    assert at.reported(failing) == [user_of(failing)]
+
+
+@scenario()
+def wrapped_twice(at: Target) -> None:
+    """Ours twice is as good as once, and reports an error once."""
+    _variant(at, "/twice")
+
+
+@scenario("starlette")
+def wrapped_around_the_app(at: Target) -> None:
+    """Ours around the app is as good as added to it."""
+    _variant(at, "/wrapped")
+
+
+# What is no HTTP request.
+
+
+@scenario("asgi")
+def websockets_change_their_user(at: Target) -> None:
+    """A websocket keeps the user that it last set, and no other connection sees them."""
+    from websockets.sync.client import connect
+
+    first, second, changed, identifier = fresh(), fresh(), fresh(), fresh("id")
+    address = f"ws://127.0.0.1:{at.running.port}/websocket"
+    with (
+        connect(address, additional_headers={"x-user": first, "x-id": identifier}) as one,
+        connect(address, additional_headers={"x-user": second}) as two,
+        connect(address) as three,
+    ):
+        sockets = (one, two, three)
+        assert [_said(socket, "who") for socket in sockets] == [first, second, "None"]
+        assert _said(one, f"set:{changed}") == changed
+        assert [_said(socket, "who") for socket in sockets] == [changed, second, "None"]
+        assert [_said(socket, "task") for socket in sockets] == [changed, second, "None"]
+    assert at.observer.wait(identifier, "closed") == changed
+    assert at.observer.wait(identifier, "outside") == [NOBODY]
+    assert at.ask(anonymous()).json() == {"user": None}
+
+
+def _said(socket: Any, text: str) -> str:
+    socket.send(text)
+    answer: str = socket.recv(10)
+    return answer
+
+
+@scenario("asgi")
+def lifespan_is_nobody(at: Target) -> None:
+    """The lifespan has no user, can set none, and its tasks never get that of a request."""
+    with at.connect() as connection:
+        asked = put("/lifespan")
+        seen = {"startup": None, "reaper": None} if at.server.lifespan else {}
+        for _ in range(2):
+            answer = checked(connection.request(asked)).json()
+            assert answer == {**seen, "user": user_of(asked)}
+
+
+@scenario("wsgi")
+def forked_workers(at: Target) -> None:
+    """What was set at import time is nobody's user, and every worker reports its own requests."""
+    requests = [put("/boom", flush="1") for _ in range(4 * at.server.processes)]
+    for asked in requests:
+        assert at.ask(anonymous()).json() == {"user": None}
+        at.ask(asked)
+    for asked in requests:
+        assert at.reported(asked) == [user_of(asked)]

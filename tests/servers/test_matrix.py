@@ -1,0 +1,32 @@
+"""Every scenario on every framework and server that can serve it: no user ever leaks.
+
+Each scenario's docstring in `scenarios` is the fact that its tests show.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.servers.scenarios import FRAMEWORKS, SCENARIOS, Scenario, Target
+from tests.servers.servers import SERVERS
+
+PAIRS = [
+    (framework, server)
+    for framework in FRAMEWORKS.values()
+    for server in SERVERS.values()
+    if framework.interface == server.interface
+]
+CASES = [
+    pytest.param(
+        (framework.name, server.name), scenario, id=f"{framework.name}-{server.name}-{name}"
+    )
+    for framework, server in PAIRS
+    for name, scenario in SCENARIOS.items()
+    if scenario.fits(framework)
+]
+
+
+@pytest.mark.parametrize(("target", "scenario"), CASES, indirect=["target"])
+def test_scenario(target: Target, scenario: Scenario) -> None:
+    """The scenario's fact holds on this framework and server."""
+    scenario.run(target)
