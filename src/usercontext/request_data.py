@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
-from usercontext import diagnostics, request_payload
+from usercontext import diagnostics
 from usercontext.anonymize import AnonymizeOption, Anonymizer, anonymizer
 from usercontext.client_ip import ClientAddress, ProxyTrust
 from usercontext.exceptions import ConfigurationError
@@ -136,6 +136,8 @@ class RequestData:
             data: what the app handed over as the request's data.
             include_ip: overrules the option of that name.
         """
+        from usercontext import request_payload  # only a request that is reported needs it
+
         shows_ip = self.include_ip if include_ip is None else include_ip
         try:
             return request_payload.build(
