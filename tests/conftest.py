@@ -1,10 +1,22 @@
-"""What every test shares: how hypothesis looks for counterexamples."""
+"""What every test shares: how hypothesis looks for counterexamples, and which tests can run."""
 
 from __future__ import annotations
 
+import ast
 import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from usercontext.exceptions import MissingDependencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+ROOT = Path(__file__).parent.parent
 
 # No deadline and no database: a slow machine is not a failure, and a run leaves nothing behind.
 settings.register_profile(
@@ -16,3 +28,38 @@ settings.register_profile(
 )
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+if os.environ.get("USERCONTEXT_WITHOUT_OPTIONAL"):
+    # The `optional` environment of tox: what imports a package that is absent there is left out.
+    def pytest_ignore_collect(collection_path: Path) -> bool | None:
+        """Leave out the tests that need an optional package, and folders whose conftest does."""
+        source = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
+        is_code = source.suffix == ".py" and source.is_file()
+        return True if is_code and any(map(is_missing, imports_of(source))) else None
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+        """Skip the tests that reach for an optional package, as a user without it could not."""
+        try:
+            yield
+        except MissingDependencyError as error:
+            pytest.skip(f"{item.name} needs {error.package}")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield the modules that a file imports when it is loaded."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def is_missing(module: str) -> bool:
+    """Tell whether a module, or what a module of our own tests needs, is not installed."""
+    package = module.partition(".")[0]
+    if package == "tests":
+        source = ROOT / f"{module.replace('.', '/')}.py"
+        return source.is_file() and any(map(is_missing, imports_of(source)))
+    return find_spec(package) is None

@@ -1,0 +1,101 @@
+"""What works without any optional package, and what says which one it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import usercontext
+from usercontext import asgi, wsgi
+from usercontext.exceptions import MissingDependencyError
+from usercontext.sentry import read_reports
+from usercontext.testing import reset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PACKAGES = ["starlette", "werkzeug", "httpx", "httpx2", "django", "asgiref", "flask", "gevent"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_optional(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make every optional package impossible to import, and undo `init()` afterwards."""
+    loaded = [name for name in sys.modules if name.partition(".")[0] in PACKAGES]
+    for name in [*loaded, *PACKAGES]:
+        monkeypatch.setitem(sys.modules, name, None)
+    yield
+    reset()
+
+
+def call_asgi(app: Any) -> None:
+    """Send one request to an ASGI app."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: object) -> None:
+        """Take what the app sends."""
+
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+    asyncio.run(app({**scope, "client": ("203.0.113.7", 1)}, receive, send))
+
+
+def call_wsgi(app: Any) -> None:
+    """Send one request to a WSGI app."""
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "REMOTE_ADDR": "203.0.113.7"}
+    list(app(environ, lambda *_: None))
+
+
+def test_asgi_needs_no_starlette() -> None:
+    """An ASGI app that sets its user itself needs no package but ours."""
+    seen = []
+
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        usercontext.set_user({"id": 1})
+        seen.append(usercontext.get_user())
+
+    call_asgi(asgi.UserContextMiddleware(app))
+    assert seen == [usercontext.User(id=1)]
+
+
+def test_wsgi_needs_no_werkzeug() -> None:
+    """A WSGI app that sets its user itself needs no package but ours."""
+    seen = []
+
+    def app(_environ: Any, _start_response: Any) -> list[bytes]:
+        usercontext.set_user({"id": 1})
+        seen.append(usercontext.get_user())
+        return []
+
+    call_wsgi(wsgi.UserContextMiddleware(app))
+    assert seen == [usercontext.User(id=1)]
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra"), [(asgi, "starlette", "asgi"), (wsgi, "werkzeug", "wsgi")]
+)
+def test_a_resolver_needs_a_request(module: Any, package: str, extra: str) -> None:
+    """A resolver is called with a framework's request, so building the middleware says so."""
+    with pytest.raises(MissingDependencyError, match=rf"usercontext\[{extra}\]") as caught:
+        module.UserContextMiddleware(object, resolver=lambda request: request)
+    assert (caught.value.package, caught.value.extra) == (package, extra)
+
+
+def test_reports_are_kept_without_httpx(tmp_path: Path) -> None:
+    """The embedded default needs no package but ours."""
+    path = tmp_path / "reports.db"
+    usercontext.init(f"sqlite:///{path}")
+    with usercontext.isolation_scope(user={"id": 1}):
+        usercontext.capture_message("hello")
+    assert usercontext.flush()
+    assert [report["user"]["id"] for report in read_reports(path)] == ["1"]
+
+
+def test_sending_needs_httpx() -> None:
+    """Reports to a server go over httpx, so `init()` says so."""
+    with pytest.raises(MissingDependencyError, match=r"usercontext\[sentry\]"):
+        usercontext.init("https://key@sentry.example/1")
