@@ -398,6 +398,16 @@ def test_transport_fails(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
     assert "could not hand over a report" in caplog.text
 
 
+@pytest.mark.parametrize("method", ["has_room", "discard", "submit"])
+def test_everything_fails(kept: Kept, method: str) -> None:
+    """Whatever of a transport fails, nothing is raised into the app."""
+    setattr(kept, method, lambda *args: explode(args))
+    client = SentryClient(transport=kept, before_send=lambda event: None)
+
+    assert client.capture_message("x") is None
+    assert client.submit({}) is None
+
+
 def test_stats_of_a_transport(kept: Kept) -> None:
     """`stats()` are the transport's."""
     client = SentryClient(transport=kept)

@@ -330,6 +330,19 @@ def test_event_larger_than_the_queue(
     assert client.stats()["sent"] == 1
 
 
+@pytest.mark.parametrize(
+    "exception", [7, {"values": 7}, {"values": [7]}, {"values": [{"value": 7}]}]
+)
+def test_odd_shapes(
+    server: SentryServer, make_client: Callable[..., SentryClient], exception: object
+) -> None:
+    """Whatever `before_send` makes of an event is sent."""
+    client = make_client(server.dsn, before_send=lambda event: {**event, "exception": exception})
+    capture(client)
+
+    assert server.events[0]["exception"] == exception
+
+
 def test_too_large_an_event(client: SentryClient, caplog: pytest.LogCaptureFixture) -> None:
     """What is too large even when shrunk is dropped and counted."""
     event = client.prepare_message("x")

@@ -104,7 +104,7 @@ class BackgroundTransport:
     def submit(self, event: Event) -> bool:
         """Queue an event and return at once; False if there is no room, which is counted."""
         self._after_fork_unseen()
-        weight = _weight(event)
+        weight = _weight_safely(event)
         with self._wake:
             self._captured += 1
             if not self._fits(weight):
@@ -114,7 +114,8 @@ class BackgroundTransport:
             self._bytes += weight
             self._submitted += 1
             self._wake.notify_all()
-        self._ensure_thread()
+        if self._thread is None:
+            self._ensure_thread()
         return True
 
     def discard(self, reason: str) -> None:
@@ -230,7 +231,7 @@ class BackgroundTransport:
     def _ensure_thread(self) -> bool:
         """Start the thread if there is none; return whether one runs."""
         with self._wake:
-            if self._thread is not None and self._thread.is_alive():
+            if self._thread is not None:
                 return True
             if self._closed:
                 return False
@@ -248,10 +249,17 @@ class BackgroundTransport:
             return True
 
     def _run(self) -> None:
-        with own_work:
-            while self._deliver_next():
-                pass
-            self._release_safely()
+        wake = self._wake
+        try:
+            with own_work:
+                while self._deliver_next():
+                    pass
+                self._release_safely()
+        finally:
+            # Whatever ended it, the next report starts another one.
+            with wake:
+                if wake is self._wake:
+                    self._thread = None
 
     def _deliver_next(self) -> bool:
         """Deliver one event, waiting for it; return whether there may be more."""
@@ -348,20 +356,41 @@ def _warn_of_uwsgi_without_threads() -> None:
     )
 
 
-#: About what a frame takes beside its source lines, which all events share.
+#: About what an event takes beside what is weighed, and each frame beside its variables: the
+#: source lines of frames are shared by all events.
+_EVENT_BYTES = 2048
 _FRAME_BYTES = 1024
+_SMALL_PARTS = frozenset(
+    {"event_id", "timestamp", "level", "platform", "environment", "release", "server_name"}
+    | {"contexts", "sdk", "exception"}
+)
 
 
-def _weight(value: Any, depth: int = 12) -> int:
-    """Return about how many bytes of memory a value takes, without looking at each source line."""
+def _weight_safely(event: Event) -> int:
+    try:
+        return _weight(event)
+    except (AttributeError, TypeError):
+        return _weight_of(event)  # `before_send` made something else of it.
+
+
+def _weight(event: Event) -> int:
+    """Return about how many bytes of memory an event takes; in a hurry, as a request waits."""
+    weight = _EVENT_BYTES
+    for value in (event.get("exception") or {}).get("values") or ():
+        weight += _EVENT_BYTES + len(value.get("value") or "")
+        frames = (value.get("stacktrace") or {}).get("frames") or ()
+        weight += _FRAME_BYTES * len(frames)
+        weight += sum([_weight_of(frame["vars"]) for frame in frames if "vars" in frame])
+    return weight + sum([_weight_of(event[key]) for key in event if key not in _SMALL_PARTS])
+
+
+def _weight_of(value: Any, depth: int = 12) -> int:
     if isinstance(value, str | bytes):
         return 50 + len(value)
     if depth <= 0:
         return 50
     if isinstance(value, dict):
-        if "abs_path" in value:
-            return _FRAME_BYTES + _weight(value.get("vars"), depth - 1)
-        return 100 + sum([100 + _weight(item, depth - 1) for item in value.values()])
+        return 100 + sum([100 + _weight_of(item, depth - 1) for item in value.values()])
     if isinstance(value, list | tuple):
-        return 50 + sum([_weight(item, depth - 1) for item in value])
+        return 50 + sum([_weight_of(item, depth - 1) for item in value])
     return 30

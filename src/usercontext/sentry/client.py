@@ -145,14 +145,12 @@ class SentryClient(BaseClient):
         self, error: BaseException, *, handled: bool = True, level: str = "error"
     ) -> Event | None:
         """Build the report of an exception on the calling thread; None if it is not wanted."""
-        if _is_stop(error) or not self._is_wanted():
+        if _is_stop(error):
             return None
         return self._build(lambda: self._builder.exception(error, level=level, handled=handled))
 
     def prepare_message(self, message: str, *, level: str = "info") -> Event | None:
         """Build the report of a message on the calling thread; None if it is not wanted."""
-        if not self._is_wanted():
-            return None
         return self._build(lambda: self._builder.message(message, level=level))
 
     def submit(
@@ -165,20 +163,14 @@ class SentryClient(BaseClient):
             last_word: applied after `before_send`, so that nothing gets past it; if it raises,
                 the event is dropped.
         """
-        transport = self._transport
-        if transport is None:
+        if self._transport is None:
             return None
-        event_id: str = event["event_id"]
-        try:
-            with own_work:
-                finished = self._finished(event, last_word)
-            if finished is None:
+        with own_work:
+            try:
+                return self._submit(event, last_word, self._transport)
+            except Exception:  # noqa: BLE001
+                failure("submit", "usercontext could not hand over a report")
                 return None
-            finished["event_id"] = event_id
-            return event_id if transport.submit(finished) else None
-        except Exception:  # noqa: BLE001
-            failure("submit", "usercontext could not hand over a report")
-            return None
 
     # In one step, for use without a context
 
@@ -238,11 +230,19 @@ class SentryClient(BaseClient):
             return {"captured": 0, "sent": 0, "queued": 0, "discarded": {}}
         return self._transport.stats()
 
-    def _is_wanted(self) -> bool:
+    def _build(self, build: Callable[[], Event]) -> Event | None:
+        if self._transport is None or in_own_work():
+            return None
+        with own_work:
+            try:
+                return build() if self._is_wanted(self._transport) else None
+            except Exception:  # noqa: BLE001
+                failure("event", "usercontext could not build a report and dropped it")
+                self._discard("internal_sdk_error")
+                return None
+
+    def _is_wanted(self, transport: Transport) -> bool:
         """Return whether an event is to be built: tested first, as building costs most."""
-        transport = self._transport
-        if transport is None or in_own_work():
-            return False
         if self._random is not None and self._random.random() >= self._sample_rate:
             transport.discard("sample_rate")
             return False
@@ -251,14 +251,16 @@ class SentryClient(BaseClient):
             return False
         return True
 
-    def _build(self, build: Callable[[], Event]) -> Event | None:
-        try:
-            with own_work:
-                return build()
-        except Exception:  # noqa: BLE001
-            failure("event", "usercontext could not build a report and dropped it")
-            self._discard("internal_sdk_error")
+    def _submit(
+        self, event: Event, last_word: Callable[[Event], Event] | None, transport: Transport
+    ) -> str | None:
+        event_id: str = event["event_id"]
+        finished = self._finished(event, last_word)
+        if finished is None:
             return None
+        # Whatever `before_send` made of it: the id that is returned is the one that is sent.
+        finished["event_id"] = event_id
+        return event_id if transport.submit(finished) else None
 
     def _capture(
         self,
@@ -312,8 +314,11 @@ class SentryClient(BaseClient):
         return event
 
     def _discard(self, reason: str) -> None:
-        if self._transport is not None:
-            self._transport.discard(reason)
+        try:
+            if self._transport is not None:
+                self._transport.discard(reason)
+        except Exception:  # noqa: BLE001
+            failure("discard", "usercontext could not count a report that it dropped")
 
 
 def _changed(event: Event, before_send: Callable[[Event], object]) -> Event | None:
