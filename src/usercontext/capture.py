@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from usercontext import record as records
 from usercontext.context import default
-from usercontext.diagnostics import failure
+from usercontext.diagnostics import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,9 +43,7 @@ def capture_message(message: str, level: str = "info") -> str | None:
         message: the text, as it is.
         level: "fatal", "error", "warning", "info" or "debug".
     """
-    return _capture(
-        records.current(), lambda client: client.prepare_message(message, level=level)
-    )
+    return _capture(records.current(), lambda client: client.prepare_message(message, level=level))
 
 
 def report_unhandled(error: Exception, record: RequestRecord) -> None:
@@ -69,9 +67,7 @@ def _capture_exception(
 ) -> str | None:
     if record is not None and not _is_first_report(error, record.root):
         return None
-    return _capture(
-        record, lambda client: client.prepare_exception(error, handled=handled)
-    )
+    return _capture(record, lambda client: client.prepare_exception(error, handled=handled))
 
 
 def _is_first_report(error: BaseException, record: RequestRecord) -> bool:
@@ -95,7 +91,7 @@ def _capture(
     client = default().client
     if client is None:
         return None
-    try:
+    with harmless("built-in client", "a report could not be made"):
         event = prepare(client)
         if event is None:
             return None
@@ -103,6 +99,4 @@ def _capture(
             return client.submit(event, last_word=default().last_word)
         record.context.describe(record, event)
         return record.context.submit(record, event, client)
-    except Exception:
-        failure("built-in client", "a report could not be made")
-        return None
+    return None

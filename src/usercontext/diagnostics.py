@@ -5,7 +5,12 @@ Nothing here carries a value of a user: a cause is made of names that the app's 
 
 from __future__ import annotations
 
-__all__ = ["failure", "failures", "forget", "warn_once"]
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["failure", "failures", "forget", "harmless", "warn_once"]
 
 # A cause is a short text such as "resolver app.auth.load_user". Past this many different
 # causes nothing new is logged: an endless supply of names must not fill memory.
@@ -34,13 +39,51 @@ def warn_once(cause: str, message: str, *args: object) -> None:
     logging.getLogger("usercontext").warning(message, *args)
 
 
-def failure(cause: str, message: str, *args: object) -> None:
-    """Log the exception being handled, with its traceback, the first time this cause is met."""
+def failure(cause: str, message: str, *args: object, error: BaseException | None = None) -> None:
+    """Log an exception with its traceback, the first time this cause is met.
+
+    Args:
+        cause: a short text of names alone, the same for every failure of the kind.
+        message: what failed and what follows from it, as the logger's format.
+        args: what the format names; never a value of a user.
+        error: the exception; by default the one being handled.
+    """
     if not _count(cause):
         return
     import logging
 
-    logging.getLogger("usercontext").error(message, *args, exc_info=True)
+    exc_info = True if error is None else error
+    logging.getLogger("usercontext").log(logging.ERROR, message, *args, exc_info=exc_info)
+
+
+class harmless:  # noqa: N801 - it reads as what it makes of a block: `with harmless(...):`
+    """Run a block whose failure harms nobody: an Exception is logged once and counted.
+
+    Cancellation, KeyboardInterrupt and SystemExit pass through. `failed` tells the outcome.
+    """
+
+    __slots__ = ("_args", "_cause", "_message", "failed")
+
+    def __init__(self, cause: str, message: str, *args: object) -> None:
+        self._cause = cause
+        self._message = message
+        self._args = args
+        self.failed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self.failed = True
+        failure(self._cause, self._message, *self._args, error=error)
+        return True
 
 
 def failures() -> dict[str, int]:

@@ -1,10 +1,10 @@
 """Every exception that usercontext raises.
 
-    UserContextError
-    ├── InvalidUserError        (also a ValueError)
-    ├── ConfigurationError      (also a ValueError)
-    │   └── InvalidDsnError
-    └── MissingDependencyError  (also an ImportError)
+UserContextError
+├── InvalidUserError        (also a ValueError)
+├── ConfigurationError      (also a ValueError)
+│   └── InvalidDsnError
+└── MissingDependencyError  (also an ImportError)
 """
 
 from __future__ import annotations

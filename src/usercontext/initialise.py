@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.context import UserContext, default, make_default
-from usercontext.diagnostics import failure
+from usercontext.diagnostics import harmless
 from usercontext.exceptions import ConfigurationError
 from usercontext.options import ContextOptions, check_names
 
@@ -111,17 +111,13 @@ def _on_client(method: str, timeout: float) -> bool:
     client = default().client
     if client is None:
         return True
-    try:
+    with harmless(f"built-in client {method}", "the reporting client failed in %s()", method):
         return bool(getattr(client, method)(timeout))
-    except Exception:
-        failure(f"built-in client {method}", "the reporting client failed in %s()", method)
-        return False
+    return False
 
 
 def _close_client(client: ReportTaker | None, *, unless: ReportTaker | None) -> None:
     if client is None or client is unless:
         return
-    try:
+    with harmless("built-in client close", "the reporting client failed in close()"):
         client.close()
-    except Exception:
-        failure("built-in client close", "the reporting client failed in close()")

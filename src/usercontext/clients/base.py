@@ -19,7 +19,11 @@ class BaseClient:
     def setup(self, get_user: GetUser, /) -> None:
         """Install nothing."""
 
-    def request_scope(self, get_user: GetUser, /) -> AbstractContextManager[object] | None:
+    def request_scope(
+        self,
+        get_user: GetUser,  # noqa: ARG002
+        /,
+    ) -> AbstractContextManager[object] | None:
         """Isolate nothing."""
         return None
 

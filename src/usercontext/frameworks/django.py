@@ -81,7 +81,7 @@ class UserContextMiddleware:
         """Return the record of the request, and whether it was made here."""
         source: Any = _source_of(request)
         record = source.get(KEY)
-        is_ours = not isinstance(record, RequestRecord) or record.expires is not None
+        is_ours = not isinstance(record, RequestRecord) or record.ended is not None
         outer = default() if is_ours else record.context
         own = self._own if outer.resolver is not None else self._ready
         if is_ours:
@@ -132,14 +132,15 @@ def _source_of(request: HttpRequest) -> dict[str, Any]:
         if isinstance(source, dict):
             return source
     # A request made by hand, in a test: META is what it has.
-    return request.META
+    meta: dict[str, Any] = request.META
+    return meta
 
 
 def _no_request(source: object) -> None:
     """Make nothing: the resolver gets the HttpRequest that the record holds."""
 
 
-def _report(sender: object, request: HttpRequest | None = None, **extra: Any) -> None:
+def _report(*, request: HttpRequest | None = None, **_extra: Any) -> None:
     """Report an error that Django answers with a 500, while its request is still there."""
     error = sys.exc_info()[1]
     record = current() if request is None else _source_of(request).get(KEY)
@@ -175,7 +176,9 @@ def _stream(content: Iterator[bytes], record: RequestRecord) -> Iterator[bytes]:
         record.close()
 
 
-async def _stream_async(content: AsyncIterator[bytes], record: RequestRecord) -> AsyncIterator[bytes]:
+async def _stream_async(
+    content: AsyncIterator[bytes], record: RequestRecord
+) -> AsyncIterator[bytes]:
     try:
         while True:
             token = enter(record)

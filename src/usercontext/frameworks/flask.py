@@ -41,13 +41,13 @@ class UserContext:
 
     def init_app(self, app: flask.Flask) -> None:
         """Put the middleware around an app, and listen for its errors."""
-        app.wsgi_app = UserContextMiddleware(  # type: ignore[method-assign]
+        app.wsgi_app = UserContextMiddleware(  # type: ignore[assignment,method-assign]
             app.wsgi_app, **self._options
         )
         got_request_exception.connect(_report, app)
 
 
-def _report(sender: object, exception: BaseException | None = None, **extra: Any) -> None:
+def _report(_sender: object, exception: BaseException | None = None, **_extra: Any) -> None:
     """Report an error that Flask answers with a 500, while its request is still there."""
     record = current()
     if record is None or not isinstance(exception, Exception):
