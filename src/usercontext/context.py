@@ -5,13 +5,13 @@ Clients and frameworks are handed in; nothing here imports one.
 
 from __future__ import annotations
 
-import time
+import weakref
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext import record as records
 from usercontext import resolution
-from usercontext.diagnostics import failure
+from usercontext.diagnostics import harmless
 from usercontext.exceptions import InvalidUserError
 from usercontext.options import TAKER_METHODS, ContextOptions, check_methods, checked
 from usercontext.privacy import Scrubber
@@ -79,28 +79,23 @@ class UserContext:
         self.make_request: Callable[[Any], object] | None = options.get("make_request")
         self.scrubber = scrubber
         self.includes_ip = self.request_data.include_ip and not scrubber.never_store_ip
-        self.resolver_name = _name_of(self.resolver)
+        self.resolver_name = f"resolver {_name_of(self.resolver)}"
         self.is_async = self.resolver is not None and _is_async(self.resolver)
         self.awaits = self.is_async or bool(options.get("resolver_thread"))
         self.isolating = tuple(one for one in self.clients if _overrides(one, "request_scope"))
         self.recording = tuple(one for one in self.clients if _overrides(one, "is_recording"))
-        self._base: UserContext | None = None
-        self._joined: UserContext = self
+        self.is_plain = not self.clients and not self.eager
 
     def over(self, base: UserContext) -> UserContext:
         """Return these options with those of `base` where they were left out.
 
         Scrub rules add up, and a resolver stays with the kind of request it was written for.
         """
-        if self._base is base:
-            return self._joined
         options = {**base._options, **self._options}
         if "resolver" not in self._options and "make_request" in base._options:
             options["make_request"] = base._options["make_request"]
         joined = object.__new__(UserContext)
         joined._apply(options, base.scrubber.merged(self.scrubber))
-        # In this order: another thread that sees the new base must not take the old result.
-        self._joined, self._base = joined, base
         return joined
 
     def request_of(self, record: RequestRecord) -> object:
@@ -111,12 +106,6 @@ class UserContext:
             return None
         return self.make_request(record.source)
 
-    def detached_deadline(self) -> float:
-        """Return until when, on the monotonic clock, detached work sees a known user."""
-        if self.detached_ttl is None:
-            return float("inf")
-        return time.monotonic() + self.detached_ttl
-
     def join(self, record: RequestRecord, source: Mapping[str, Any]) -> None:
         """Let these options apply from here on, inside a request that has its record already.
 
@@ -125,13 +114,12 @@ class UserContext:
         """
         outer = record.context
         record.context = self.over(outer)
-        record.address = UNKNOWN
+        if record.extras is not None:
+            record.extras.address = UNKNOWN
         if "resolver" not in self._options or self.resolver is outer.resolver:
             return
         record.source = source
-        if not record.explicit:
-            record.resolution = None
-            record.user = UNKNOWN
+        record.ask_again()
 
     # --- the user -------------------------------------------------------------------------
 
@@ -140,18 +128,15 @@ class UserContext:
         if not self.includes_ip:
             return None
         root = record.root
-        address = root.address
-        if isinstance(address, Unknown):
-            address = None if root.source is None else self._find_address(root.source)
-            root.address = address
-        return address
+        extras = root.more()
+        if isinstance(extras.address, Unknown):
+            extras.address = None if root.source is None else self._find_address(root.source)
+        return extras.address
 
     def _find_address(self, source: Mapping[str, Any]) -> str | None:
-        try:
+        with harmless("client address", "the client's address could not be found"):
             return self.request_data.ip_address(source)
-        except Exception:
-            failure("client address", "the client's address could not be found")
-            return None
+        return None
 
     def user_of(self, record: RequestRecord, *, resolve: bool = True) -> User | None:
         """Return the user of a record with its address; peek only, unless `resolve`."""
@@ -208,7 +193,7 @@ class UserContext:
 
     def became_known(self, record: RequestRecord) -> None:
         """Hand on a user that has just become known, or has changed."""
-        if self.clients and record.parent is None and record.expires is None:
+        if self.clients and record.root is record and record.ended is None:
             self._push(record)
         if record.extras is not None and record.extras.pending:
             self.complete_pending(record)
@@ -217,19 +202,15 @@ class UserContext:
         fields = self.outgoing(record, resolve=False)
         user = None if fields is None else _user_of_scrubbed(fields)
         for client in self.clients:
-            try:
+            with _unharmed_by(client, "set_user"):
                 client.set_user(user)
-            except Exception:
-                _note_client_failure(client, "set_user")
 
     def needs_push(self) -> bool:
         """Return whether a client will send this request anyway, and so wants its user now."""
         for client in self.recording:
-            try:
+            with _unharmed_by(client, "is_recording"):
                 if client.is_recording():
                     return True
-            except Exception:
-                _note_client_failure(client, "is_recording")
         return False
 
     def push_unresolved(self, record: RequestRecord) -> None:
@@ -242,15 +223,15 @@ class UserContext:
         stack = ExitStack()
 
         def get_user(error: BaseException | None = None) -> dict[str, Any] | None:
-            return _pull(record if error is None else _reporting_record(error) or record)
+            with harmless("pull", "the user of a report could not be found"):
+                return _pull(record if error is None else _reporting_record(error) or record)
+            return None
 
         for client in self.isolating:
-            try:
+            with _unharmed_by(client, "request_scope"):
                 entered = client.request_scope(get_user)
                 if entered is not None:
                     stack.push(_Guarded(client, entered))
-            except Exception:
-                _note_client_failure(client, "request_scope")
         return stack
 
     # --- reports of our own ---------------------------------------------------------------
@@ -274,9 +255,7 @@ class UserContext:
             return str(event["event_id"])
         return self._send(event, user, client)
 
-    def _send(
-        self, event: Event, user: dict[str, Any] | None, client: ReportTaker
-    ) -> str | None:
+    def _send(self, event: Event, user: dict[str, Any] | None, client: ReportTaker) -> str | None:
         if user is not None:
             event["user"] = user
         return client.submit(event, last_word=self.last_word)
@@ -291,7 +270,7 @@ class UserContext:
         return (
             self.awaits
             and record.user is UNKNOWN
-            and record.expires is None
+            and record.ended is None
             and self.resolver is not None
             and not resolution.is_inside(record)
         )
@@ -301,15 +280,12 @@ class UserContext:
         if record.extras is None:
             return
         pending, record.extras.pending = record.extras.pending, []
-        client = _default.client
+        client = process_default.client
         if client is None:
             return
         for event in pending:
-            try:
-                user = self._reported_user(record)
-                self._send(event, user, client)
-            except Exception:
-                failure("built-in client", "a report could not be completed with its user")
+            with harmless("built-in client", "a report could not be completed with its user"):
+                self._send(event, self._reported_user(record), client)
 
 
 class _Guarded:
@@ -324,10 +300,8 @@ class _Guarded:
         """Nothing: it has been entered when it was made."""
 
     def __exit__(self, *exc_info: object) -> None:
-        try:
+        with _unharmed_by(self.client, "request_scope"):
             self.entered.__exit__(None, None, None)
-        except Exception:
-            _note_client_failure(self.client, "request_scope")
 
 
 def _is_withheld(record: RequestRecord) -> bool:
@@ -369,19 +343,43 @@ def _overrides(client: ReportingClient, name: str) -> bool:
 
 # --- the process-wide default -------------------------------------------------------------------
 
-_default = UserContext()
+process_default = UserContext()
 _clients_set_up: list[ReportingClient] = []
+
+
+class OverDefault:
+    """The options of a middleware over the process-wide default, joined anew at each `init()`.
+
+    Attributes:
+        joined: what applies to the middleware's requests: one attribute, read at each of them.
+    """
+
+    __slots__ = ("__weakref__", "_own", "joined")
+
+    def __init__(self, own: UserContext) -> None:
+        self._own = own
+        self.join()
+        _over_default.add(self)
+
+    def join(self) -> None:
+        """Join the options with what is now the default."""
+        self.joined = self._own.over(process_default)
+
+
+_over_default: weakref.WeakSet[OverDefault] = weakref.WeakSet()
 
 
 def default() -> UserContext:
     """Return what `init()` configured, or a context without any option."""
-    return _default
+    return process_default
 
 
 def make_default(context: UserContext) -> UserContext:
     """Put a context in the process-wide default's place; return the one before."""
-    global _default  # noqa: PLW0603
-    before, _default = _default, context
+    global process_default
+    before, process_default = process_default, context
+    for over in list(_over_default):
+        over.join()
     return before
 
 
@@ -394,15 +392,13 @@ def _set_up(client: ReportingClient) -> None:
     if any(one is client for one in _clients_set_up):
         return
     _clients_set_up.append(client)
-    try:
+    with _unharmed_by(client, "setup"):
         client.setup(pull_user)
-    except Exception:
-        _note_client_failure(client, "setup")
 
 
-def _note_client_failure(client: ReportingClient, method: str) -> None:
+def _unharmed_by(client: ReportingClient, method: str) -> harmless:
     name = type(client).__qualname__
-    failure(f"{name}.{method}", "reporting client %s failed in %s()", name, method)
+    return harmless(f"{name}.{method}", "reporting client %s failed in %s()", name, method)
 
 
 # --- finding the record -------------------------------------------------------------------------
@@ -423,11 +419,9 @@ def pull_user(error: BaseException | None = None) -> dict[str, Any] | None:
     It never raises. An exception that passed through a middleware names its own request's user,
     wherever it is reported from; one that two requests raised names nobody.
     """
-    try:
+    with harmless("pull", "the user of a report could not be found"):
         return _pull(_reporting_record(error))
-    except Exception:
-        failure("pull", "the user of a report could not be found")
-        return None
+    return None
 
 
 def _pull(record: RequestRecord | None) -> dict[str, Any] | None:

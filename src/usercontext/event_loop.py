@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
-    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from collections.abc import Awaitable, Callable, Coroutine
 
 __all__ = ["is_running", "run_aside", "run_in_thread", "run_within", "start_thread", "waiter"]
 
@@ -66,14 +65,14 @@ async def run_within(seconds: float, function: Callable[[], Awaitable[object]]) 
     if _on_asyncio():
         import asyncio
 
+        limit = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with limit:
                 await function()
         except TimeoutError:
             if not limit.expired():
                 raise
-            return False
-        return True
+        return not limit.expired()
     import trio
 
     with trio.move_on_after(seconds) as scope:
@@ -136,7 +135,7 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_forget_background)
 
 
-def run_aside(function: Callable[[], Coroutine[Any, Any, T]], timeout: float) -> T:
+def run_aside(function: Callable[..., Coroutine[Any, Any, T]], *args: object, timeout: float) -> T:
     """Run a coroutine to its end from a thread that runs no event loop.
 
     One background loop serves them all (45 us a call, where `asyncio.run` costs 158); under
@@ -146,10 +145,10 @@ def run_aside(function: Callable[[], Coroutine[Any, Any, T]], timeout: float) ->
         TimeoutError: it did not end within `timeout` seconds, and was cancelled.
     """
     if _is_patched_by_gevent():
-        return _run_in_native_pool(function, timeout)
+        return _run_in_native_pool(function, args, timeout)
     import asyncio
 
-    future = asyncio.run_coroutine_threadsafe(function(), _background.get())
+    future = asyncio.run_coroutine_threadsafe(function(*args), _background.get())
     try:
         return future.result(timeout)
     except TimeoutError:
@@ -162,14 +161,16 @@ def _is_patched_by_gevent() -> bool:
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
-def _run_in_native_pool(function: Callable[[], Coroutine[Any, Any, T]], timeout: float) -> T:
+def _run_in_native_pool(
+    function: Callable[..., Coroutine[Any, Any, T]], args: tuple[object, ...], timeout: float
+) -> T:
     import asyncio
     from contextvars import copy_context
 
     import gevent
 
     def run() -> T:
-        return asyncio.run(asyncio.wait_for(function(), timeout))
+        return asyncio.run(asyncio.wait_for(function(*args), timeout))
 
     context = copy_context()
     result: T = gevent.get_hub().threadpool.spawn(context.run, run).get()

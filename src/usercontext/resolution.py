@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,9 @@ from usercontext.record import UNKNOWN, Unknown
 from usercontext.user import User
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from usercontext.context import UserContext
     from usercontext.record import RequestRecord
 
 __all__ = ["ask", "ask_within", "is_inside", "person", "resolve"]
@@ -23,13 +25,20 @@ __all__ = ["ask", "ask_within", "is_inside", "person", "resolve"]
 class Resolution:
     """A call of the resolver under way, and who waits for it."""
 
-    __slots__ = ("finished", "wakers")
+    __slots__ = ("wakers",)
 
     def __init__(self) -> None:
-        # A bare lock, held until the call ends: an Event costs five times as much.
-        self.finished = threading.Lock()
-        self.finished.acquire()
-        self.wakers: list[Callable[[], object]] = []
+        # Made by the first that waits: nearly always nobody does.
+        self.wakers: list[Callable[[], object]] | None = None
+
+    def wake(self) -> None:
+        """Wake the threads and tasks that wait."""
+        for waker in self.wakers or ():
+            try:
+                waker()
+            except RuntimeError:
+                # The loop of that task has been closed meanwhile: nobody is left to wake.
+                continue
 
 
 # Guards the few instructions that claim and settle; never held while foreign code runs.
@@ -49,15 +58,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-def _answer(value: object, record: RequestRecord) -> User | Unknown | None:
-    """Return the user that a resolver gave; UNKNOWN, which only ours give, asks again later."""
-    if isinstance(value, Unknown):
-        return value
-    return person(value, f"resolver {record.context.resolver_name}")
-
-
 def person(value: object, cause: str) -> User | None:
     """Return what `User.of` makes of a value; what is no user is logged once and is nobody."""
+    kind = type(value)
+    if kind is not dict and kind is not User and hasattr(kind, "__await__"):
+        _warn_awaitable(value, cause)
+        return None
     try:
         user = User.of(value)
     except InvalidUserError as error:
@@ -67,7 +73,7 @@ def person(value: object, cause: str) -> User | None:
         if value is not None and not _is_framework_object(value):
             _warn_nonsense(value, cause)
         return None
-    if user.identity is None:
+    if user._values[0] is None and user.identity is None:
         warn_once(
             f"{cause}: no identity",
             "%s gave a user without id, username, email or ip_address: counted as nobody",
@@ -83,14 +89,17 @@ def _is_framework_object(value: object) -> bool:
 
 
 def _warn_nonsense(value: object, cause: str) -> None:
-    hint = "return a User, a mapping, or None"
-    if hasattr(value, "__await__"):
-        close = getattr(value, "close", None)
-        if close is not None:
-            close()
-        hint = "declare it with `async def`, so that it is awaited"
     kind = type(value).__name__
+    hint = "give a User, a mapping, the framework's user object, or None"
     warn_once(f"{cause}: {kind}", "%s gave %s, which is no user: %s", cause, kind, hint)
+
+
+def _warn_awaitable(value: Any, cause: str) -> None:
+    close = getattr(value, "close", None)
+    if close is not None:
+        close()  # Python would else complain about it, at some later time
+    hint = "declare it with `async def`, so that it is awaited"
+    warn_once(f"{cause}: awaitable", "%s gave an awaitable, which is no user: %s", cause, hint)
 
 
 def _claim(record: RequestRecord) -> Resolution | None:
@@ -102,29 +111,22 @@ def _claim(record: RequestRecord) -> Resolution | None:
         return claimed
 
 
-def _settle(record: RequestRecord, resolution: Resolution, user: Any) -> bool:
+def _settle(record: RequestRecord, resolution: Resolution, user: User | Unknown | None) -> bool:
     """End a call; UNKNOWN gives the claim back. Return whether this made the user known."""
     with _claims:
-        settled = False
-        if record.resolution is resolution:
-            record.resolution = None
-            if record.user is UNKNOWN and user is not UNKNOWN:
-                record.user = user
-                settled = True
-        wakers, resolution.wakers = resolution.wakers, []
-        resolution.finished.release()
-    for wake in wakers:
-        try:
-            wake()
-        except RuntimeError:
-            # The loop of that task has been closed meanwhile: nobody is left to wake.
-            continue
-    return settled
+        settled = record.resolution is resolution and record.user is UNKNOWN
+        if settled:
+            record.user = user
+            if user is UNKNOWN:
+                record.resolution = None
+    if resolution.wakers is not None:
+        resolution.wake()
+    return settled and user is not UNKNOWN
 
 
-def _note_failure(record: RequestRecord) -> None:
-    name = record.context.resolver_name
-    failure(f"resolver {name}", "resolver %s failed: this request has no user", name)
+def _note_failure(context: UserContext) -> None:
+    name = context.resolver_name
+    failure(name, "%s failed: this request has no user", name)
 
 
 def is_inside(record: RequestRecord) -> bool:
@@ -142,7 +144,7 @@ def ask(record: RequestRecord) -> User | None:
     if not isinstance(user, Unknown):
         return user
     context = record.context
-    if context.resolver is None or record.expires is not None:
+    if context.resolver is None or record.ended is not None:
         return None
     if is_inside(record):
         return None
@@ -167,34 +169,43 @@ def _may_call_from_thread(record: RequestRecord) -> bool:
 
 
 def _await_other(record: RequestRecord) -> User | None:
-    resolution = record.resolution
-    if resolution is None or event_loop.is_running():
-        return _known_or_none(record)
-    if resolution.finished.acquire(timeout=record.context.resolver_timeout):
-        resolution.finished.release()
+    if not event_loop.is_running():
+        answered = threading.Event()
+        if _wait_for(record, answered.set):
+            answered.wait(record.context.resolver_timeout)
     return _known_or_none(record)
+
+
+def _wait_for(record: RequestRecord, waker: Callable[[], object]) -> bool:
+    """Have a waker called when the call under way ends; return whether there is one."""
+    with _claims:
+        resolution = record.resolution
+        if resolution is None or record.user is not UNKNOWN:
+            return False
+        if resolution.wakers is None:
+            resolution.wakers = []
+        resolution.wakers.append(waker)
+        return True
 
 
 def _run(record: RequestRecord, claimed: Resolution) -> None:
     context = record.context
     token = _inside.set(claimed)
-    user: Any = UNKNOWN
+    resolver: Any = context.resolver
+    user: User | Unknown | None = UNKNOWN
     try:
         request = context.request_of(record)
         if context.is_async:
-            found = event_loop.run_aside(
-                lambda: context.resolver(request),  # type: ignore[misc,return-value]
-                context.resolver_timeout,
-            )
+            found = event_loop.run_aside(resolver, request, timeout=context.resolver_timeout)
         else:
-            found = context.resolver(request)  # type: ignore[misc]
-        user = _answer(found, record)
-    except Exception:
-        _note_failure(record)
+            found = resolver(request)
+        user = found if type(found) is Unknown else person(found, context.resolver_name)
+    except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here, at every read
+        _note_failure(context)
         user = None
     finally:
         _inside.reset(token)
-        if _settle(record, claimed, user):
+        if _settle(record, claimed, user) and (context.clients or record.extras is not None):
             context.became_known(record)
 
 
@@ -203,41 +214,40 @@ async def resolve(record: RequestRecord) -> None:
 
     When the task that runs the resolver is cancelled, the next of those waiting runs it.
     """
-    while record.user is UNKNOWN and record.expires is None and record.context.resolver is not None:
+    while record.user is UNKNOWN and record.ended is None and record.context.resolver is not None:
         if is_inside(record):
             return
         claimed = _claim(record)
         if claimed is None:
             await _join(record)
-        elif record.context.awaits:
-            return await _run_async(record, claimed)
+            continue
+        if record.context.awaits:
+            await _run_async(record, claimed)
         else:
-            return _run(record, claimed)
+            _run(record, claimed)
+        return
 
 
 async def _join(record: RequestRecord) -> None:
     wake, wait = event_loop.waiter()
-    with _claims:
-        resolution = record.resolution
-        if resolution is None:
-            return
-        resolution.wakers.append(wake)
-    await wait()
+    if _wait_for(record, wake):
+        await wait()
 
 
 async def _run_async(record: RequestRecord, claimed: Resolution) -> None:
     context = record.context
     token = _inside.set(claimed)
-    user: Any = UNKNOWN
+    resolver: Any = context.resolver
+    user: User | Unknown | None = UNKNOWN
     try:
         request = context.request_of(record)
         if context.is_async:
-            found = await context.resolver(request)  # type: ignore[misc]
+            found = await resolver(request)
         else:
-            found = await event_loop.run_in_thread(context.resolver, request)  # type: ignore[arg-type]
-        user = _answer(found, record)
-    except Exception:
-        _note_failure(record)
+            found = await event_loop.run_in_thread(resolver, request)
+        user = found if type(found) is Unknown else person(found, context.resolver_name)
+    except Exception:  # noqa: BLE001
+        _note_failure(context)
         user = None
     finally:
         _leave_inside(token)
@@ -269,5 +279,5 @@ async def ask_within(record: RequestRecord) -> None:
 
 def _note_failure_to_answer(record: RequestRecord) -> None:
     name, seconds = record.context.resolver_name, record.context.resolver_timeout
-    message = "resolver %s gave no answer within resolver_timeout=%s s: this request has no user"
-    warn_once(f"resolver {name}: slow", message, name, seconds)
+    message = "%s gave no answer within resolver_timeout=%s s: this request has no user"
+    warn_once(f"{name}: slow", message, name, seconds)

@@ -11,6 +11,7 @@ from usercontext.exceptions import InvalidUserError
 from usercontext.record import (
     KEY,
     UNKNOWN,
+    BlockRecord,
     RequestRecord,
     Unknown,
     attach,
@@ -60,15 +61,18 @@ def set_user(user: object) -> None:
     if record is None:
         _warn_outside("set_user")
         return
-    if type(user) is not User or user.identity is None:
+    # The id first, past its property: nearly every user has one, and this is asked often.
+    if type(user) is not User or (user._values[0] is None and user.identity is None):
         user = resolution.person(user, "set_user()")
-    _claim(record, user)
+    record.user = user
+    record.resolution = None
+    if record.extras is not None or record.ended is not None or record.context.clients:
+        _claim(record, user)
 
 
 def _claim(record: RequestRecord, user: User | None) -> None:
     record.claim(user)
-    if record.context.clients or record.extras is not None:
-        record.context.became_known(record)
+    record.context.became_known(record)
 
 
 def _warn_outside(call: str) -> None:
@@ -94,8 +98,8 @@ def update_user(**fields: Any) -> None:
     if record is None:
         _warn_outside("update_user")
         return
-    user = resolution.ask(record) if record.expires is None else record.known()
-    if record.user is UNKNOWN and record.context.resolver is not None and record.expires is None:
+    user = resolution.ask(record) if record.ended is None else record.known()
+    if record.user is UNKNOWN and record.context.resolver is not None and record.ended is None:
         warn_once(
             "update_user before resolve_user",
             "update_user() changes nothing before an async resolver has been awaited: "
@@ -196,7 +200,7 @@ def set_request_data(value: object) -> None:
         _warn_outside("set_request_data")
         return
     root = record.root
-    if root.expires is None:
+    if root.ended is None:
         root.more().data = value
 
 
@@ -261,8 +265,9 @@ class use_user(_Block):  # noqa: N801 - it reads as the verb it is: `with use_us
 
     def __enter__(self) -> None:
         outer = current()
-        context = default() if outer is None else outer.context
-        record = RequestRecord(None, context, parent=outer)
+        record = (
+            RequestRecord(None, default()) if outer is None else BlockRecord(outer.context, outer)
+        )
         record.claim(self._user)
         self._begin(record)
 
@@ -323,4 +328,4 @@ def _bound(function: Callable[P, T], record: RequestRecord) -> Callable[P, T]:
             leave(token)
 
     carried: Any = call_async if iscoroutinefunction(function) else call
-    return update_wrapper(carried, function)  # type: ignore[no-any-return]
+    return update_wrapper(carried, function)
