@@ -509,11 +509,9 @@ def _has_port_zero(source: Mapping[str, Any]) -> bool:
 
 def _has_address_header(source: Mapping[str, Any]) -> bool:
     if "REQUEST_METHOD" in source:
-        return any(
-            key[5:].replace("_", "-").lower() in ADDRESS_HEADERS
-            for key in source
-            if key.startswith("HTTP_")
-        )
+        keys: list[Any] = list(source)
+        names = [key[5:] for key in keys if isinstance(key, str) and key.startswith("HTTP_")]
+        return any(name.replace("_", "-").lower() in ADDRESS_HEADERS for name in names)
     pairs = _sound_headers(source.get("headers"))
     return any(key.decode("latin-1") in ADDRESS_HEADERS for key, _ in pairs)
 
