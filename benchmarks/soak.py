@@ -4,15 +4,16 @@
     python benchmarks/soak.py --requests 5000 --servers uvicorn,waitress
 
 A third of the requests name their user to the resolver, a third set one in the endpoint, a third
-are anonymous. Some are pipelined, some carry a body of 200 kB with anonymous requests right
-behind them, some fail and are reported. Every answer is checked, and every report that the
-failing ones left in SQLite. Exit status 1 if any user was wrong or missing.
+are anonymous. Some are pipelined where the server can, some carry a body of 200 kB with anonymous
+requests right behind them, some fail and are reported. Every answer is checked, and every report
+that the failing ones left in SQLite. Exit status 1 if any user was wrong or missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import re
 import sys
@@ -61,6 +62,7 @@ class Tally:
     """What came of one server's requests."""
 
     server: str
+    version: str
     requests: int = 0
     reports: int = 0
     wrong: int = 0
@@ -149,8 +151,8 @@ class Client(asyncio.Protocol):
         self._buffer += data
         while self._waiting and not self._closing and self._take_answer():
             self._retries = 0
-        if not self._waiting and not self._closing:
-            self._go_on()
+            if not self._closing and not (self._waiting and self._load.pipelining):
+                self._go_on()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Connect again: some servers end a connection after a request, or after an error."""
@@ -174,7 +176,8 @@ class Client(asyncio.Protocol):
             self._closing = True
             self._transport.close()
             return
-        self._transport.write(b"".join(request.encoded for request in self._waiting))
+        at_once = list(self._waiting) if self._load.pipelining else [self._waiting[0]]
+        self._transport.write(b"".join(request.encoded for request in at_once))
 
     def _take_answer(self) -> bool:
         """Check one answer; return False while it is not complete."""
@@ -202,7 +205,10 @@ class Client(asyncio.Protocol):
 class Load:
     """All connections to one server, until the plan is done."""
 
-    def __init__(self, port: int, plan: Plan, tally: Tally, connections: int) -> None:
+    def __init__(
+        self, port: int, plan: Plan, tally: Tally, *, connections: int, pipelining: bool
+    ) -> None:
+        self.pipelining = pipelining
         self._port = port
         self._tally = tally
         self.batches = plan.batches()
@@ -272,13 +278,22 @@ def check_reports(path: Path, tally: Tally) -> None:
 
 def soak(server: Server, requests: int, connections: int, timeout: float, seed: int) -> Tally:
     """Put one server under load; return what came of it."""
-    tally = Tally(server.version())
+    tally = Tally(server.name, server.version())
     with tempfile.TemporaryDirectory(prefix="soak") as folder:
         reports = Path(folder, "reports.db")
-        environment = {"PYTHONPATH": _python_path(), "REPORTS": f"sqlite:///{reports}"}
-        app = f"soak_apps:{server.interface}"
-        with Running(server, app, Path(folder), environment) as running:
-            load = Load(running.port, Plan(requests, seed), tally, connections)
+        environment = {
+            "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)]),
+            "REPORTS": f"sqlite:///{reports}",
+            "INTERFACE": server.interface,
+        }
+        with Running(server, "soak_apps:application", Path(folder), environment) as running:
+            load = Load(
+                running.port,
+                Plan(requests, seed),
+                tally,
+                connections=connections,
+                pipelining=server.pipelining,
+            )
             start = time.monotonic()
             asyncio.run(asyncio.wait_for(load.run(), timeout))
             tally.seconds = time.monotonic() - start
@@ -290,18 +305,14 @@ def soak(server: Server, requests: int, connections: int, timeout: float, seed: 
     return tally
 
 
-def _python_path() -> str:
-    return ":".join([str(HERE), *filter(None, sys.path)])
-
-
 def print_table(tallies: list[Tally]) -> None:
     """Print a table in Markdown, as it stands in README.md."""
-    print("| server | requests | reports checked | wrong | missing | requests/s |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| server | version | requests | reports checked | wrong | missing | requests/s |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for tally in tallies:
         print(
-            f"| {tally.server} | {tally.requests:,} | {tally.reports:,} | {tally.wrong:,} "
-            f"| {tally.missing:,} | {tally.rate:,.0f} |"
+            f"| {tally.server} | {tally.version} | {tally.requests:,} | {tally.reports:,} "
+            f"| {tally.wrong:,} | {tally.missing:,} | {tally.rate:,.0f} |"
         )
 
 

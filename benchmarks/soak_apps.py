@@ -1,7 +1,7 @@
 """The apps that `soak.py` puts under load: Starlette over ASGI, Flask over WSGI.
 
 Each answers with the id of the user whom it sees, or `-`, and fails when it is asked to. A
-server takes `soak_apps:asgi` or `soak_apps:wsgi`, which are built when they are asked for.
+server takes `soak_apps:application`, and the environment says which of the two that is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import usercontext
 
 
-class Failure(RuntimeError):
+class RequestedError(RuntimeError):
     """Raised by a request that is to be reported; its text is the request's number."""
 
 
@@ -26,7 +26,7 @@ def _answer(headers: Any) -> str:
     if "x-set" in headers:
         usercontext.set_user({"id": headers["x-set"]})
     if "x-fail" in headers:
-        raise Failure(headers["x-fail"])
+        raise RequestedError(headers["x-fail"])
     user = usercontext.get_user()
     return "-" if user is None or user.id is None else user.id
 
@@ -35,7 +35,7 @@ def _starlette() -> Any:
     import asyncio
 
     from starlette.applications import Starlette
-    from starlette.requests import Request
+    from starlette.requests import Request  # noqa: TC002
     from starlette.responses import PlainTextResponse
     from starlette.routing import Route
 
@@ -79,12 +79,10 @@ def _flask() -> Any:
     return app
 
 
-def __getattr__(name: str) -> Any:
-    """Build the app that a server was told to serve, and nothing for the other one."""
-    if name not in ("asgi", "wsgi"):
-        raise AttributeError(name)
+def _build() -> Any:
     # No report may be dropped here: the soak counts a missing one as a fault.
-    usercontext.init(os.environ["REPORTS"], max_queue=100_000)
-    app = _starlette() if name == "asgi" else _flask()
-    globals()[name] = app
-    return app
+    usercontext.init(os.environ["REPORTS"], max_queue=100_000, max_reports=1_000_000)
+    return {"asgi": _starlette, "wsgi": _flask}[os.environ["INTERFACE"]]()
+
+
+application = _build()
