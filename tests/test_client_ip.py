@@ -238,7 +238,7 @@ def test_client_cannot_change_forwarded(
 SPLIT = [
     ("quote without =", 'for=203.0.113.9, x"a, b"', 3),
     ("quote that closes nothing", 'for=203.0.113.9, a="b, c="d, for=10.0.0.7', 4),
-    ("escaped quote that closes nothing", 'for=203.0.113.9, b="c, d="e\\", for=10.0.0.7', 4),
+    ("escaped quote that closes nothing", 'for=203.0.113.9, a="b, c\\", for=10.0.0.7', 4),
     ("string with separators", 'for=203.0.113.9, a="b, for=6.6.6.6;c";for=10.0.0.7', 2),
     ("escaped quotes in a string", 'for=203.0.113.9, a="\\"b\\", c\\\\";for=10.0.0.7', 2),
 ]

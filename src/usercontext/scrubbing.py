@@ -175,7 +175,8 @@ def _scrubbed_value(rule: ScrubRule, path: Path, value: Any) -> Any:
         if not rule.pattern:
             return _REMOVED if _is_extra_removed(rule, path) else _hidden(rule, value)
         if isinstance(value, str):
-            return _without_pattern(rule, value)
+            # An empty text is no value: Sentry refuses such tags, and makes "email:" of an email.
+            return (_without_pattern(rule, value) or _REMOVED) if value else value
         rule = rule._replace(selector=_EVERYTHING)
     if isinstance(value, dict):
         return _scrubbed_mapping(rule, path, value)
