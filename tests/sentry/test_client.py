@@ -408,6 +408,17 @@ def test_everything_fails(kept: Kept, method: str) -> None:
     assert client.submit({}) is None
 
 
+@pytest.mark.parametrize("timeout", [0, -1, math.inf, math.nan, 1e300, 10**400, None, "soon"])
+def test_odd_timeouts(
+    make_client: Callable[..., SentryClient], tmp_path: Path, timeout: Any
+) -> None:
+    """No timeout makes `flush()` or `close()` raise."""
+    client = make_client(f"sqlite:///{tmp_path}/reports.db")
+
+    assert client.flush(timeout) in (True, False)
+    assert client.close(timeout) in (True, False)
+
+
 def test_stats_of_a_transport(kept: Kept) -> None:
     """`stats()` are the transport's."""
     client = SentryClient(transport=kept)

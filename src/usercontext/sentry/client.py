@@ -27,6 +27,7 @@ __all__ = ["SentryClient"]
 
 _MAX_QUEUE = 100
 _MAX_QUEUE_BYTES = 4 << 20
+_MAX_TIMEOUT = 86_400.0
 
 #: Not failures, but ways in which a program stops. Of modules that may not be installed or loaded.
 _STOPS = (KeyboardInterrupt, SystemExit, GeneratorExit)
@@ -215,11 +216,11 @@ class SentryClient(BaseClient):
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Wait until everything submitted before is dealt with; return whether it was in time."""
-        return self._transport is None or self._transport.flush(timeout)
+        return self._transport is None or _wait(self._transport.flush, timeout)
 
     def close(self, timeout: float = 2.0) -> bool:
         """Flush, then stop for good; return whether everything was in time."""
-        return self._transport is None or self._transport.close(timeout)
+        return self._transport is None or _wait(self._transport.close, timeout)
 
     def stats(self) -> dict[str, Any]:
         """Return how many events were captured, sent, are queued, and were discarded for what.
@@ -345,6 +346,15 @@ def _scrubbed(event: Event, last_word: Callable[[Event], Event]) -> Event | None
     except Exception:  # noqa: BLE001
         failure("scrubbing", "a report could not be scrubbed and was dropped")
         return None
+
+
+def _wait(method: Callable[[float], bool], timeout: float) -> bool:
+    """Call `flush` or `close` with a timeout that a lock can take; False if it fails."""
+    try:
+        return method(min(max(0.0, float(timeout)), _MAX_TIMEOUT))
+    except Exception:  # noqa: BLE001
+        failure("flush", "usercontext could not flush its reports")
+        return False
 
 
 def _parse(dsn: Any) -> Dsn | str | None:
