@@ -44,6 +44,7 @@ BAD = {
     "key with a comma": "https://hunter2,x=1@host/1",
     "unclosed bracket": "https://hunter2@[::1/1",
     "no IPv6 in brackets": "https://hunter2@[hunter2]/1",
+    "address of the future": "https://hunter2@[v1.x]/1",
     "host with a comma": "https://hunter2@a,b/1",
     "letters beyond ASCII": "https://hunter2@höst/1",
     "path with a quote": 'https://hunter2@host/a"b/1',

@@ -105,6 +105,19 @@ def test_long_text() -> None:
     assert len(shown["thing"]) == 512
 
 
+def test_namespace_that_raises() -> None:
+    """A class body may run in a mapping of the app's own, which may raise."""
+
+    class Namespace(UserDict[str, Any]):
+        def keys(self) -> Any:
+            raise RuntimeError("no")
+
+    namespace = Namespace()
+    exec("frame = __import__('sys')._getframe()", {}, namespace)
+
+    assert describe_locals(namespace["frame"]) == {}
+
+
 def test_module_names() -> None:
     """A module's own names are left out."""
     assert describe(__file__="x", a=1) == {"a": "1"}

@@ -370,9 +370,18 @@ def test_dead_server_costs_bounded_memory(dead: SentryClient) -> None:
 
 
 def test_thread_has_an_empty_context(
-    server: SentryServer, make_client: Callable[..., SentryClient]
+    server: SentryServer, make_client: Callable[..., SentryClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The background thread never holds the request during which it started."""
+    start = threading.Thread.start
+
+    def start_inheriting(thread: threading.Thread) -> None:
+        """Start as Python 3.14 does with `thread_inherit_context`."""
+        context, run = contextvars.copy_context(), thread.run
+        monkeypatch.setattr(thread, "run", lambda: context.run(run))
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_inheriting)
 
     class Request:
         pass
