@@ -51,7 +51,7 @@ class UserContextMiddleware:
 
     def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
         if options.get("resolver") is not None:
-            _connection_class()
+            _import_connection()
         self.app = app
         self._own = UserContext(make_request=_make_connection, **options)
         self._defaults = OverDefault(self._own)
@@ -112,13 +112,15 @@ def _is_open(outer: object) -> bool:
     return isinstance(outer, RequestRecord) and outer.ended is None
 
 
-@cache
-def _connection_class() -> type[Any]:
+def _import_connection() -> type[Any]:
     try:
         from starlette.requests import HTTPConnection
     except ImportError:
         raise MissingDependencyError("starlette", "asgi", purpose="A resolver over ASGI") from None
     return HTTPConnection
+
+
+_connection_class = cache(_import_connection)
 
 
 def _make_connection(scope: Any) -> object:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from usercontext.context import UserContext, default, make_default
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import ConfigurationError
-from usercontext.options import ContextOptions, check_names
+from usercontext.options import ContextOptions, check_names, checked
 
 if TYPE_CHECKING:
     from usercontext.types import ReportTaker
@@ -47,6 +47,7 @@ def init(
     for name, value in options.items():
         kept = context_options if name in ContextOptions.__annotations__ else client_options
         kept[name] = value
+    checked(context_options)
     _check_client_options(client_options, client)
     if client is None:
         client = _built_in_client(_dsn_of(dsn), client_options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from contextvars import ContextVar
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from usercontext import event_loop
@@ -60,9 +61,8 @@ if hasattr(os, "register_at_fork"):
 
 def person(value: object, cause: str) -> User | None:
     """Return what `User.of` makes of a value; what is no user is logged once and is nobody."""
-    kind = type(value)
-    if kind is not dict and kind is not User and hasattr(kind, "__await__"):
-        _warn_awaitable(value, cause)
+    if isinstance(value, CoroutineType):
+        _warn_coroutine(value, cause)
         return None
     try:
         user = User.of(value)
@@ -70,7 +70,8 @@ def person(value: object, cause: str) -> User | None:
         warn_once(f"{cause}: invalid user", "%s gave no valid user: %s", cause, error)
         return None
     if user is None:
-        if value is not None and not _is_framework_object(value):
+        # An anonymous user of a framework is nobody too, and rightly so.
+        if value is not None and type(value).__module__ == "builtins":
             _warn_nonsense(value, cause)
         return None
     if user._values[0] is None and user.identity is None:
@@ -83,23 +84,16 @@ def person(value: object, cause: str) -> User | None:
     return user
 
 
-def _is_framework_object(value: object) -> bool:
-    # An anonymous user of a framework is an object with attributes of its own.
-    return hasattr(value, "is_authenticated") or hasattr(value, "is_anonymous")
-
-
 def _warn_nonsense(value: object, cause: str) -> None:
     kind = type(value).__name__
     hint = "give a User, a mapping, the framework's user object, or None"
     warn_once(f"{cause}: {kind}", "%s gave %s, which is no user: %s", cause, kind, hint)
 
 
-def _warn_awaitable(value: Any, cause: str) -> None:
-    close = getattr(value, "close", None)
-    if close is not None:
-        close()  # Python would else complain about it, at some later time
+def _warn_coroutine(value: CoroutineType[Any, Any, Any], cause: str) -> None:
+    value.close()  # Python would else complain about it, at some later time
     hint = "declare it with `async def`, so that it is awaited"
-    warn_once(f"{cause}: awaitable", "%s gave an awaitable, which is no user: %s", cause, hint)
+    warn_once(f"{cause}: coroutine", "%s gave a coroutine, which is no user: %s", cause, hint)
 
 
 def _claim(record: RequestRecord) -> Resolution | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from usercontext import diagnostics
 from usercontext.clients.base import BaseClient
 from usercontext.context import UserContext, forget_clients, make_default
+from usercontext.initialise import close
 from usercontext.sentry import SentryClient
 
 if TYPE_CHECKING:
@@ -112,8 +113,7 @@ class _Recorder:
 
 def reset() -> None:
     """Undo `init()`, and forget which clients were set up and what has been warned about."""
-    client = make_default(UserContext()).client
-    if client is not None:
-        client.close()
+    close()
+    make_default(UserContext())
     forget_clients()
     diagnostics.forget()

@@ -40,7 +40,7 @@ class UserContextMiddleware:
 
     def __init__(self, app: WSGIApp, **options: Unpack[ContextOptions]) -> None:
         if options.get("resolver") is not None:
-            _request_class()
+            _import_request()
         self.app = app
         self._own = UserContext(make_request=_make_request, **options)
         self._defaults = OverDefault(self._own)
@@ -107,13 +107,15 @@ def _outer_record(environ: Environ, record: RequestRecord) -> RequestRecord | No
     return None
 
 
-@cache
-def _request_class() -> type[Any]:
+def _import_request() -> type[Any]:
     try:
         from werkzeug.wrappers import Request
     except ImportError:
         raise MissingDependencyError("werkzeug", "wsgi", purpose="A resolver over WSGI") from None
     return Request
+
+
+_request_class = cache(_import_request)
 
 
 def _make_request(environ: Any) -> object:
