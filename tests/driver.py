@@ -72,18 +72,21 @@ def environ_of(*, client: str = "203.0.113.9", **headers: str) -> dict[str, Any]
 async def asgi_call(app: Any, scope: dict[str, Any]) -> list[dict[str, Any]]:
     """Serve one request within a running loop; return the messages that the app sent."""
     sent: list[dict[str, Any]] = []
-    done = asyncio.Event()
+    body = [{"type": "http.request", "body": b"", "more_body": False}]
+    answered = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
         if scope["type"] == "websocket":
             return {"type": "websocket.connect"}
-        if not sent and not done.is_set():
-            done.set()
-            return {"type": "http.request", "body": b"", "more_body": False}
+        if body:
+            return body.pop()
+        await answered.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            answered.set()
 
     await app(scope, receive, send)
     return sent

@@ -1,0 +1,67 @@
+"""The recorder that users of usercontext test with, and what our own tests rely on."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import usercontext
+from usercontext import diagnostics, init, isolation_scope, set_user, testing
+from usercontext.context import default
+from usercontext.testing import RecordingClient
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def test_the_fixture_records_reports_and_pushed_users(
+    usercontext_recorder: RecordingClient,
+) -> None:
+    """usercontext_recorder takes every report and every pushed user."""
+    with isolation_scope():
+        set_user({"id": 1})
+        usercontext.capture_message("hello")
+    assert usercontext_recorder.users == [{"id": "1"}]
+    assert [event["user"] for event in usercontext_recorder.events] == [{"id": "1"}]
+
+
+def test_without_the_fixture_nothing_is_reported() -> None:
+    """The fixture undoes its init(): no test reports through another one's recorder."""
+    assert default().client is None
+
+
+def test_clear_forgets_what_was_recorded(usercontext_recorder: RecordingClient) -> None:
+    """After clear() both lists are empty, and recording goes on."""
+    usercontext.capture_message("one")
+    usercontext_recorder.clear()
+    usercontext.capture_message("two")
+    assert [event["logentry"]["message"] for event in usercontext_recorder.events] == ["two"]
+
+
+def test_events_are_final_payloads() -> None:
+    """A recorder shows what before_send and the scrub rules left."""
+
+    def rename(event: dict[str, object]) -> dict[str, object]:
+        event["user"] = {"id": "2", "email": "ada@shop.example"}
+        return event
+
+    recorder = RecordingClient(before_send=rename, release="1.2.3")
+    init(client=recorder, scrub=["$user.email"])
+    usercontext.capture_message("hello")
+    (event,) = recorder.events
+    assert event["release"] == "1.2.3"
+    assert "ada@shop.example" not in str(event)
+    testing.reset()
+
+
+def test_reset_lets_warnings_be_seen_again(caplog: pytest.LogCaptureFixture) -> None:
+    """What has been warned about is warned about again after reset()."""
+    caplog.set_level(logging.WARNING)
+    testing.reset()
+    for _ in range(2):
+        set_user({"id": 1})
+    testing.reset()
+    set_user({"id": 1})
+    assert len([record for record in caplog.records if record.name == "usercontext"]) == 2
+    assert sum(diagnostics.failures().values()) == 1
+    testing.reset()
