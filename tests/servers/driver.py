@@ -64,8 +64,9 @@ class Response:
 class Connection:
     """One connection; when the server closes it between requests, it connects anew."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
         self._port = port
+        self._from = address, 0
         self._socket: socket.socket | None = None
         self._buffer = b""
 
@@ -84,7 +85,9 @@ class Connection:
     def send(self, *requests: Asked) -> None:
         """Send requests at once: more than one is pipelining."""
         if self._socket is None:
-            self._socket = socket.create_connection(("127.0.0.1", self._port), PATIENCE)
+            self._socket = socket.create_connection(
+                ("127.0.0.1", self._port), PATIENCE, source_address=self._from
+            )
         self._socket.sendall(b"".join(request.encoded() for request in requests))
 
     def request(self, request: Asked) -> Response:

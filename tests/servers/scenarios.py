@@ -75,14 +75,14 @@ class Target:
         return self.running.server
 
     @contextlib.contextmanager
-    def connect(self) -> Iterator[Connection]:
-        """Open a connection."""
-        with Connection(self.running.port) as connection:
+    def connect(self, address: str = "127.0.0.1") -> Iterator[Connection]:
+        """Open a connection from an address of this machine."""
+        with Connection(self.running.port, address) as connection:
             yield connection
 
-    def ask(self, asked: Asked) -> Response:
+    def ask(self, asked: Asked, address: str = "127.0.0.1") -> Response:
         """Send one request on a connection of its own."""
-        with self.connect() as connection:
+        with self.connect(address) as connection:
             return checked(connection.request(asked))
 
     def pipeline(self, *requests: Asked) -> list[Response]:
@@ -97,12 +97,16 @@ class Target:
 
     def reported(self, asked: Asked) -> list[str | None]:
         """Return the ids of the users that the request's reports name."""
+        return [user.get("id") for user in self.reported_users(asked)]
+
+    def reported_users(self, asked: Asked) -> list[dict[str, Any]]:
+        """Return the users that the request's reports name, whole."""
         from usercontext.sentry import read_reports
 
         assert self.seen(asked, "flushed") is True
         reports = (json.dumps(report) for report in read_reports(self.reports))
         own = [json.loads(report) for report in reports if f'"{asked.headers["x-id"]}"' in report]
-        return [(report.get("user") or {}).get("id") for report in own]
+        return [report.get("user") or {} for report in own]
 
 
 @dataclass(frozen=True)
@@ -291,11 +295,54 @@ def _anonymous(count: int) -> list[Asked]:
     return [anonymous() for _ in range(count)]
 
 
+# Defects of other reporting clients, which `tests/test_defects.py` counts.
+
+
+@scenario()
+def a_cached_user_is_left_alone(at: Target) -> None:
+    """Reports of one user's requests name each its own address, and the app's dict none (1)."""
+    for address in ("127.0.0.2", "127.0.0.3"):
+        asked = anonymous("/cached", flush="1")
+        app_dict = {"id": "cached", "plan": {"name": "free"}}
+        assert at.ask(asked, address).json() == app_dict
+        assert at.reported_users(asked) == [{**app_dict, "ip_address": address}]
+
+
+@scenario()
+def a_user_who_cannot_be_read_changes_no_response(at: Target) -> None:
+    """A user whose properties raise is nobody, in a response of 200 (3)."""
+    asked = found("/broken-user", flush="1")
+    answer = at.ask(asked)
+    assert (answer.status, answer.json()) == (200, {"user": None})
+    assert at.reported_users(asked) == [{"ip_address": "127.0.0.1"}]
+
+
+@scenario("django", "asgi")
+def async_django_views_have_their_user(at: Target) -> None:
+    """An error after `await request.auser()` in an async view of Django names that user (6)."""
+    for account in ("71", "72"):
+        asked = anonymous("/bare/auser", auth=account, flush="1")
+        assert at.ask(asked).status == 500
+        assert at.reported(asked) == [account]
+
+
+@scenario()
+def the_resolver_is_asked_once_and_only_when_needed(at: Target) -> None:
+    """A request that reports nothing never asks, another one asks once (7)."""
+    idle, curious = found("/idle"), found("/whoami")
+    for asked in (idle, curious):
+        at.ask(asked)
+        assert_clean_outside(at, asked)
+    assert len(at.observer.all(idle.headers["x-id"], "resolver")) == 0
+    assert len(at.observer.all(curious.headers["x-id"], "resolver")) == 1
+
+
 @scenario()
 def a_tombstone_hides_the_found_user(at: Target) -> None:
-    """`set_user(None)` means nobody, whomever the resolver would have found."""
-    asked = found("/whoami", set="-")
+    """`set_user(None)` means nobody, whomever the resolver would have found (11)."""
+    asked = found("/message", set="-", flush="1")
     assert at.ask(asked).json() == {"user": None}
+    assert at.reported_users(asked) == [{"ip_address": "127.0.0.1"}]
 
 
 # Threads and tasks.

@@ -52,5 +52,9 @@ async def lifespan(receive: Any, send: Any) -> None:
 
 once = middleware(routed, resolver=scenes.resolver)
 application = scenes.publish(
-    OutsideASGI(once, {"/twice": middleware(once, resolver=scenes.resolver)})
+    OutsideASGI(
+        once,
+        # Bare, only the middleware in `MIDDLEWARE` is there, and Django's own users.
+        {"/twice": middleware(once, resolver=scenes.resolver), "/bare": django_application},
+    )
 )

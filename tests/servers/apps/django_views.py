@@ -22,10 +22,15 @@ def configure() -> None:
         ALLOWED_HOSTS=["*"],
         DEBUG=False,
         LOGGING_CONFIG=None,
+        INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes"],
         MIDDLEWARE=[
             "usercontext.frameworks.django.UserContextMiddleware",
+            "django.contrib.sessions.middleware.SessionMiddleware",
             f"{__name__}.app_middleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
         ],
+        AUTHENTICATION_BACKENDS=[f"{__name__}.Accounts"],
+        SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
         ROOT_URLCONF=__name__,
         SECRET_KEY="for tests only",
     )
@@ -82,6 +87,33 @@ async def async_whoami(request: HttpRequest) -> HttpResponse:
     return JsonResponse(scenes.whoami(request.headers))
 
 
+class Accounts:
+    """Knows every user of `django.contrib.auth` without a database."""
+
+    def get_user(self, identifier: int) -> Any:
+        """Return the user of this id."""
+        from django.contrib.auth.models import User
+
+        return User(pk=identifier, username=f"account-{identifier}")
+
+    async def aget_user(self, identifier: int) -> Any:
+        """Return the user of this id."""
+        return self.get_user(identifier)
+
+
+async def auser(request: Any) -> HttpResponse:
+    """Log in as `x-auth`, ask Django who it is, and fail."""
+    from django.contrib import auth
+
+    account = Accounts().get_user(int(request.headers["x-auth"]))
+    request.session[auth.SESSION_KEY] = str(account.pk)
+    request.session[auth.BACKEND_SESSION_KEY] = f"{__name__}.Accounts"
+    request.session[auth.HASH_SESSION_KEY] = account.get_session_auth_hash()
+    await request.auser()
+    scenes.boom(request.headers)
+    return HttpResponse()
+
+
 class _Closing(JsonResponse):
     """Looks at the user when the response is closed."""
 
@@ -134,13 +166,14 @@ class _AppMiddleware:
         """Tell whom a middleware sees when the view is done."""
         if iscoroutinefunction(self.get_response):
             return self._asynchronously(request)
-        return self._marked(self.get_response(request))
+        return self._marked(request, self.get_response(request))
 
     async def _asynchronously(self, request: HttpRequest) -> Any:
-        return self._marked(await self.get_response(request))
+        return self._marked(request, await self.get_response(request))
 
-    def _marked(self, response: Any) -> Any:
-        response["x-middleware"] = str(scenes.who())
+    def _marked(self, request: HttpRequest, response: Any) -> Any:
+        if request.path != "/idle":
+            response["x-middleware"] = str(scenes.who())
         return response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
@@ -171,6 +204,9 @@ urlpatterns: list[Any] = [
     path("boom", view(scenes.boom)),
     path("handled", view(scenes.handled)),
     path("message", view(scenes.report_message)),
+    path("idle", view(scenes.idle)),
+    path("cached", view(scenes.cached)),
+    path("broken-user", view(scenes.broken_user)),
     path("sub-requests", sub_requests),
     path("thousand", thousand),
 ]
@@ -187,6 +223,7 @@ async_urlpatterns: list[Any] = [
     path("stream-failing", async_stream(scenes.async_failing_chunks)),
     path("stream-endless", async_stream(scenes.async_endless_chunks)),
     path("collect", view(scenes.collect)),
+    path("auser", auser),
     path("lifespan", async_view(scenes.lifespan)),
     path("sub-requests", async_sub_requests),
     path("thousand", async_thousand),

@@ -90,13 +90,15 @@ def on_error(error: Any) -> tuple[Response, int]:
 
 def after_request(response: Response) -> Response:
     """Tell whom Flask's own hooks see when the endpoint is done."""
-    response.headers["x-middleware"] = str(scenes.who())
+    if request.path != "/idle":
+        response.headers["x-middleware"] = str(scenes.who())
     return response
 
 
 def teardown(error: BaseException | None) -> None:
     """Tell whom Flask's teardown sees."""
-    scenes.observe(request.headers, "teardown", scenes.who())
+    if request.path != "/idle":
+        scenes.observe(request.headers, "teardown", scenes.who())
 
 
 ROUTES: dict[str, Callable[[], Any]] = {
@@ -111,6 +113,9 @@ ROUTES: dict[str, Callable[[], Any]] = {
     "/boom": endpoint(scenes.boom),
     "/handled": endpoint(scenes.handled),
     "/message": endpoint(scenes.report_message),
+    "/idle": endpoint(scenes.idle),
+    "/cached": endpoint(scenes.cached),
+    "/broken-user": endpoint(scenes.broken_user),
     "/sub-requests": sub_requests,
     "/thousand": thousand,
 }

@@ -65,6 +65,7 @@ def who(**how: Any) -> str | None:
 
 def resolver(request: Any) -> dict[str, str] | None:
     """Find the user of any framework's request: the one named in a header."""
+    observe(request.headers, "resolver", None)
     identifier = request.headers.get("x-user")
     return {"id": identifier} if identifier else None
 
@@ -85,7 +86,8 @@ def observe(headers: Headers, point: str, seen: object) -> None:
 
 def start() -> None:
     """Set up usercontext as an app does at import time, and set a user where none belongs."""
-    usercontext.init(os.environ["REPORTS"])
+    request_data = usercontext.RequestData(include_ip=True)
+    usercontext.init(os.environ["REPORTS"], request_data=request_data)
     usercontext.set_user({"id": "import-time"})
 
 
@@ -143,6 +145,38 @@ def report_handled(error: Exception) -> dict[str, Any]:
 def report_message(headers: Headers) -> dict[str, Any]:
     """Report a message of the current request."""
     set_if_asked(headers)
+    usercontext.capture_message(headers["x-id"])
+    return {"user": who()}
+
+
+def idle(headers: Headers) -> dict[str, Any]:
+    """Answer without asking who it is."""
+    return {}
+
+
+#: A user as apps keep them in a cache: one object for all of their requests.
+CACHED_USER = {"id": "cached", "plan": {"name": "free"}}
+
+
+def cached(headers: Headers) -> dict[str, Any]:
+    """Report a message with a user out of a cache; return what has become of that."""
+    usercontext.set_user(CACHED_USER)
+    usercontext.capture_message(headers["x-id"])
+    return CACHED_USER
+
+
+class BrokenUser:
+    """A user whose properties fail, as those of a detached database object do."""
+
+    @property
+    def id(self) -> str:
+        """Fail."""
+        raise LookupError("the session of this object is closed")
+
+
+def broken_user(headers: Headers) -> dict[str, Any]:
+    """Report a message with a user who cannot be read."""
+    usercontext.set_user(BrokenUser())
     usercontext.capture_message(headers["x-id"])
     return {"user": who()}
 

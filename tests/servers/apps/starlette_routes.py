@@ -103,14 +103,16 @@ async def on_error(request: Request, error: Exception) -> Response:
 async def inner_middleware(request: Request, call_next: Any) -> Response:
     """Tell whom a middleware inside ours sees when the endpoint is done."""
     response: Response = await call_next(request)
-    response.headers["x-middleware"] = str(scenes.who())
+    if request.url.path != "/idle":
+        response.headers["x-middleware"] = str(scenes.who())
     return response
 
 
 async def outer_middleware(request: Request, call_next: Any) -> Response:
     """Tell whom a middleware outside ours finds by the request."""
     response: Response = await call_next(request)
-    response.headers["x-outer-middleware"] = str(scenes.who(request=request))
+    if request.url.path != "/idle":
+        response.headers["x-outer-middleware"] = str(scenes.who(request=request))
     return response
 
 
@@ -144,6 +146,9 @@ ROUTES: dict[str, Any] = {
     "/boom": sync_endpoint(scenes.boom),
     "/handled": sync_endpoint(scenes.handled),
     "/message": sync_endpoint(scenes.report_message),
+    "/idle": sync_endpoint(scenes.idle),
+    "/cached": sync_endpoint(scenes.cached),
+    "/broken-user": sync_endpoint(scenes.broken_user),
     "/lifespan": endpoint(scenes.lifespan),
     "/sub-requests": sub_requests,
     "/thousand": thousand,
