@@ -16,9 +16,11 @@ from usercontext import (
     User,
     get_user,
     init,
+    isolation_scope,
     resolve_user,
     set_user,
     testing,
+    use_user,
 )
 from usercontext.asgi import UserContextMiddleware
 from usercontext.record import KEY, RequestRecord, current
@@ -227,6 +229,22 @@ def test_an_inner_resolver_does_not_hide_an_explicit_user() -> None:
 
     asgi_request(UserContextMiddleware(app))
     assert seen == [ADA]
+
+
+def test_a_mounted_app_called_in_a_stale_context_has_its_own_requests_user() -> None:
+    """The record under the key is the request's, whatever the context shows."""
+    seen: list[User | None] = []
+    inner = UserContextMiddleware(plain_asgi_app(lambda: seen.append(get_user())))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        set_user(ADA)
+        with isolation_scope(user=BOB):
+            await inner(scope, receive, send)
+        with use_user(BOB):
+            await inner(scope, receive, send)
+
+    asgi_request(UserContextMiddleware(app))
+    assert seen == [ADA, BOB]
 
 
 def test_an_inner_middleware_may_ask_for_the_address() -> None:

@@ -98,10 +98,11 @@ class UserContextMiddleware:
         self._own.join(record, scope)
         if record.context.eager:
             await _resolve_early(record)
-        if current() is not None:
-            await self.app(scope, receive, send)
-            return
-        token = enter(record)
+        if record.context.recording:
+            send = _RecordingExchange(receive, send, record).send
+        here = current()
+        # A `use_user` block that the mounted app is called in stays what it is.
+        token = enter(record if here is None or here.root is not record else here)
         try:
             await self.app(scope, receive, send)
         finally:

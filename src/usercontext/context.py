@@ -279,11 +279,15 @@ class UserContext:
         """Send the reports that waited for the user, with what is known by now."""
         if record.extras is None:
             return
-        pending, record.extras.pending = record.extras.pending, []
-        client = process_default.client
-        if client is None:
-            return
-        for event in pending:
+        pending, client = record.extras.pending, process_default.client
+        # One by one, and each of them once: another thread may be completing them as well.
+        while pending:
+            try:
+                event = pending.pop(0)
+            except IndexError:
+                return
+            if client is None:
+                continue
             with harmless("built-in client", "a report could not be completed with its user"):
                 self._send(event, self._reported_user(record), client)
 
