@@ -197,6 +197,13 @@ def test_more_than_8_kib_is_cut() -> None:
     assert cut == {"a": "x" * 1000, "b": [*["y" * 1000] * 7, CUT], "c": 1}
 
 
+@pytest.mark.parametrize("length", range(0, 1000, 100))
+def test_marks_count_as_well(length: int) -> None:
+    """The marks of what is cut are within the bound, not on top of it."""
+    wide = {str(number): 1 for number in range(65)}
+    assert size_of(extras(a=[wide] * 14, b="x" * length)) <= 8192
+
+
 def test_many_small_values_are_kept() -> None:
     """The room that marks of cuts would need is not taken from what is not cut."""
     mapping = {"a": [{}] * 1800}

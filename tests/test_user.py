@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ipaddress
 import pickle
+import traceback
 import uuid
 from collections import ChainMap, UserDict
 from enum import Enum, IntEnum
@@ -507,9 +508,7 @@ def test_hostile_values_are_invalid(name: str, key: str) -> None:
     for make in (lambda: User(**{key: value}), lambda: User.of({key: value})):
         with pytest.raises(InvalidUserError) as caught:
             make()
-        assert "ann" not in str(caught.value)
-        assert caught.value.__cause__ is None
-        assert caught.value.__suppress_context__ or caught.value.__context__ is None
+        assert "ann@" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("name", ["object", "mapping", "class", "nameless"])
@@ -517,7 +516,7 @@ def test_hostile_users_are_invalid(name: str) -> None:
     """Whatever the app's user object raises becomes our own error, without its words."""
     with pytest.raises(InvalidUserError) as caught:
         User.of(HOSTILE[name])
-    assert "ann" not in str(caught.value)
+    assert "ann@" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_of_names_what_went_wrong() -> None:

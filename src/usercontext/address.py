@@ -30,6 +30,7 @@ def canonical_address(text: str) -> str | None:
         if ":" not in text:
             packed = inet_pton(AF_INET, text)
             return text if READS_STRICTLY or inet_ntop(AF_INET, packed) == text else None
+        # Not every C library refuses a zone.
         return None if "%" in text else _spell_ipv6(inet_pton(AF_INET6, text))
     except (OSError, ValueError):  # ValueError: an embedded null, a lone surrogate
         return None
