@@ -214,3 +214,40 @@ def test_a_pulling_client_never_sees_an_exception(
         serve(interface, handler, clients=[client], resolver=lambda _: 1 / 0)
     assert pulled == [None, None]
     assert len([record for record in caplog.records if record.name == "usercontext"]) == 1
+
+
+@BOTH
+def test_a_pulling_client_can_ask_without_resolving(interface: str) -> None:
+    """get_user(resolve=False) of a client only peeks: a log line costs no resolver call."""
+    client = RecordingClient()
+    calls: list[object] = []
+
+    def handler() -> None:
+        assert client.get_user is not None
+        assert client.get_user(resolve=False) is None
+        assert calls == []
+        set_user(ADA)
+        assert client.get_user(resolve=False) == {"id": "1"}
+
+    serve(interface, handler, clients=[client], resolver=calls.append)
+    assert calls == []
+
+
+def test_a_client_of_a_request_pulls_the_user_of_a_block_inside() -> None:
+    """What a use_user block does is reported with the block's user, also by a bound client."""
+    pulled: list[Any] = []
+
+    class Bound(BaseClient):
+        def request_scope(self, get_user: Any, /) -> None:
+            self.get_user = get_user
+
+    client = Bound()
+
+    def handler() -> None:
+        set_user(ADA)
+        with use_user(BOB):
+            pulled.append(client.get_user())
+        pulled.append(client.get_user())
+
+    serve("wsgi", handler, clients=[client])
+    assert pulled == [{"id": "2"}, {"id": "1"}]

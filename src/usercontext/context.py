@@ -222,9 +222,12 @@ class UserContext:
         """Enter the request scopes of all clients; closing the stack undoes them."""
         stack = ExitStack()
 
-        def get_user(error: BaseException | None = None) -> dict[str, Any] | None:
+        def get_user(
+            error: BaseException | None = None, *, resolve: bool = True
+        ) -> dict[str, Any] | None:
             with harmless("pull", "the user of a report could not be found"):
-                return _pull(record if error is None else _reporting_record(error) or record)
+                # A `use_user` block or an `isolation_scope` inside the request speaks for itself.
+                return _pull(_reporting_record(error) or record, resolve=resolve)
             return None
 
         for client in self.isolating:
@@ -417,16 +420,18 @@ def _reporting_record(error: BaseException | None) -> RequestRecord | None:
     return records.current()
 
 
-def pull_user(error: BaseException | None = None) -> dict[str, Any] | None:
+def pull_user(
+    error: BaseException | None = None, *, resolve: bool = True
+) -> dict[str, Any] | None:
     """Return the user to report as a fresh dict, or None; what clients are set up with.
 
     It never raises. An exception that passed through a middleware names its own request's user,
     wherever it is reported from; one that two requests raised names nobody.
     """
     with harmless("pull", "the user of a report could not be found"):
-        return _pull(_reporting_record(error))
+        return _pull(_reporting_record(error), resolve=resolve)
     return None
 
 
-def _pull(record: RequestRecord | None) -> dict[str, Any] | None:
-    return None if record is None else record.context.outgoing(record)
+def _pull(record: RequestRecord | None, *, resolve: bool) -> dict[str, Any] | None:
+    return None if record is None else record.context.outgoing(record, resolve=resolve)

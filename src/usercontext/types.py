@@ -67,10 +67,13 @@ Event: TypeAlias = dict[str, Any]
 class GetUser(Protocol):
     """Hands a reporting client the user to report, after privacy had the last word."""
 
-    def __call__(self, error: BaseException | None = None) -> dict[str, Any] | None:
+    def __call__(
+        self, error: BaseException | None = None, *, resolve: bool = True
+    ) -> dict[str, Any] | None:
         """Return a fresh dict of the user, or None; never raise.
 
-        With `error`, the user of the request that this exception passed through.
+        With `error`, the user of the request that this exception passed through. With
+        `resolve=False` no resolver is called: a user who is not known yet is None.
         """
 
 
