@@ -1,0 +1,60 @@
+"""Names the user in loguru's records, by a patcher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from usercontext.clients.log_fields import LogClient
+from usercontext.exceptions import MissingDependencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from usercontext.types import GetUser
+
+__all__ = ["LoguruClient"]
+
+
+class LoguruClient(LogClient):
+    """Adds `user_id` and the like to `record["extra"]`.
+
+    loguru has one patcher: the app's own, configured before, still runs, and runs first. One
+    that is configured later replaces ours; call the client in it: `client(record)`.
+
+    Args:
+        fields: see `LogClient`.
+        resolve: see `LogClient`.
+
+    Raises:
+        ConfigurationError: see `LogClient`.
+        MissingDependencyError: loguru is not installed.
+    """
+
+    def __init__(self, *, fields: Mapping[str, str] | None = None, resolve: bool = False) -> None:
+        super().__init__(fields=fields, resolve=resolve)
+        try:
+            from loguru import logger
+        except ImportError:
+            raise MissingDependencyError("loguru", "loguru", purpose="LoguruClient") from None
+        self._logger: Any = logger
+
+    def setup(self, get_user: GetUser, /) -> None:
+        """Put the patcher behind the one that is configured."""
+        super().setup(get_user)
+        # No public call tells the patcher that is configured.
+        self._logger.configure(patcher=self._after(self._logger._core.patcher))
+
+    def _after(self, patcher: Callable[[Any], None] | None) -> Callable[[Any], None]:
+        if patcher is None:
+            return self
+
+        def both(record: Any) -> None:
+            patcher(record)
+            self(record)
+
+        return both
+
+    def __call__(self, record: dict[str, Any], /) -> None:
+        """Add the fields to a record; what loguru calls."""
+        error = record["exception"]
+        self.add_user(record["extra"], lambda _: None if error is None else error.value)
