@@ -18,12 +18,23 @@ from weakref import WeakSet
 from usercontext.diagnostics import failure, warn_once
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from usercontext.types import Event
 
-__all__ = ["UNREPORTED_BACKOFF", "BackgroundTransport", "in_own_work", "own_work"]
+__all__ = [
+    "KEPT",
+    "UNREPORTED_BACKOFF",
+    "BackgroundTransport",
+    "in_own_work",
+    "own_work",
+    "start_thread",
+]
 
 #: Counted as `ratelimit_backoff`, but not reported: a server counts what it answered 429 itself.
 UNREPORTED_BACKOFF = "429"
+#: What `deliver` returns of an event that is safe, although its end is not known yet.
+KEPT = "kept"
 _BACKOFF = "ratelimit_backoff"
 
 
@@ -59,13 +70,20 @@ class BackgroundTransport:
     Args:
         max_queue: how many events may wait.
         max_queue_bytes: about how much memory they may take; a single one is always let in.
+        drop_oldest: whether the oldest waiting event makes room for a new one.
         shutdown_timeout: how many seconds the interpreter waits at exit for the rest.
     """
 
     def __init__(
-        self, *, max_queue: int, max_queue_bytes: int, shutdown_timeout: float = 2.0
+        self,
+        *,
+        max_queue: int,
+        max_queue_bytes: int,
+        shutdown_timeout: float = 2.0,
+        drop_oldest: bool = False,
     ) -> None:
         self._max_queue = max_queue
+        self._drop_oldest = drop_oldest
         self._max_queue_bytes = max_queue_bytes
         self._shutdown_timeout = shutdown_timeout
         self._closed = False
@@ -76,8 +94,13 @@ class BackgroundTransport:
     # What a subclass makes of it
 
     def deliver(self, event: Event) -> str | None:
-        """Send or keep one event; return None, or the reason why it was discarded."""
+        """Send or keep one event; return None, KEPT, or the reason why it was discarded."""
         raise NotImplementedError
+
+    def deliver_last(self, event: Event) -> str | None:
+        """Do what can be done at once for an event that is still queued when we are closed."""
+        del event
+        return "network_error"
 
     def release(self) -> None:
         """Close what `deliver` has opened; called on the thread that delivers."""
@@ -95,11 +118,11 @@ class BackgroundTransport:
 
     def has_room(self) -> bool:
         """Return whether an event would be taken now; asked before one is built."""
-        return (
-            not self._closed
-            and len(self._queue) < self._max_queue
-            and self._bytes < self._max_queue_bytes
-        )
+        if self._closed:
+            return False
+        if self._drop_oldest:
+            return True
+        return len(self._queue) < self._max_queue and self._bytes < self._max_queue_bytes
 
     def submit(self, event: Event) -> bool:
         """Queue an event and return at once; False if there is no room, which is counted."""
@@ -107,12 +130,14 @@ class BackgroundTransport:
         weight = _weight_safely(event)
         with self._wake:
             self._captured += 1
+            if self._drop_oldest:
+                self._make_room(weight)
             if not self._fits(weight):
                 self._count_discarded("queue_overflow")
                 return False
-            self._queue.append((event, weight))
-            self._bytes += weight
             self._submitted += 1
+            self._queue.append((event, weight, self._submitted))
+            self._bytes += weight
             self._wake.notify_all()
         if self._thread is None:
             self._ensure_thread()
@@ -133,14 +158,14 @@ class BackgroundTransport:
         deadline = monotonic() + max(0.0, timeout)
         with self._wake:
             target = self._submitted
-        if self._done < target and not self._ensure_thread():
+        if not self._is_through(target) and not self._ensure_thread():
             self._deliver_here(target, deadline)
         with self._wake:
             self._hurried += 1
             self._wake.notify_all()
             try:
                 return self._wake.wait_for(
-                    lambda: self._done >= target, max(0.0, deadline - monotonic())
+                    lambda: self._is_through(target), max(0.0, deadline - monotonic())
                 )
             finally:
                 self._hurried -= 1
@@ -150,10 +175,10 @@ class BackgroundTransport:
         in_time = self.flush(timeout)
         with self._wake:
             self._closed = True
-            while self._queue:
-                self._pop()
-                self._finish("network_error")
+            left = [self._pop() for _ in range(len(self._queue))]
             self._wake.notify_all()
+        for event, number in left:
+            self._deliver_counted(event, number, self.deliver_last)
         if self._thread is None:
             self._release_safely()
         atexit.unregister(self._at_exit)
@@ -175,7 +200,8 @@ class BackgroundTransport:
         """Set all that belongs to one process."""
         # Reentrant: a signal handler or finalizer may capture on the thread that holds it.
         self._wake = threading.Condition(threading.RLock())
-        self._queue: deque[tuple[Event, int]] = deque()
+        self._queue: deque[tuple[Event, int, int]] = deque()
+        self._delivering: set[int] = set()
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
         self._bytes = self._captured = self._sent = self._submitted = self._done = 0
@@ -188,19 +214,37 @@ class BackgroundTransport:
             return False
         return not self._queue or self._bytes + weight <= self._max_queue_bytes
 
-    def _pop(self) -> Event:
-        event, weight = self._queue.popleft()
-        self._bytes -= weight
-        return event
+    def _make_room(self, weight: int) -> None:
+        while self._queue and not self._fits(weight) and not self._closed:
+            _, number = self._pop()
+            self._finish(number, "queue_overflow")
 
-    def _finish(self, reason: str | None) -> None:
+    def _pop(self) -> tuple[Event, int]:
+        event, weight, number = self._queue.popleft()
+        self._bytes -= weight
+        self._delivering.add(number)
+        return event, number
+
+    def _is_through(self, target: int) -> bool:
+        """Return whether all up to the event of a number is dealt with."""
+        if self._queue and self._queue[0][2] <= target:
+            return False
+        return not any(number <= target for number in self._delivering)
+
+    def _finish(self, number: int, reason: str | None) -> None:
         """Count what became of an event that was queued."""
+        self._delivering.discard(number)
+        if reason != KEPT:
+            self._count(reason)
+        self._wake.notify_all()
+
+    def _count(self, reason: str | None) -> None:
+        """Count the end of an event that was queued once."""
         self._done += 1
         if reason is None:
             self._sent += 1
         else:
             self._count_discarded(reason)
-        self._wake.notify_all()
 
     def _count_discarded(self, reason: str) -> None:
         if reason == UNREPORTED_BACKOFF:
@@ -236,17 +280,8 @@ class BackgroundTransport:
             if self._closed:
                 return False
             _warn_of_uwsgi_without_threads()
-            thread = threading.Thread(target=self._run, name="usercontext-reports", daemon=True)
-            try:
-                # Started in an empty context: with `thread_inherit_context` the thread would
-                # hold the request during which it started for as long as it lives.
-                Context().run(thread.start)
-            except RuntimeError:
-                # The interpreter is shutting down, or the system has no more threads: flush()
-                # delivers on its own thread then.
-                return False
-            self._thread = thread
-            return True
+            self._thread = start_thread(self._run, "usercontext-reports")
+            return self._thread is not None
 
     def _run(self) -> None:
         wake = self._wake
@@ -267,31 +302,33 @@ class BackgroundTransport:
             self._wake.wait_for(lambda: self._queue or self._closed)
             if not self._queue:
                 return False
-            event = self._pop()
-        self._deliver_counted(event)
+            event, number = self._pop()
+        self._deliver_counted(event, number, self.deliver)
         return True
 
-    def _deliver_counted(self, event: Event) -> None:
+    def _deliver_counted(
+        self, event: Event, number: int, deliver: Callable[[Event], str | None]
+    ) -> None:
         wake = self._wake
         try:
-            reason = self.deliver(event)
+            reason = deliver(event)
         except Exception:  # noqa: BLE001
             failure("delivery", "usercontext could not deliver a report and dropped it")
             reason = "internal_sdk_error"
         with wake:
             # Another lock by now: this thread forked, and is in a child that counts anew.
             if wake is self._wake:
-                self._finish(reason)
+                self._finish(number, reason)
 
     def _deliver_here(self, target: int, deadline: float) -> None:
         """Deliver on the calling thread, as no other can be had."""
         with own_work:
             while monotonic() < deadline:
                 with self._wake:
-                    if self._done >= target or not self._queue:
+                    if self._is_through(target) or not self._queue:
                         return
-                    event = self._pop()
-                self._deliver_counted(event)
+                    event, number = self._pop()
+                self._deliver_counted(event, number, self.deliver)
 
     def _release_safely(self) -> None:
         try:
@@ -313,6 +350,22 @@ class BackgroundTransport:
     def _after_fork(self) -> None:
         self._begin()
         self.abandon()
+
+
+def start_thread(run: Callable[[], None], name: str) -> threading.Thread | None:
+    """Start a daemon thread; None if there can be none.
+
+    The interpreter may be shutting down, or the system have no more threads: `flush()` does
+    the work on its own thread then.
+    """
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        # Started in an empty context: with `thread_inherit_context` the thread would hold the
+        # request during which it started for as long as it lives.
+        Context().run(thread.start)
+    except RuntimeError:
+        return None
+    return thread
 
 
 _transports: WeakSet[BackgroundTransport] = WeakSet()
