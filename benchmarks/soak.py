@@ -5,8 +5,9 @@
 
 A third of the requests name their user to the resolver, a third set one in the endpoint, a third
 are anonymous. Some are pipelined where the server can, some carry a body of 200 kB with anonymous
-requests right behind them, some fail and are reported. Every answer is checked, and every report
-that the failing ones left in SQLite. Exit status 1 if any user was wrong or missing.
+requests right behind them, some fail and are reported. Every answer is checked, every report that
+the failing ones left in SQLite, and that nobody stays behind in the server's own context. Exit
+status 1 if any user was wrong or missing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncio
 import os
 import random
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -44,6 +46,7 @@ MAX_RETRIES = 20
 PROGRESS_EVERY = 25_000
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_LEAKED = re.compile(rb"\r\nx-leaked: *([^\r]*)", re.IGNORECASE)
 _CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
 
@@ -194,6 +197,8 @@ class Client(asyncio.Protocol):
             return False
         body = bytes(self._buffer[end + 4 : whole])
         del self._buffer[:whole]
+        if leaked := _LEAKED.search(head):
+            self._load.leaked(leaked[1].decode())
         self._load.answered(self._waiting.popleft(), int(head[9:12]), body)
         if _CLOSES.search(head):
             assert self._transport is not None
@@ -246,6 +251,10 @@ class Load:
         """End the run: what went wrong is neither ours nor the app's answer."""
         if not self._over.done():
             self._over.set_exception(error)
+
+    def leaked(self, user: str) -> None:
+        """Count a user whom an earlier request left behind in the server."""
+        self._tally.compare("the server's context", NOBODY, user)
 
     def answered(self, request: Request, status: int, body: bytes) -> None:
         """Check an answer, or note what its report must say."""
@@ -305,15 +314,19 @@ def soak(server: Server, requests: int, connections: int, timeout: float, seed: 
     return tally
 
 
-def print_table(tallies: list[Tally]) -> None:
-    """Print a table in Markdown, as it stands in README.md."""
+def print_head() -> None:
+    """Print the head of the table, in Markdown as it stands in README.md."""
     print("| server | version | requests | reports checked | wrong | missing | requests/s |")
-    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    for tally in tallies:
-        print(
-            f"| {tally.server} | {tally.version} | {tally.requests:,} | {tally.reports:,} "
-            f"| {tally.wrong:,} | {tally.missing:,} | {tally.rate:,.0f} |"
-        )
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
+
+
+def print_row(tally: Tally) -> None:
+    """Print what came of one server's requests."""
+    print(
+        f"| {tally.server} | {tally.version} | {tally.requests:,} | {tally.reports:,} "
+        f"| {tally.wrong:,} | {tally.missing:,} | {tally.rate:,.0f} |",
+        flush=True,
+    )
 
 
 def _server_named(name: str) -> Server:
@@ -346,8 +359,11 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Run the soak; return the exit status."""
+    # Ended from outside, it still ends the server that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = _arguments()
-    tallies = []
+    faults = 0
+    print_head()
     for server in arguments.servers:
         tally = soak(
             server,
@@ -356,11 +372,11 @@ def main() -> int:
             arguments.timeout,
             arguments.seed,
         )
-        tallies.append(tally)
+        faults += tally.wrong + tally.missing
+        print_row(tally)
         for example in tally.examples:
             print(f"{tally.server}: {example}", file=sys.stderr)
-    print_table(tallies)
-    return 1 if any(tally.wrong or tally.missing for tally in tallies) else 0
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The apps that `soak.py` puts under load: Starlette over ASGI, Flask over WSGI.
 
-Each answers with the id of the user whom it sees, or `-`, and fails when it is asked to. A
-server takes `soak_apps:application`, and the environment says which of the two that is.
+Each answers with the id of the user whom it sees, or `-`, and fails when it is asked to. Whom an
+earlier request left behind in the server, a header says. A server takes `soak_apps:application`,
+and the environment says which of the two that is.
 """
 
 from __future__ import annotations
@@ -31,6 +32,38 @@ def _answer(headers: Any) -> str:
     return "-" if user is None or user.id is None else user.id
 
 
+def _outside() -> str | None:
+    """Return whom the server's own context shows: anybody there would reach the next request."""
+    user = usercontext.get_user(resolve=False)
+    return None if user is None else str(user.id)
+
+
+def _watched_asgi(app: Any) -> Any:
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        leaked = _outside()
+
+        async def send_marked(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"x-leaked", leaked.encode()))
+            await send(message)
+
+        await app(scope, receive, send if leaked is None else send_marked)
+
+    return serve
+
+
+def _watched_wsgi(app: Any) -> Any:
+    def serve(environ: Any, start_response: Any) -> Any:
+        leaked = _outside()
+
+        def start_marked(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            return start_response(status, [*headers, ("x-leaked", str(leaked))], *rest)
+
+        return app(environ, start_response if leaked is None else start_marked)
+
+    return serve
+
+
 def _starlette() -> Any:
     import asyncio
 
@@ -54,7 +87,7 @@ def _starlette() -> Any:
         routes=[Route("/whoami", serve, methods=["GET", "POST"]), Route("/flush", flush)]
     )
     app.add_middleware(UserContextMiddleware, resolver=_resolver)
-    return app
+    return _watched_asgi(app)
 
 
 def _flask() -> Any:
@@ -76,7 +109,7 @@ def _flask() -> Any:
         return str(usercontext.flush(60.0))
 
     UserContext(app, resolver=_resolver)
-    return app
+    return _watched_wsgi(app)
 
 
 def _build() -> Any:
