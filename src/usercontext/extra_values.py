@@ -117,6 +117,8 @@ class _Copier:
         self._room -= size
 
     def _value(self, value: Any, depth: int) -> Any:
+        if type(value) is str:
+            return self._text(value)
         if is_mapping(value):
             return (
                 self._mapping(_items_of(value), depth) if depth <= _MAX_DEPTH else self._text(CUT)
@@ -230,6 +232,8 @@ def _bounded_integer(number: int) -> int | str:
 
 def _cut_text(text: str) -> str:
     """Cut a text to its bound, and make it one that UTF-8 can carry."""
+    if len(text) <= _MAX_STRING and text.isascii():
+        return text
     head = text[: _MAX_STRING + 1]
     if head.isascii():
         encoded = head.encode()
@@ -244,7 +248,8 @@ def _cut_text(text: str) -> str:
 
 def _json_size(text: str) -> int:
     """Return how many bytes a text takes at most as JSON in UTF-8."""
-    size = len(text.encode()) + len('""') + text.count('"') + text.count("\\")
+    length = len(text) if text.isascii() else len(text.encode())
+    size = length + len('""') + text.count('"') + text.count("\\")
     if not text.isprintable():
         size += len(r"u0000") * sum(character < " " for character in text)
     return size
