@@ -16,8 +16,20 @@ from tests.driver import (
     scope_of,
     wsgi_request,
 )
-from usercontext import RequestData, User, asgi, get_user, init, set_user, testing, use_user, wsgi
+from usercontext import (
+    RequestData,
+    User,
+    asgi,
+    get_user,
+    init,
+    isolation_scope,
+    set_user,
+    testing,
+    use_user,
+    wsgi,
+)
 from usercontext.clients import BaseClient
+from usercontext.record import current
 from usercontext.testing import RecordingClient
 
 if TYPE_CHECKING:
@@ -251,3 +263,20 @@ def test_a_client_of_a_request_pulls_the_user_of_a_block_inside() -> None:
 
     serve("wsgi", handler, clients=[client])
     assert pulled == [{"id": "2"}, {"id": "1"}]
+
+
+def test_a_user_is_pushed_inside_its_own_request() -> None:
+    """Whoever asks for another request's user, clients are handed it as that request's."""
+    pushed: list[Any] = []
+
+    class Pushed(BaseClient):
+        def set_user(self, user: User | None, /) -> None:
+            pushed.append((user, get_user()))
+
+    def handler() -> None:
+        request = {"usercontext.scope": current()}
+        with isolation_scope():
+            get_user(request=request)
+
+    serve("wsgi", handler, clients=[Pushed()], resolver=lambda _: ADA)
+    assert pushed == [(ADA, ADA)]

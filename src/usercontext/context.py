@@ -201,9 +201,14 @@ class UserContext:
     def _push(self, record: RequestRecord) -> None:
         fields = self.outgoing(record, resolve=False)
         user = None if fields is None else _user_of_scrubbed(fields)
-        for client in self.clients:
-            with _unharmed_by(client, "set_user"):
-                client.set_user(user)
+        # `get_user(request=...)` may have been asked from inside another request.
+        token = records.enter(record)
+        try:
+            for client in self.clients:
+                with _unharmed_by(client, "set_user"):
+                    client.set_user(user)
+        finally:
+            records.leave(token)
 
     def needs_push(self) -> bool:
         """Return whether a client will send this request anyway, and so wants its user now."""
