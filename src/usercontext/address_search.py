@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from usercontext.address import canonical_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["HiddenAddresses", "find_addresses"]
 
@@ -65,36 +65,47 @@ def _ends_in_single_colon(text: str, start: int, end: int) -> bool:
 
 
 class HiddenAddresses:
-    """Addresses that must not be seen, recognised in any spelling."""
+    """Addresses that must not be seen, recognised in any spelling.
 
-    __slots__ = ("_spellings", "_values")
+    Args:
+        gather: yields the texts that hold them, such as a peer's or a forwarding header's; called
+            when a text is met for the first time that may hold an address at all.
+        spared: a text whose address may be seen after all.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_gather", "_spared", "_spellings", "_values")
+
+    def __init__(
+        self, gather: Callable[[], Iterable[str]] | None = None, *, spared: str = ""
+    ) -> None:
+        self._gather = gather
+        self._spared = spared
         self._values: set[str] = set()
         self._spellings: set[str] = set()
 
-    def add(self, text: str) -> None:
-        """Hide every address in a text, such as a peer's or a forwarding header's."""
-        for start, end, address in find_addresses(text):
-            if len(self._values) >= _MAX_ADDRESSES:
-                return
-            self._values.add(address)
-            self._spellings.update(_spellings(address, text[start:end]))
-
-    def spare(self, text: str) -> None:
-        """Leave every address in a text visible after all."""
-        for start, end, address in find_addresses(text):
-            self._values.discard(address)
-            self._spellings.difference_update(_spellings(address, text[start:end]))
-
     def is_in(self, text: str) -> bool:
         """Return whether a text holds one of the addresses."""
+        if text.count(".") < 3 and text.count(":") < 2 and text.count("-") < 3:
+            return False  # no spelling has fewer
+        if self._gather is not None:
+            self._add(self._gather())
+            self._gather = None  # not before: half of the addresses would be no protection
         if not self._values:
             return False
         folded = text.lower()
         if any(spelling in folded for spelling in self._spellings):
             return True
         return any(address in self._values for _, _, address in find_addresses(text))
+
+    def _add(self, texts: Iterable[str]) -> None:
+        spared = {address for _, _, address in find_addresses(self._spared)}
+        for text in texts:
+            for start, end, address in find_addresses(text):
+                if len(self._values) >= _MAX_ADDRESSES:
+                    return
+                if address not in spared:
+                    self._values.add(address)
+                    self._spellings.update(_spellings(address, text[start:end]))
 
 
 def _spellings(address: str, written: str) -> tuple[str, ...]:

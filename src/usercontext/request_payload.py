@@ -6,6 +6,7 @@ Whatever stands there came from the network: it is copied, bounded and filtered,
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from usercontext import diagnostics
@@ -46,14 +47,17 @@ def build(
 
     With `hides_raw_address` nothing in it holds an address that the request came with.
     """
-    headers = list(_headers(source))
     hidden = HiddenAddresses()
     if hides_raw_address:
-        hidden = _addresses_of(source, headers, options.forwarded_header)
+        gather = partial(_addresses_of, source, options.forwarded_header)
+        hidden = HiddenAddresses(gather, spared=_host_address(source))
+    headers: _Headers = []
+    if options.include_headers or options.include_cookies:
+        headers = list(_headers(source))
     request: dict[str, Any] = {}
     parts: dict[str, tuple[bool, Any]] = {
         "method": (True, lambda: _method(source)),
-        "url": (options.include_url, lambda: _url(source, headers, hidden)),
+        "url": (options.include_url, lambda: _url(source, hidden)),
         "query_string": (
             options.include_query_string,
             lambda: _filtered_query(_query(source), hidden),
@@ -141,23 +145,24 @@ def _folded(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _addresses_of(source: Source, headers: _Headers, configured: str) -> HiddenAddresses:
-    """Gather every address that the request came with, in whatever place of its own."""
-    hidden = HiddenAddresses()
-    for name, value in headers:
+def _addresses_of(source: Source, configured: str) -> Iterator[str]:
+    """Yield every text of the request that is there to hold addresses."""
+    for name, value in _headers(source):
         if _folded(name) in ADDRESS_HEADERS or _folded(name) == configured:
-            hidden.add(value)
+            yield value
     if _is_environ(source):
         original = source.get("werkzeug.proxy_fix.orig")
-        inner = original if isinstance(original, dict) else {}
-        for place in (source, inner):
-            hidden.add(_text(place.get("REMOTE_ADDR")))
-        # An address that is the host's as well is no secret of the client.
-        hidden.spare(_text(source.get("SERVER_NAME")))
-        return hidden
-    hidden.add(_text(_first(source.get("client"))))
-    hidden.spare(_text(_first(source.get("server"))))
-    return hidden
+        yield _text(source.get("REMOTE_ADDR"))
+        yield _text(original.get("REMOTE_ADDR")) if isinstance(original, dict) else ""
+    else:
+        yield _text(_first(source.get("client")))
+
+
+def _host_address(source: Source) -> str:
+    """Return the host's own address: where it is the client's as well, it is no secret."""
+    if _is_environ(source):
+        return _text(source.get("SERVER_NAME"))
+    return _text(_first(source.get("server")))
 
 
 def _first(pair: object) -> object:
@@ -173,9 +178,9 @@ def _method(source: Source) -> str:
     return method[:32] if method.isascii() and method.isalpha() else ("" if method else "GET")
 
 
-def _url(source: Source, headers: _Headers, hidden: HiddenAddresses) -> str:
+def _url(source: Source, hidden: HiddenAddresses) -> str:
     path = _cut(_quoted_path(source, hidden), _MAX_PATH)
-    host = _host(source, dict(headers), hidden)
+    host = _host(source, hidden)
     return f"{_scheme(source)}://{host}{path}" if host else path
 
 
@@ -185,8 +190,14 @@ def _scheme(source: Source) -> str:
     return scheme if scheme in ("http", "https", "ws", "wss") else default
 
 
-def _host(source: Source, headers: dict[str, str], hidden: HiddenAddresses) -> str:
-    named = headers.get("host", "").rpartition("@")[2].strip()
+def _named_host(source: Source) -> str:
+    if _is_environ(source):
+        return _text(source.get("HTTP_HOST"))
+    return next((value for name, value in _scope_headers(source) if name == "host"), "")
+
+
+def _host(source: Source, hidden: HiddenAddresses) -> str:
+    named = _named_host(source).rpartition("@")[2].strip()
     if _is_host(named) and not hidden.is_in(named):
         return named
     if _is_environ(source):

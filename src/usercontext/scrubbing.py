@@ -96,6 +96,8 @@ def _compiled(rule: Any, key: bytes | None) -> ScrubRule:
             "a hash of an address or an id is undone by trying them all"
         )
     parsed = parse_selector(selector, spares_structure=pattern == "anything")
+    if selector == "**" and pattern != "anything":
+        parsed = _EVERYTHING
     hide = _hider(pattern, method, key)
     return ScrubRule(
         parsed, pattern if pattern != "anything" else "", hide, (written[0], written[1]), key
@@ -171,13 +173,15 @@ def _scrubbed_value(rule: ScrubRule, path: Path, value: Any) -> Any:
     """Return a value as the rule leaves it: itself where nothing changes, or _REMOVED."""
     if rule.pattern and path[0] == "contexts" and path[-1] in _VERSIONS:
         return value
-    if rule.selector.matches(path, value) or _matches_extra(rule, path, value):
+    everything = rule.selector is _EVERYTHING
+    if everything or rule.selector.matches(path, value) or _matches_extra(rule, path, value):
         if not rule.pattern:
             return _REMOVED if _is_extra_removed(rule, path) else _hidden(rule, value)
         if isinstance(value, str):
             # An empty text is no value: Sentry refuses such tags, and makes "email:" of an email.
             return (_without_pattern(rule, value) or _REMOVED) if value else value
-        rule = rule._replace(selector=_EVERYTHING)
+        if not everything:
+            rule = rule._replace(selector=_EVERYTHING)
     if isinstance(value, dict):
         return _scrubbed_mapping(rule, path, value)
     if isinstance(value, (list, tuple)):
@@ -279,7 +283,11 @@ _AFTER_AT = re.compile(r"\w(?:[\w.-]*\w)?")
 
 
 def _without_pattern(rule: ScrubRule, text: str) -> str:
-    spans = _find_emails(text) if rule.pattern == "email" else _spans_of_addresses(text)
+    if rule.pattern == "email":
+        spans = _find_emails(text) if "@" in text or "%40" in text else ()
+    else:
+        has_any = text.count(".") >= 3 or text.count(":") >= 2
+        spans = _spans_of_addresses(text) if has_any else ()
     shown: list[str] = []
     at = 0
     for start, end in spans:
