@@ -103,6 +103,8 @@ RULES: list[tuple[Any, str, Any]] = [
     (("$user.data", "@ip:replace"), "user.note", "jane@example.com from [ip]"),
     ("$user.** && !$user.id", "user", {"id": "42"}),
     ("$user.email || $user.username", "user.username", "absent"),
+    ("**.email || $user.username", "user.username", "absent"),
+    ("$boolean || $user.email", "extra.n", 5),
     ("!($user.id) && $user.*", "user", {"id": "42"}),
     ("$request.headers.x-forwarded-for", "request.headers", {"User-Agent": "ua"}),
     ("$request.headers.*", "request.headers", {}),

@@ -520,6 +520,15 @@ def test_no_spelling_of_the_client_leaves(build: Any, peer: str, written: str) -
 
 
 @both
+def test_no_number_of_headers_crowds_out_the_client(build: Any) -> None:
+    """However much a client sends, the address that a proxy wrote at the end stays hidden."""
+    noise = [(f"x-{number}", "y") for number in range(300)]
+    chain = "6.6.6.6, " * 5000 + CLIENT
+    headers = [("X-Thing", CLIENT), *noise, ("X-Forwarded-For", chain)]
+    assert CLIENT not in json.dumps(EVERYTHING.collect(build("10.0.0.1", headers)))
+
+
+@both
 def test_anonymized_requests_hide_the_raw_address(build: Any) -> None:
     """With anonymize_ip the raw address leaves nowhere, though an address was asked for."""
     source = build("10.0.0.1", [("X-Forwarded-For", CLIENT), ("X-Thing", f"of {CLIENT}")])

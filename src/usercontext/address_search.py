@@ -100,9 +100,8 @@ class HiddenAddresses:
     def _add(self, texts: Iterable[str]) -> None:
         spared = {address for _, _, address in find_addresses(self._spared)}
         for text in texts:
-            for start, end, address in find_addresses(text):
-                if len(self._values) >= _MAX_ADDRESSES:
-                    return
+            # The last ones are those that proxies of ours wrote, whatever a client wrote before.
+            for start, end, address in list(find_addresses(text))[-_MAX_ADDRESSES:]:
                 if address not in spared:
                     self._values.add(address)
                     self._spellings.update(_spellings(address, text[start:end]))

@@ -113,9 +113,7 @@ def _headers(source: Source) -> Iterator[tuple[str, str]]:
     """Yield names in lower case with their values, in order, lines of one name joined."""
     joined: dict[str, str] = {}
     for name, value in _environ_headers(source) if _is_environ(source) else _scope_headers(source):
-        if len(joined) >= _MAX_HEADERS and name not in joined:
-            break
-        joined[name] = f"{joined[name]},{value}"[: 8 * _MAX_VALUE] if name in joined else value
+        joined[name] = f"{joined[name]},{value}" if name in joined else value
     yield from joined.items()
 
 
@@ -127,7 +125,7 @@ def _scope_headers(scope: Source) -> Iterator[tuple[str, str]]:
         if isinstance(pair, (list, tuple)) and len(pair) == 2:
             name = _text(pair[0]).lower()[:256]
             if name:
-                yield name, _text(pair[1])[: 8 * _MAX_VALUE]
+                yield name, _text(pair[1])
 
 
 def _environ_headers(environ: Source) -> Iterator[tuple[str, str]]:
@@ -136,9 +134,9 @@ def _environ_headers(environ: Source) -> Iterator[tuple[str, str]]:
         if not isinstance(key, str) or not isinstance(value, str):
             continue
         if key.startswith("HTTP_"):
-            yield key[5:].replace("_", "-").lower()[:256], value[: 8 * _MAX_VALUE]
+            yield key[5:].replace("_", "-").lower()[:256], value
         elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
-            yield key.replace("_", "-").lower(), value[: 8 * _MAX_VALUE]
+            yield key.replace("_", "-").lower(), value
 
 
 def _folded(name: str) -> str:
@@ -149,7 +147,7 @@ def _addresses_of(source: Source, configured: str) -> Iterator[str]:
     """Yield every text of the request that is there to hold addresses."""
     for name, value in _headers(source):
         if _folded(name) in ADDRESS_HEADERS or _folded(name) == configured:
-            yield value
+            yield value[-8 * _MAX_VALUE :]  # the end is what proxies of ours wrote
     if _is_environ(source):
         original = source.get("werkzeug.proxy_fix.orig")
         yield _text(source.get("REMOTE_ADDR"))
@@ -291,7 +289,7 @@ def _reported_headers(
     options: RequestData, headers: _Headers, hidden: HiddenAddresses, *, drops: bool
 ) -> dict[str, str]:
     shown: dict[str, str] = {}
-    for name, value in headers:
+    for name, value in headers[:_MAX_HEADERS]:
         folded = _folded(name)
         if folded == "cookie" or hidden.is_in(name):
             continue
@@ -307,7 +305,8 @@ def _titled(name: str) -> str:
 
 
 def _header_value(options: RequestData, name: str, value: str, hidden: HiddenAddresses) -> str:
-    if is_secret(name) or name in _SECRET_HEADERS or hidden.is_in(value):
+    # An address that the cut would halve is looked for as well.
+    if is_secret(name) or name in _SECRET_HEADERS or hidden.is_in(value[: _MAX_VALUE + 64]):
         return FILTERED
     if name == "host":
         value = value.rpartition("@")[2]
@@ -333,7 +332,7 @@ def _cookies(headers: _Headers, hidden: HiddenAddresses) -> dict[str, str]:
     for name, value in _cookie_pairs(dict(headers).get("cookie", "")):
         if hidden.is_in(_unquoted(name)):
             continue
-        secret = is_secret(name) or hidden.is_in(_unquoted(value))
+        secret = is_secret(name) or hidden.is_in(_unquoted(value[: _MAX_VALUE + 64]))
         shown[_cut(name, 256)] = FILTERED if secret else _cut(value, _MAX_VALUE)
     return shown
 
