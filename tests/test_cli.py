@@ -1,15 +1,18 @@
-"""`usercontext reports PATH`."""
+"""`usercontext reports PATH` and `usercontext outbox status|flush|clear PATH`."""
 
 from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.sentry.server import Answer, serving
 from usercontext import __version__
 from usercontext.cli import main
 from usercontext.sentry import SentryClient
@@ -229,3 +232,90 @@ def test_broken_pipe(client: SentryClient, path: Path) -> None:
         assert process.stderr.read() == ""
 
     assert process.returncode == 0
+
+
+# The outbox
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Path:
+    """An outbox in which three reports wait for a server that is not there."""
+    pytest.importorskip("httpx")
+    path = tmp_path / "outbox.db"
+    client = SentryClient("http://key@127.0.0.1:9/1", outbox=path)
+    for number in range(3):
+        client.capture_message(str(number))
+    assert client.close(10.0)
+    return path
+
+
+def test_outbox_status(outbox: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`outbox status` says how many reports wait, for whom and how long, and tells no key."""
+    assert main(["outbox", "status", str(outbox)]) == 0
+    shown = capsys.readouterr().out
+
+    assert re.search(r"^waiting  3 \(0 of them for a running process\)$", shown, re.MULTILINE)
+    assert re.search(r"^size     \d\.\d KiB$", shown, re.MULTILINE)
+    assert re.search(r"^oldest   \d{4}-\d\d-\d\d \d\d:\d\d:\d\d$", shown, re.MULTILINE)
+    assert re.search(r"^server   127\.0\.0\.1:9/1  3$", shown, re.MULTILINE)
+    assert "key" not in shown
+
+
+def test_outbox_of_a_running_process(outbox: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a running process will send is told apart, and left to it."""
+    client = SentryClient("http://key@127.0.0.1:9/1", outbox=outbox)
+    client.flush(10.0)
+    main(["outbox", "status", str(outbox)])
+    assert "waiting  3 (3 of them" in capsys.readouterr().out
+
+    assert main(["outbox", "flush", str(outbox)]) == 0
+    assert capsys.readouterr().out == "127.0.0.1:9/1: 0 sent, 0 left\n"
+    client.close()
+
+
+def test_outbox_flush(
+    outbox: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`outbox flush` sends what waits and says so, on a terminal while it goes on."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with serving() as server, closing(sqlite3.connect(outbox)) as connection, connection:
+        connection.execute("UPDATE reports SET target = ?", (server.dsn.replace(":hunter2", ""),))
+        connection.commit()
+        server.answers.append(Answer(400))
+
+        assert main(["outbox", "flush", str(outbox)]) == 0
+        assert len(server.received) == 3
+    shown = capsys.readouterr()
+
+    assert shown.out.endswith(": 2 sent, send_error 1, 0 left\n")
+    assert "/1: 2 of 3" in shown.err
+
+
+def test_outbox_flush_in_vain(outbox: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the server cannot be reached, the status is 1 and nothing is lost."""
+    assert main(["outbox", "flush", str(outbox)]) == 1
+    shown = capsys.readouterr()
+
+    assert shown.out == "127.0.0.1:9/1: 0 sent, 3 left\n"
+    assert "cannot be reached now" in shown.err
+
+
+def test_outbox_clear(outbox: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`outbox clear` deletes what waits."""
+    assert main(["outbox", "clear", str(outbox)]) == 0
+    assert capsys.readouterr().out == "3 deleted\n"
+    main(["outbox", "status", str(outbox)])
+    assert "waiting  0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("action", ["status", "flush", "clear"])
+def test_outbox_of_another_kind(
+    client: SentryClient, path: Path, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    """A file that is no outbox, or none at all, is told with a status of 2."""
+    keep(client, "x")
+
+    assert main(["outbox", action, str(path)]) == 2
+    assert "is no outbox" in capsys.readouterr().err
+    assert main(["outbox", action, str(path.with_name("none"))]) == 2
+    assert "there is no file" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The command line: `usercontext reports PATH` shows the reports kept in an SQLite file."""
+"""The command line: shows the reports that an SQLite file keeps, and looks after an outbox."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from usercontext._version import __version__
-from usercontext.exceptions import ConfigurationError
+from usercontext.exceptions import UserContextError
+from usercontext.sentry.durable import open_outbox
+from usercontext.sentry.outbox import clear_outbox, outbox_status
 from usercontext.sentry.store import follow_reports, read_reports
 
 if TYPE_CHECKING:
@@ -41,11 +43,15 @@ _WIDTHS = _Row(*map(str, (19, 7, 24, 15, 48, 40)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0, or 2 with an explanation on stderr."""
+    """Run a command and return its exit status.
+
+    Returns:
+        0; 1 if `outbox flush` could not send everything; 2 with an explanation on stderr.
+    """
     options = _parser().parse_args(arguments)
     try:
-        _reports(options)
-    except ConfigurationError as error:
+        return int(options.command(options) or 0)
+    except UserContextError as error:
         print(f"usercontext: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -54,7 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read has enough (`| head`). Python would complain at exit, flushing stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,7 +81,26 @@ def _parser() -> argparse.ArgumentParser:
     reports.add_argument("--limit", metavar="N", type=_count, help="only the newest N")
     reports.add_argument("--json", action="store_true", help="one report a line, as JSON")
     reports.add_argument("--follow", action="store_true", help="go on showing new ones")
+    reports.set_defaults(command=_reports)
+    _add_outbox(commands)
     return parser
+
+
+def _add_outbox(commands: Any) -> None:
+    outbox = commands.add_parser(
+        "outbox",
+        help="look after the reports that wait for their server",
+        description="Look after an outbox: the file that the option outbox= of init() names.",
+    )
+    actions = outbox.add_subparsers(required=True, metavar="ACTION")
+    for name, command, text in (
+        ("status", _outbox_status, "show how many reports wait, for which server, how long"),
+        ("flush", _outbox_flush, "send them now, but for those that a running process will send"),
+        ("clear", _outbox_clear, "delete them, unsent"),
+    ):
+        action = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
+        action.add_argument("path", metavar="PATH", help="the file")
+        action.set_defaults(command=command)
 
 
 def _count(text: str) -> int:
@@ -98,6 +122,54 @@ def _reports(options: argparse.Namespace) -> None:
         new, mark = follow_reports(options.path, mark)
         show(_of_user(new, options.user))
     sys.stdout.flush()
+
+
+def _outbox_status(options: argparse.Namespace) -> None:
+    status = outbox_status(options.path)
+    total = sum(status.waiting.values())
+    print(f"waiting  {total} ({status.claimed} of them for a running process)")
+    print(f"size     {status.size / 1024:.1f} KiB")
+    print(f"oldest   {_time(status.oldest)}")
+    for target, number in sorted(status.waiting.items()):
+        print(f"server   {_host_and_project(target)}  {number}")
+
+
+def _outbox_flush(options: argparse.Namespace) -> int:
+    left = 0
+    for target in sorted(outbox_status(options.path).waiting):
+        left += _flush_to(target, options.path)
+    return 1 if left else 0
+
+
+def _flush_to(target: str, path: str) -> int:
+    """Send what waits for one server and return how many are left."""
+    transport = open_outbox(path, target)
+    name = _host_and_project(target)
+    for done, left in enumerate(transport.send_all(), 1):
+        _progress(f"{name}: {done} of {done + left}")
+    left = transport.waiting()
+    transport.close()
+    stats = transport.stats()
+    _progress("")
+    reasons = "".join(f", {reason} {count}" for reason, count in stats["discarded"].items())
+    print(f"{name}: {stats['sent']} sent{reasons}, {left} left")
+    if left:
+        print("usercontext: the server cannot be reached now", file=sys.stderr)
+    return left
+
+
+def _host_and_project(target: str) -> str:
+    # Without the key: whoever has it can send reports.
+    return _visible(target.rpartition("@")[2])
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _outbox_clear(options: argparse.Namespace) -> None:
+    print(f"{clear_outbox(options.path)} deleted")
 
 
 def _of_user(reports: Iterable[dict[str, Any]], wanted: str | None) -> Iterator[dict[str, Any]]:

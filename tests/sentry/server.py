@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
+import struct
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,8 +19,15 @@ class Answer:
     """What the server says to one request."""
 
     def __init__(
-        self, status: int = 200, headers: dict[str, str] | None = None, body: bytes = b"{}"
+        self,
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"{}",
+        *,
+        fault: str | None = None,
     ) -> None:
+        #: The name of one of `_Handler`'s faults, in the answer's place.
+        self.fault = fault
         self.status = status
         self.headers = headers or {}
         self.body = body
@@ -71,6 +80,9 @@ class SentryServer(ThreadingHTTPServer):
         #: Cleared: no request is answered before it is set again.
         self.answering = threading.Event()
         self.answering.set()
+        #: Set when the test is over.
+        self.over = threading.Event()
+        self.faults = 0
         self.arrived = threading.Semaphore(0)
 
     @property
@@ -81,9 +93,14 @@ class SentryServer(ThreadingHTTPServer):
     def events(self) -> list[Any]:
         return [received.event for received in self.received]
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that was killed."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    #: Headers and body leave in two pieces, which would wait 40 ms for each other.
+    disable_nagle_algorithm = True
     server: SentryServer
 
     def setup(self) -> None:
@@ -91,18 +108,49 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.connections += 1
 
     def do_POST(self) -> None:
+        answer = self.server.answers.pop(0) if self.server.answers else Answer()
+        if answer.fault is not None:
+            self.server.faults += 1
+            self.close_connection = True
+            getattr(self, f"fault_{answer.fault}")()
+            return
         body = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.received.append(Received(self.path, headers, body))
         self.server.arrived.release()
         self.server.answering.wait(10)
-        answer = self.server.answers.pop(0) if self.server.answers else Answer()
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         self.wfile.write(answer.body)
+
+    def fault_reset(self) -> None:
+        """Reset the connection in the middle of the body."""
+        self.rfile.read(10)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def fault_hang_up(self) -> None:
+        """Take the whole body, and close without an answer."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+
+    def fault_half_open(self) -> None:
+        """Take the body and say nothing, the connection staying open."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.over.wait(20)
+
+    def fault_half_an_answer(self) -> None:
+        """Begin an answer and say no more."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-")
+        self.server.over.wait(20)
+
+    def fault_garbage(self) -> None:
+        """Answer what is no HTTP."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.wfile.write(b"\x00\xff garbage \x16\x03\r\n\r\n")
 
     def log_message(self, *args: object) -> None:
         pass
@@ -118,5 +166,6 @@ def serving() -> Iterator[SentryServer]:
             yield server
         finally:
             server.answering.set()
+            server.over.set()
             server.shutdown()
             thread.join()

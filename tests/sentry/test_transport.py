@@ -306,6 +306,26 @@ def test_queue_is_bounded(server: SentryServer, make_client: Callable[..., Sentr
     assert is_balanced(client.stats())
 
 
+def test_oldest_is_dropped(server: SentryServer, make_client: Callable[..., SentryClient]) -> None:
+    """Told so, a full queue drops what has waited longest instead."""
+    client = make_client(server.dsn, max_queue=5, overflow="drop_oldest")
+    server.answering.clear()
+    client.capture_message("first")
+    server.arrived.acquire(timeout=10)
+    for number in range(10):
+        assert client.capture_message(str(number))
+    assert not client.flush(0)
+    assert client.stats()["discarded"] == {"queue_overflow": 5}
+    assert is_balanced(client.stats())
+    server.answering.set()
+
+    assert client.flush(10.0)
+    sent = [event["logentry"]["formatted"] for event in server.events]
+    assert sent == ["first", "5", "6", "7", "8", "9"]
+    assert client.close(10.0)
+    assert client.capture_message("x") is None
+
+
 def test_queue_is_bounded_by_bytes(
     server: SentryServer, make_client: Callable[..., SentryClient]
 ) -> None:

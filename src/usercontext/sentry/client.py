@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from usercontext.clients.base import BaseClient
 from usercontext.diagnostics import failure, warn_once
+from usercontext.exceptions import ConfigurationError
 from usercontext.sentry import options as check
 from usercontext.sentry.background import in_own_work, own_work
 from usercontext.sentry.dsn import Dsn, sqlite_path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterable, Mapping
     from datetime import timedelta
+    from os import PathLike
 
     from usercontext.sentry.transport import Transport
     from usercontext.types import Event, GetUser
@@ -27,6 +29,7 @@ __all__ = ["SentryClient"]
 
 _MAX_QUEUE = 100
 _MAX_QUEUE_BYTES = 4 << 20
+_MAX_OUTBOX_BYTES = 64 << 20
 _MAX_TIMEOUT = 86_400.0
 
 #: Not failures, but ways in which a program stops. Of modules that may not be installed or loaded.
@@ -59,12 +62,17 @@ class SentryClient(BaseClient):
         in_app_exclude: modules that are not the app's own.
         max_queue: how many events may wait for the background thread; further ones are dropped.
         max_queue_bytes: about how much memory they may take.
+        overflow: which event is dropped when there is no room: "drop_newest", the one that
+            comes, or "drop_oldest", the one that has waited longest.
+        outbox: an SQLite file in which events wait until the server has decided about them, so
+            that they survive a crash, a restart and an outage. Several processes may share it.
         timeout: seconds for each of connecting, writing and reading.
         shutdown_timeout: seconds that the interpreter waits at exit for what is queued.
         proxy: URL of an HTTP proxy, instead of the environment's.
         ca_certs: file of the certificates to trust, instead of the usual ones.
-        max_reports: how many reports an SQLite file keeps.
+        max_reports: how many reports an SQLite file, or the outbox, keeps.
         max_age: how long it keeps them: a timedelta or seconds.
+        max_outbox_bytes: how large the outbox may grow, about; the oldest reports make room.
         transport: takes the finished events in place of the DSN's server or file.
 
     Raises:
@@ -87,12 +95,15 @@ class SentryClient(BaseClient):
         in_app_exclude: Iterable[str] = (),
         max_queue: int = _MAX_QUEUE,
         max_queue_bytes: int = _MAX_QUEUE_BYTES,
+        overflow: Literal["drop_newest", "drop_oldest"] = "drop_newest",
+        outbox: str | PathLike[str] | None = None,
         timeout: float = 10.0,
         shutdown_timeout: float = 2.0,
         proxy: str | None = None,
         ca_certs: str | None = None,
         max_reports: int = 10_000,
         max_age: float | timedelta = 30 * 86_400.0,
+        max_outbox_bytes: int = _MAX_OUTBOX_BYTES,
         transport: Transport | None = None,
     ) -> None:
         self._environment = check.environment(environment)
@@ -115,6 +126,7 @@ class SentryClient(BaseClient):
             "max_queue": check.count("max_queue", max_queue),
             "max_queue_bytes": check.count("max_queue_bytes", max_queue_bytes),
             "shutdown_timeout": check.seconds("shutdown_timeout", shutdown_timeout, or_zero=True),
+            "drop_oldest": check.overflow(overflow) == "drop_oldest",
         }
         http = {
             "timeout": check.seconds("timeout", timeout),
@@ -125,12 +137,17 @@ class SentryClient(BaseClient):
             "max_reports": check.count("max_reports", max_reports),
             "max_age": check.seconds("max_age", max_age),
         }
+        kept = {
+            "path": check.outbox(outbox),
+            "max_bytes": check.count("max_outbox_bytes", max_outbox_bytes),
+            **sqlite,
+        }
         self._target: Dsn | str | None = _parse(dsn)
         self._random = _random() if self._sample_rate < 1.0 else None
         self._get_user: GetUser | None = None
         self._transport = check.transport(transport)
         if self._transport is None:
-            self._transport = _transport(self._target, http, sqlite, queue)
+            self._transport = _transport(self._target, {**http, **queue}, {**sqlite, **queue}, kept)
 
     def __repr__(self) -> str:
         target = "nothing" if self._target is None else str(self._target)
@@ -368,17 +385,32 @@ def _parse(dsn: Any) -> Dsn | str | None:
 
 
 def _transport(
-    target: Dsn | str | None, http: dict[str, Any], sqlite: dict[str, Any], queue: dict[str, Any]
+    target: Dsn | str | None, http: dict[str, Any], sqlite: dict[str, Any], kept: dict[str, Any]
 ) -> Transport | None:
     if target is None:
         return None
     if isinstance(target, Dsn):
-        from usercontext.sentry.transport import HttpTransport
-
-        return HttpTransport(target, **http, **queue)
+        return _http_transport(target, http, kept)
+    if kept["path"] is not None:
+        raise ConfigurationError(
+            "outbox= needs the DSN of a server, as a file needs no other one: leave it out"
+        )
     from usercontext.sentry.store import SqliteStore
 
-    return SqliteStore(sqlite_path(target) or "", **sqlite, **queue)
+    return SqliteStore(sqlite_path(target) or "", **sqlite)
+
+
+def _http_transport(target: Dsn, http: dict[str, Any], kept: dict[str, Any]) -> Transport:
+    if kept["path"] is None:
+        from usercontext.sentry.transport import HttpTransport
+
+        return HttpTransport(target, **http)
+    from usercontext.sentry.durable import DurableTransport
+    from usercontext.sentry.outbox import Outbox
+
+    transport = DurableTransport(target, outbox=Outbox(target=target.public, **kept), **http)
+    transport.resume()
+    return transport
 
 
 def _random() -> random.Random:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 import re
 import socket
 from collections.abc import Iterable
@@ -22,6 +23,8 @@ __all__ = [
     "fraction",
     "function",
     "names",
+    "outbox",
+    "overflow",
     "proxy",
     "release",
     "seconds",
@@ -155,6 +158,21 @@ def file_name(option: str, value: object) -> str | None:
     if value is None or (isinstance(value, str) and value):
         return value
     raise ConfigurationError(f'{option} must be a file name: write {option}="/etc/ssl/own.pem"')
+
+
+def outbox(value: Any) -> str | None:
+    """Return the name of the outbox's file, of a text or a path."""
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if path is None or (isinstance(path, str) and path and not path.startswith("sqlite:")):
+        return path
+    raise ConfigurationError('outbox must be a file name: write outbox="outbox.db"')
+
+
+def overflow(value: object) -> str:
+    """Return which event is dropped when there is no room."""
+    if value in ("drop_newest", "drop_oldest"):
+        return str(value)
+    raise ConfigurationError('overflow must be "drop_newest" or "drop_oldest"')
 
 
 def transport(value: Transport | None) -> Transport | None:

@@ -28,6 +28,7 @@ __all__ = [
     "connect_to_read",
     "existing_file",
     "identity",
+    "inode",
     "timestamp",
 ]
 
@@ -75,8 +76,7 @@ class ReportFile:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Write in a block: all of it is committed, or, if it raises, nothing."""
-        with self._lock:
-            connection = self._connected()
+        with self.reading() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -85,6 +85,12 @@ class ReportFile:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Use the connection in a block, while no other thread does."""
+        with self._lock:
+            yield self._connected()
 
     def release(self) -> None:
         """Close the file."""
@@ -119,7 +125,7 @@ class ReportFile:
 
     def _connected(self) -> sqlite3.Connection:
         """Return the connection, a new one if the file was deleted or replaced."""
-        if self._connection is not None and _inode(self.path) != self._inode:
+        if self._connection is not None and inode(self.path) != self._inode:
             self.release()
         if self._connection is None:
             self._connection = self._open()
@@ -135,7 +141,7 @@ class ReportFile:
         except BaseException:
             connection.close()
             raise
-        self._inode = _inode(self.path)
+        self._inode = inode(self.path)
         return connection
 
 
@@ -239,7 +245,8 @@ def _create_private(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
-def _inode(path: Path) -> int:
+def inode(path: Path) -> int:
+    """Return what tells a file from one that took its place; 0 without a file."""
     try:
         return path.stat().st_ino
     except OSError:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gzip
 import random
+import sys
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.request import getproxies, proxy_bypass
@@ -20,7 +22,7 @@ from usercontext.sentry.payload import encode_event
 from usercontext.sentry.rate_limits import RateLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from usercontext.sentry.dsn import Dsn
     from usercontext.types import Event
@@ -111,6 +113,10 @@ class HttpTransport(BackgroundTransport):
         if payload is None:
             warn_once("event size", "usercontext dropped a report of more than 1 MiB")
             return "send_error"
+        return self.send(event, payload)
+
+    def send(self, event: Event, payload: bytes) -> str | None:
+        """Post an event of which this is the JSON; return None, or why it was discarded."""
         return self._post_with_retries(event["event_id"], payload)
 
     def release(self) -> None:
@@ -174,14 +180,15 @@ class HttpTransport(BackgroundTransport):
             content=body,
             extensions={"timeout": timeout},
         )
-        # Below httpx.Client: no redirects, cookies or hooks, and about twice as fast.
-        response = self._connection.handle_request(request)
-        try:
-            _read(response)
-        except self._httpx.TransportError:
-            pass  # The status is here: whatever else was to come, the server has decided.
-        finally:
-            response.close()
+        with _untraced():
+            # Below httpx.Client: no redirects, cookies or hooks, and about twice as fast.
+            response = self._connection.handle_request(request)
+            try:
+                _read(response)
+            except self._httpx.TransportError:
+                pass  # The status is here: whatever else was to come, the server has decided.
+            finally:
+                response.close()
         return response.status_code, response.headers
 
     def _judge(self, status: int) -> str | None:
@@ -199,8 +206,10 @@ class HttpTransport(BackgroundTransport):
 
     def _connect(self) -> Any:
         proxy = self._proxy or _environment_proxy(self._dsn)
+        # Reading all certificates takes long: only where there may be one to check.
+        is_secure = proxy is not None or self._dsn.endpoint.startswith("https:")
         return self._httpx.HTTPTransport(
-            verify=True if self._ssl_context is None else self._ssl_context,
+            verify=is_secure if self._ssl_context is None else self._ssl_context,
             limits=self._httpx.Limits(max_connections=1, keepalive_expiry=_KEEPALIVE_SECONDS),
             proxy=proxy,
         )
@@ -240,6 +249,24 @@ def _environment_proxy(dsn: Dsn) -> str | None:
     if not proxy or proxy_bypass(dsn.host):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+@contextmanager
+def _untraced() -> Iterator[None]:
+    """Have OpenTelemetry, where the app has loaded it, make no spans of our own requests.
+
+    Its instrumentation of httpx would make one of every report, and send headers of its own.
+    """
+    context = sys.modules.get("opentelemetry.context")
+    key = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", None)
+    if context is None or key is None:
+        yield
+        return
+    token = context.attach(context.set_value(key, True))
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 def _read(response: Any) -> None:
