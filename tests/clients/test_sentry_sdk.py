@@ -1,0 +1,477 @@
+"""sentry-sdk: what it would send, with its own middleware outside of ours, inside, or absent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sentry_sdk
+import sentry_sdk.logger
+import sentry_sdk.metrics
+from sentry_sdk import scope as sentry_scope
+from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
+from sentry_sdk.integrations.flask import FlaskIntegration
+from sentry_sdk.integrations.starlette import StarletteIntegration
+from sentry_sdk.integrations.wsgi import SentryWsgiMiddleware
+from sentry_sdk.transport import Transport
+
+from tests.clients.serving import BOTH
+from tests.driver import (
+    asgi_call,
+    asgi_request,
+    environ_of,
+    plain_asgi_app,
+    plain_wsgi_app,
+    scope_of,
+    wsgi_request,
+)
+from usercontext import RequestData, asgi, bind, init, isolation_scope, set_user, use_user, wsgi
+from usercontext.clients.sentry_sdk import SentrySdkClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# The old setting is what nearly every app has.
+pytestmark = pytest.mark.filterwarnings("ignore:The send_default_pii option is deprecated")
+
+ADA = {"id": 1, "username": "ada"}
+SPOOFED = "6.6.6.6"
+PEER = "203.0.113.9"
+WITH_IP = RequestData(include_ip=True)
+PLACES = pytest.mark.parametrize("place", ["absent", "outside", "inside"])
+
+
+class Kept(Transport):
+    """Keeps the items of all envelopes by their type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: list[tuple[str, Any]] = []
+
+    def capture_envelope(self, envelope: Any) -> None:
+        self.items += [(item.type, item.payload.json) for item in envelope.items]
+
+    def of(self, kind: str) -> list[Any]:
+        """Return the payloads of one type of item."""
+        return [payload for type_, payload in self.items if type_ == kind]
+
+    def users(self, kind: str = "event") -> list[Any]:
+        """Return the users of the payloads of one type."""
+        return [payload.get("user") for payload in self.of(kind)]
+
+
+@pytest.fixture
+def sentry() -> Iterator[Callable[..., Kept]]:
+    """Initialise the real SDK with a transport that keeps, and undo that afterwards."""
+    processors = list(sentry_scope.global_event_processors)
+    client = sentry_sdk.get_global_scope().client
+
+    def initialise(**options: Any) -> Kept:
+        options = {"default_integrations": False, "integrations": [], **options}
+        options["auto_enabling_integrations"] = False
+        kept = Kept()
+        sentry_sdk.init("https://key@sentry.example/1", transport=kept, **options)
+        return kept
+
+    with sentry_sdk.isolation_scope():
+        yield initialise
+    sentry_sdk.get_client().close()
+    sentry_sdk.get_global_scope().set_client(client)
+    sentry_scope.global_event_processors[:] = processors
+
+
+def serve(interface: str, place: str, handler: Any, **options: Any) -> None:
+    """Serve a request with a spoofed header, Sentry's middleware being in its place."""
+    over_asgi = interface == "asgi"
+    theirs: Any = SentryAsgiMiddleware if over_asgi else SentryWsgiMiddleware
+    ours: Any = (asgi if over_asgi else wsgi).UserContextMiddleware
+    app: Any = plain_asgi_app(handler) if over_asgi else plain_wsgi_app(handler)
+    app = theirs(app) if place == "inside" else app
+    app = ours(app, **{"clients": [SentrySdkClient()], **options})
+    app = theirs(app) if place == "outside" else app
+    if over_asgi:
+        asgi_request(app, scope_of(x_forwarded_for=SPOOFED))
+    else:
+        wsgi_request(app, environ_of(x_forwarded_for=SPOOFED))
+
+
+def fail() -> None:
+    """Fail as an app does."""
+    raise LookupError("no such order")
+
+
+@BOTH
+@PLACES
+def test_a_message_names_the_user(interface: str, place: str, sentry: Any) -> None:
+    """What is captured in the app names the user, resolved for it, and our address."""
+    kept = sentry(send_default_pii=True)
+    serve(
+        interface,
+        place,
+        lambda: sentry_sdk.capture_message("hello"),
+        resolver=lambda _: ADA,
+        request_data=WITH_IP,
+    )
+    assert kept.users() == [{"id": "1", "username": "ada", "ip_address": PEER}]
+
+
+@BOTH
+@pytest.mark.parametrize("place", ["outside", "inside"])
+@pytest.mark.parametrize("pii", [False, True])
+def test_an_error_and_its_transaction_name_the_user(
+    interface: str, place: str, pii: bool, sentry: Any
+) -> None:
+    """Sentry's own middleware reports both, when ours is already left or not yet."""
+    kept = sentry(traces_sample_rate=1.0, send_default_pii=pii)
+    with pytest.raises(LookupError):
+        serve(interface, place, fail, resolver=lambda _: ADA)
+    assert kept.users() == [{"id": "1", "username": "ada"}]
+    assert kept.users("transaction") == [{"id": "1", "username": "ada"}]
+
+
+@BOTH
+@pytest.mark.parametrize("place", ["outside", "inside"])
+def test_a_sampled_transaction_is_resolved(interface: str, place: str, sentry: Any) -> None:
+    """A transaction that is sent anyway names the user, although nothing was reported."""
+    kept = sentry(traces_sample_rate=1.0)
+    serve(interface, place, lambda: None, resolver=lambda _: ADA)
+    assert kept.users("transaction") == [{"id": "1", "username": "ada"}]
+
+
+@BOTH
+@PLACES
+def test_a_silent_request_is_not_resolved(interface: str, place: str, sentry: Any) -> None:
+    """Nothing is sent, so nobody is asked."""
+    sentry(traces_sample_rate=0.0, send_default_pii=True)
+    calls: list[object] = []
+    serve(interface, place, lambda: None, resolver=calls.append)
+    assert calls == []
+
+
+@BOTH
+@PLACES
+def test_the_spoofed_address_is_never_reported(interface: str, place: str, sentry: Any) -> None:
+    """Without include_ip no address leaves, with it ours does: never the header's."""
+    kept = sentry(send_default_pii=True, traces_sample_rate=1.0)
+
+    def handler() -> None:
+        sentry_sdk.capture_message("hello")
+
+    serve(interface, place, handler, resolver=lambda _: ADA)
+    assert PEER not in str(kept.items)
+    serve(interface, place, handler, resolver=lambda _: ADA, request_data=WITH_IP)
+    addresses = [user.get("ip_address") for user in kept.users() + kept.users("transaction")]
+    assert SPOOFED not in str(addresses)
+    if interface == "wsgi" and place != "absent":
+        assert kept.of("event")[-1]["request"]["env"]["REMOTE_ADDR"] == PEER
+        assert SPOOFED not in str(kept.of("event")[0])
+
+
+@BOTH
+@PLACES
+def test_explicitly_nobody_is_nobody(interface: str, place: str, sentry: Any) -> None:
+    """set_user(None) clears what was pushed, and what the SDK makes of the request."""
+    kept = sentry(send_default_pii=True)
+
+    def handler() -> None:
+        set_user(ADA)
+        set_user(None)
+        sentry_sdk.capture_message("hello")
+
+    serve(interface, place, handler, resolver=lambda _: ADA)
+    assert kept.users() == [None]
+
+
+@BOTH
+def test_what_the_app_tells_sentry_is_replaced(interface: str, sentry: Any) -> None:
+    """Ours is the whole truth inside a request: two identities are never blended."""
+    kept = sentry()
+
+    def handler() -> None:
+        set_user(ADA)
+        sentry_sdk.set_user({"id": "9", "email": "bob@shop.example"})
+        sentry_sdk.capture_message("hello")
+
+    serve(interface, "absent", handler)
+    assert kept.users() == [{"id": "1", "username": "ada"}]
+
+
+def test_outside_of_requests_nothing_is_changed(sentry: Any) -> None:
+    """A worker that names itself to sentry-sdk stays named."""
+    kept = sentry()
+    init(None, clients=[SentrySdkClient()])
+    sentry_sdk.set_user({"id": "worker-1"})
+    sentry_sdk.capture_message("hello")
+    assert kept.users() == [{"id": "worker-1"}]
+
+
+def test_jobs_and_blocks_name_their_own_user(sentry: Any) -> None:
+    """An isolation_scope or use_user block inside a request is reported with its own user."""
+    kept = sentry()
+
+    def handler() -> None:
+        set_user(ADA)
+        with use_user({"id": 2}):
+            sentry_sdk.capture_message("block")
+        with isolation_scope():
+            set_user({"id": 3})
+            sentry_sdk.capture_message("job")
+        sentry_sdk.capture_message("request")
+
+    serve("wsgi", "inside", handler)
+    assert [user["id"] for user in kept.users()] == ["2", "3", "1"]
+
+
+def test_a_bound_thread_names_its_user(sentry: Any) -> None:
+    """Threads carry none of Sentry's scopes: the record that bind() carries is enough."""
+    kept = sentry()
+
+    def handler() -> None:
+        set_user(ADA)
+        contextvars.Context().run(bind(sentry_sdk.capture_message), "hello")
+
+    serve("wsgi", "absent", handler)
+    assert kept.users() == [{"id": "1", "username": "ada"}]
+
+
+def test_concurrent_requests_stay_apart(sentry: Any) -> None:
+    """Without Sentry's middleware the scopes are ours: neither users nor tags cross."""
+    kept = sentry()
+    sentry_sdk.set_tag("release", "blue")  # the parent's scope exists before the tasks
+
+    async def handler() -> None:
+        number = str(len(kept.items) + len(started))
+        started.append(number)
+        set_user({"id": number})
+        sentry_sdk.set_tag("number", number)
+        await asyncio.sleep(0)
+        sentry_sdk.capture_message("hello")
+
+    async def run() -> None:
+        app = asgi.UserContextMiddleware(plain_asgi_app(handler), clients=[SentrySdkClient()])
+        await asyncio.gather(*(asgi_call(app, scope_of()) for _ in range(10)))
+
+    started: list[str] = []
+    asyncio.run(run())
+    seen = [(event["user"]["id"], event["tags"]["number"]) for event in kept.of("event")]
+    assert seen == [(str(number), str(number)) for number in range(10)]
+
+
+def test_a_threads_next_request_is_blank(sentry: Any) -> None:
+    """What a request leaves in Sentry's scopes does not reach the thread's next one."""
+    kept = sentry()
+    serve("wsgi", "absent", lambda: (set_user(ADA), sentry_sdk.set_tag("plan", "pro")))
+    serve("wsgi", "absent", lambda: sentry_sdk.capture_message("hello"))
+    assert [(event.get("user"), event.get("tags")) for event in kept.of("event")] == [(None, None)]
+
+
+@BOTH
+def test_a_leaked_context_does_not_carry_a_user(interface: str, sentry: Any) -> None:
+    """A server that starts a request in the context of another one changes nobody's user."""
+    kept = sentry(enable_logs=True, send_default_pii=True)
+    leaked: list[contextvars.Context] = []
+
+    def first() -> None:
+        set_user(ADA)
+        leaked.append(contextvars.copy_context())
+
+    def second() -> None:
+        sentry_sdk.logger.info("nobody")
+        sentry_sdk.capture_message("nobody")
+        set_user({"id": 2})
+        sentry_sdk.capture_message("bob")
+
+    for place in ("inside", "outside"):
+        serve(interface, place, first)
+        leaked.pop().run(serve, interface, place, second)
+    sentry_sdk.flush()
+    assert kept.users() == [None, {"id": "2"}] * 2
+    assert "user.id" not in str(kept.of("log"))
+
+
+def test_a_leaked_context_does_not_carry_tags(sentry: Any) -> None:
+    """Where ours is in front, the next request starts from scopes that no request has seen."""
+    kept = sentry()
+    leaked: list[contextvars.Context] = []
+
+    def first() -> None:
+        sentry_sdk.set_tag("plan", "pro")
+        leaked.append(contextvars.copy_context())
+
+    serve("asgi", "inside", first)
+    leaked.pop().run(serve, "asgi", "inside", lambda: sentry_sdk.capture_message("hello"))
+    assert [event.get("tags") for event in kept.of("event")] == [None]
+
+
+def test_every_report_has_a_copy_of_its_own(sentry: Any) -> None:
+    """The SDK writes addresses and its filters into what it is given: never into another's."""
+    kept = sentry(send_default_pii=True)
+    user = {"id": 1, "api_key": "k", "nested": {"password": "p"}}
+
+    def handler() -> None:
+        set_user(user)
+        sentry_sdk.capture_message("one")
+        sentry_sdk.capture_message("two")
+
+    serve("wsgi", "inside", handler, request_data=WITH_IP)
+    serve("wsgi", "inside", handler)
+    assert [one.get("ip_address") for one in kept.users()] == [PEER, PEER, None, None]
+    assert user == {"id": 1, "api_key": "k", "nested": {"password": "p"}}
+
+
+def test_a_dropped_address_is_warned_about(sentry: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The SDK's own settings drop what include_ip adds: the first request says so, once."""
+    kept = sentry()
+    for _ in range(2):
+        serve(
+            "asgi",
+            "absent",
+            lambda: sentry_sdk.capture_message("hello"),
+            resolver=lambda _: ADA,
+            request_data=WITH_IP,
+        )
+    assert kept.users()[0] == {"id": "1", "username": "ada"}
+    (record,) = [record for record in caplog.records if record.name == "usercontext"]
+    assert "send_default_pii" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "options", [{"send_default_pii": True}, {"data_collection": {"user_info": True}}]
+)
+def test_an_address_that_is_sent_is_not_warned_about(
+    options: Any, sentry: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Either setting lets the address through."""
+    kept = sentry(**options)
+    hello = lambda: sentry_sdk.capture_message("hello")  # noqa: E731
+    serve("asgi", "absent", hello, request_data=WITH_IP)
+    assert kept.users() == [{"ip_address": PEER}]
+    assert caplog.records == []
+
+
+@BOTH
+def test_scrub_rules_have_the_last_word(interface: str, sentry: Any) -> None:
+    """They hold for the SDK's whole event, and a hash is the one that every client reports."""
+    kept = sentry()
+    serve(
+        interface,
+        "inside",
+        lambda: sentry_sdk.capture_message("from ada@shop.example"),
+        resolver=lambda _: {"id": 1, "email": "ada@shop.example"},
+        scrub=["@email:mask", ("$user.id", "hash")],
+        hash_key="sixteen bytes at least",
+    )
+    (event,) = kept.of("event")
+    assert "ada@" not in str(event)
+    assert event["user"]["id"] not in ("1", None)
+
+
+@BOTH
+@PLACES
+def test_logs_and_metrics_name_the_known_user(interface: str, place: str, sentry: Any) -> None:
+    """No event processor sees them: they take the user that was pushed, and our address."""
+    kept = sentry(enable_logs=True, send_default_pii=True)
+
+    def handler() -> None:
+        sentry_sdk.logger.info("before")
+        set_user(ADA)
+        sentry_sdk.logger.info("paid")
+        sentry_sdk.metrics.count("orders", 1)
+        set_user(None)
+        sentry_sdk.logger.info("after")
+
+    serve(interface, place, handler, request_data=WITH_IP)
+    sentry_sdk.flush()
+    items = [
+        item for kind in ("log", "trace_metric") for one in kept.of(kind) for item in one["items"]
+    ]
+    seen = [item["attributes"].get("user.id", {}).get("value") for item in items]
+    assert seen == [None, "1", None, "1"]
+    assert SPOOFED not in str(items)
+
+
+@BOTH
+@pytest.mark.parametrize("place", ["outside", "inside"])
+def test_streamed_spans_name_the_user(interface: str, place: str, sentry: Any) -> None:
+    """They are sent as they end: the segment has the user, and our address, not the header's."""
+    kept = sentry(trace_lifecycle="stream", traces_sample_rate=1.0, send_default_pii=True)
+    serve(interface, place, lambda: None, resolver=lambda _: ADA, request_data=WITH_IP)
+    sentry_sdk.flush()
+    (segment,) = [span for one in kept.of("span") for span in one["items"] if span["is_segment"]]
+    attributes = {name: value["value"] for name, value in segment["attributes"].items()}
+    assert (attributes["user.id"], attributes["user.name"]) == ("1", "ada")
+    assert SPOOFED not in str(
+        [value for name, value in attributes.items() if not name.startswith("http.request.header")]
+    )
+
+
+@BOTH
+@pytest.mark.parametrize("place", ["outside", "inside"])
+def test_streamed_spans_tell_no_address_unasked(interface: str, place: str, sentry: Any) -> None:
+    """Without include_ip the segment has neither an address nor a header that tells one."""
+    kept = sentry(trace_lifecycle="stream", traces_sample_rate=1.0, send_default_pii=True)
+    serve(interface, place, lambda: None, resolver=lambda _: ADA)
+    sentry_sdk.flush()
+    assert [len(one["items"]) for one in kept.of("span")] == [1]
+    assert SPOOFED not in str(kept.items)
+    assert PEER not in str(kept.items)
+
+
+@pytest.mark.parametrize("ours_outside", [True, False])
+def test_starlettes_integration_does_not_replace_the_user(ours_outside: bool, sentry: Any) -> None:
+    """Its user of AuthenticationMiddleware is not the one that was resolved."""
+    from starlette.applications import Starlette
+    from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
+    from starlette.middleware import Middleware
+    from starlette.middleware.authentication import AuthenticationMiddleware
+    from starlette.routing import Route
+
+    class Backend(AuthenticationBackend):
+        async def authenticate(self, _conn: Any) -> Any:
+            return AuthCredentials([]), SimpleUser("starlette's")
+
+    kept = sentry(
+        integrations=[StarletteIntegration()], send_default_pii=True, traces_sample_rate=1.0
+    )
+    ours = Middleware(
+        asgi.UserContextMiddleware, clients=[SentrySdkClient()], resolver=lambda _: ADA
+    )
+    theirs = Middleware(AuthenticationMiddleware, backend=Backend())
+    app = Starlette(
+        routes=[Route("/cart", lambda _: fail())],
+        middleware=[ours, theirs] if ours_outside else [theirs, ours],
+    )
+    with pytest.raises(LookupError):
+        asgi_request(app, scope_of(x_forwarded_for=SPOOFED))
+    assert kept.users() + kept.users("transaction") == [{"id": "1", "username": "ada"}] * 2
+
+
+def test_flasks_integration_does_not_blend_users(sentry: Any) -> None:
+    """Flask-Login's user fills nothing of ours, and the header no address."""
+    import flask
+    import flask_login
+
+    kept = sentry(integrations=[FlaskIntegration()], send_default_pii=True)
+    app = flask.Flask("shop")
+    app.secret_key = "x"
+    manager = flask_login.LoginManager(app)
+
+    class Login(flask_login.UserMixin):
+        id = "9"
+        email = "bob@shop.example"
+        username = "bob"
+
+    manager.request_loader(lambda _: Login())
+
+    @app.get("/cart")
+    def cart() -> str:
+        set_user({"id": 1})
+        flask_login.current_user.get_id()
+        sentry_sdk.capture_message("hello")
+        return "ok"
+
+    app.wsgi_app = wsgi.UserContextMiddleware(app.wsgi_app, clients=[SentrySdkClient()])  # type: ignore[method-assign]
+    wsgi_request(app, environ_of(x_forwarded_for=SPOOFED))
+    assert kept.users() == [{"id": "1"}]
