@@ -1,0 +1,311 @@
+"""Names the user in OpenTelemetry's spans and log records."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary, WeakSet
+
+from usercontext.clients.base import BaseClient
+from usercontext.clients.log_fields import checked_fields
+from usercontext.clients.per_request import PerRequest
+from usercontext.context import pull_user
+from usercontext.diagnostics import harmless
+from usercontext.exceptions import MissingDependencyError
+from usercontext.record import UNKNOWN, current
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from usercontext.record import RequestRecord
+    from usercontext.types import GetUser
+    from usercontext.user import User
+
+__all__ = ["FIELDS", "OpenTelemetryClient"]
+
+#: The user's fields, and the attributes of the semantic conventions that hold them.
+FIELDS: Final[Mapping[str, str]] = {
+    "id": "user.id",
+    "username": "user.name",
+    "email": "user.email",
+    "name": "user.full_name",
+    "ip_address": "client.address",
+}
+
+_ADDRESS: Final = "ip_address"
+
+
+class OpenTelemetryClient(BaseClient):
+    """Names the user on server spans, the spans below them, and log records.
+
+    A span takes the user when it starts, if known, and when the user becomes known while it is
+    open: at the latest when the response starts. Attributes that the app gives a span win whole:
+    our user is not blended with them. Nothing goes into baggage, which is sent to every service
+    that is called.
+
+    What it cannot do: a span that ended before the user was known stays without. `client.address`
+    of a server span is replaced by ours where we have one; without `include_ip` it stays what the
+    instrumentation made of the peer. Past its limit of attributes (128) a span drops the oldest.
+
+    Args:
+        fields: the user's fields to set, each with its attribute; for Azure Monitor and others
+            `{**FIELDS, "id": "enduser.id"}`.
+        resolve: ask a sync resolver when a span below the server's starts; a None is not kept,
+            as authentication may itself start spans. False: only take a user who is known.
+        tracer_provider: where the span processor is added; by default the global provider, which
+            may be set after `init()`.
+        logger_provider: where the log processor is added; by default the global provider.
+
+    Attributes:
+        span_processor: for providers that take their processors elsewhere, such as
+            `logfire.configure(additional_span_processors=[client.span_processor])`.
+        log_processor: the same for log records; it belongs before the exporting ones.
+
+    Raises:
+        ConfigurationError: `fields` is no mapping of names.
+        MissingDependencyError: opentelemetry-sdk is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        fields: Mapping[str, str] | None = None,
+        resolve: bool = True,
+        tracer_provider: Any = None,
+        logger_provider: Any = None,
+    ) -> None:
+        self._fields = checked_fields(FIELDS if fields is None else fields)
+        self._resolve = resolve
+        try:
+            from opentelemetry import _logs, trace
+            from opentelemetry.sdk._logs import LogRecordProcessor
+            from opentelemetry.sdk.trace import SpanProcessor
+        except ImportError:
+            raise MissingDependencyError(
+                "opentelemetry-sdk", "opentelemetry", purpose="OpenTelemetryClient"
+            ) from None
+        self._trace: Any = trace
+        self._providers = [
+            _Provider(tracer_provider, trace.get_tracer_provider, "span"),
+            _Provider(logger_provider, _logs.get_logger_provider, "log_record"),
+        ]
+        self.span_processor: Any = _span_processor(SpanProcessor, self)
+        self.log_processor: Any = _log_processor(LogRecordProcessor, self)
+        self._get_user: GetUser = pull_user
+        self._spans: PerRequest[_Spans] = PerRequest()
+        self._written: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
+    def setup(self, get_user: GetUser, /) -> None:
+        """Add the processors to the providers."""
+        self._get_user = get_user
+        self._add_processors()
+
+    def _add_processors(self) -> None:
+        processors = self.span_processor, self.log_processor
+        for provider, processor in zip(self._providers, processors, strict=True):
+            provider.add(processor)
+
+    def request_scope(self, get_user: GetUser, /) -> None:
+        """Keep the server span, where its middleware is outside of ours."""
+        del get_user
+        self._add_processors()  # of providers set after `init()`
+        span = self._trace.get_current_span()
+        kinds = self._trace.SpanKind
+        if span.is_recording() and getattr(span, "kind", None) not in (
+            kinds.CLIENT,
+            kinds.PRODUCER,
+        ):
+            self._keep(span)
+
+    def _keep(self, span: Any) -> None:
+        record = current()
+        if record is None or record.root is not record:
+            # What starts in a `use_user` block stays that user's.
+            return
+        spans = self._spans.get()
+        if spans is None:
+            spans = _Spans()
+            self._spans.keep(spans)
+        spans.add(span)
+
+    def is_recording(self) -> bool:
+        """Return whether a span of this request is open and sampled."""
+        spans = self._spans.get()
+        return spans is not None and bool(spans.open())
+
+    def set_user(self, user: User | None, /) -> None:
+        """Replace the user of every open span of the request."""
+        spans = self._spans.get()
+        if spans is None:
+            return
+        fields = None if user is None else user.to_dict()
+        for span in spans.open():
+            self._name(span, fields)
+
+    def start_span(self, span: Any) -> None:
+        """Name the user of a span that starts; what the span processor calls."""
+        if not span.is_recording():
+            return
+        with harmless("OpenTelemetry span", "a span went out without its user"):
+            self._keep(span)
+            if span.kind is self._trace.SpanKind.SERVER:
+                # It starts before anything has authenticated the request.
+                self._ask_before_end(span)
+                self._name(span, self._get_user(resolve=False))
+            else:
+                self._name(span, self._pull())
+
+    def _ask_before_end(self, span: Any) -> None:
+        """Have the user of a failing request asked for while its server span is still open.
+
+        There is no response, and a span processor is told too late: on_end finds it immutable.
+        """
+        end = span.end
+
+        def ask_and_end(*args: Any, **kwargs: Any) -> None:
+            if span.is_recording():
+                self._get_user()
+            end(*args, **kwargs)
+
+        span.end = ask_and_end
+
+    def emit_log(self, log: Any) -> None:
+        """Name the known user of a log record; what the log processor calls."""
+        with harmless("OpenTelemetry log", "a log record went out without its user"):
+            attributes = log.log_record.attributes
+            if any(name in attributes for name in self._fields.values()):
+                return
+            for name, value in self._attributes(self._get_user(resolve=False)).items():
+                attributes[name] = value
+
+    def _pull(self) -> dict[str, Any] | None:
+        record, spans = current(), self._spans.get()
+        if record is None or spans is None or not self._resolve or not _is_unresolved(record):
+            return self._get_user(resolve=False)
+        asks = spans.may_ask()
+        user = self._get_user(resolve=asks)
+        if asks and record.user is None:
+            record.ask_again()
+        return user
+
+    def _attributes(self, user: dict[str, Any] | None) -> dict[str, Any]:
+        if user is None:
+            return {}
+        return {
+            name: user[field]
+            for field, name in self._fields.items()
+            if isinstance(user.get(field), str | bool | int | float)
+        }
+
+    def _name(self, span: Any, user: dict[str, Any] | None) -> None:
+        """Write the user's attributes, and remove those that we wrote for another one."""
+        present = span.attributes
+        written = self._written.get(span, {})
+        ours = {name for name, value in written.items() if present.get(name) == value}
+        wanted = self._attributes(user)
+        if any(name in present and name not in ours for name in self._identity_names()):
+            wanted = {}
+        address = self._fields.get(_ADDRESS, "")
+        if span.kind is not self._trace.SpanKind.SERVER and address in present.keys() - ours:
+            wanted.pop(address, None)
+        for name in ours - wanted.keys():
+            _remove(span, name)
+        if wanted:
+            span.set_attributes(wanted)
+        self._written[span] = wanted
+
+    def _identity_names(self) -> list[str]:
+        return [name for field, name in self._fields.items() if field != _ADDRESS]
+
+
+def _is_unresolved(record: RequestRecord) -> bool:
+    return record.user is UNKNOWN
+
+
+class _Spans:
+    """The open spans of one request, and how often a span has asked who its user is."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all: WeakSet[Any] = WeakSet()
+        self._asked = 0
+
+    def add(self, span: Any) -> None:
+        with self._lock:
+            self._all.add(span)
+
+    def open(self) -> list[Any]:
+        with self._lock:
+            return [span for span in self._all if span.is_recording()]
+
+    def may_ask(self) -> bool:
+        """Return True for the 1st, 2nd, 4th, 8th ... span that asks.
+
+        Nobody so far may be somebody later, and the request of nobody must not pay at each span.
+        """
+        self._asked += 1
+        return self._asked & (self._asked - 1) == 0
+
+
+class _Provider:
+    """A provider of OpenTelemetry, which may be set later than we are set up."""
+
+    def __init__(self, given: Any, find: Any, kind: str) -> None:
+        self._given = given
+        self._find = find
+        self._kind = kind
+        self._added_to: object = None
+
+    def add(self, processor: Any) -> None:
+        provider = self._find() if self._given is None else self._given
+        add = getattr(provider, f"add_{self._kind}_processor", None)
+        if add is None or provider is self._added_to:
+            return
+        self._added_to = provider
+        multi = getattr(provider, f"_multi_{self._kind}_processor", None)
+        name = f"_{self._kind}_processors"
+        if isinstance(getattr(multi, name, None), tuple):
+            # A log record is exported while the processors run: ours must be the first of them,
+            # and the public call makes it the last.
+            setattr(multi, name, (processor, *getattr(multi, name)))
+        else:
+            add(processor)
+
+
+def _remove(span: Any, name: str) -> None:
+    # No public call removes an attribute; setting None exports an empty value.
+    try:
+        del span._attributes[name]
+    except (AttributeError, KeyError, TypeError):
+        span.set_attribute(name, "")
+
+
+def _span_processor(base: Any, client: OpenTelemetryClient) -> Any:
+    class UserSpanProcessor(base):  # type: ignore[misc]
+        """Hands every span that starts to the client."""
+
+        def on_start(self, span: Any, parent_context: object = None) -> None:
+            del parent_context
+            client.start_span(span)
+
+    return UserSpanProcessor()
+
+
+def _log_processor(base: Any, client: OpenTelemetryClient) -> Any:
+    class UserLogRecordProcessor(base):  # type: ignore[misc]
+        """Hands every log record to the client."""
+
+        def on_emit(self, log_record: Any) -> None:
+            client.emit_log(log_record)
+
+        emit = on_emit  # its name before opentelemetry-sdk 1.35
+
+        def shutdown(self) -> None:
+            """Hold nothing that would have to be let go."""
+
+        def force_flush(self, timeout_millis: int = 30000) -> bool:
+            """Return True: nothing is kept here."""
+            del timeout_millis
+            return True
+
+    return UserLogRecordProcessor()
