@@ -13,7 +13,7 @@ from usercontext.exceptions import (
     MissingDependencyError,
     UserContextError,
 )
-from usercontext.initialise import close, flush, init
+from usercontext.initialise import aclose, aflush, close, flush, init
 from usercontext.request_data import RequestData
 from usercontext.scope import (
     bind,
@@ -40,6 +40,8 @@ __all__ = [
     "UserContext",
     "UserContextError",
     "__version__",
+    "aclose",
+    "aflush",
     "bind",
     "capture_exception",
     "capture_message",

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext import resolution
 from usercontext.capture import report_unhandled
-from usercontext.context import OverDefault, UserContext
+from usercontext.context import OverDefault, UserContext, default
 from usercontext.diagnostics import harmless
+from usercontext.event_loop import run_beside
 from usercontext.exceptions import MissingDependencyError
 from usercontext.record import KEY, UNKNOWN, RequestRecord, current, enter, leave, reset
 
@@ -32,12 +33,15 @@ _LAST = {
 }
 
 
+_FLUSH_SECONDS = 2.0
+
+
 class UserContextMiddleware:
     """Give every HTTP request and websocket of an ASGI app a user of its own.
 
     Works as `app.add_middleware(UserContextMiddleware, resolver=...)`, and, where errors that
     nothing handles matter most, around the whole app: `app = UserContextMiddleware(app, ...)`.
-    Lifespan messages pass untouched.
+    Lifespan messages pass untouched; at its end what waits for the built-in client is sent.
 
     Args:
         app: the application to serve.
@@ -60,6 +64,8 @@ class UserContextMiddleware:
         """Serve one connection."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
+            if scope["type"] == "lifespan":
+                await _flush()
             return
         outer = scope.get(KEY)
         if outer is not None and _is_open(outer):
@@ -107,6 +113,18 @@ class UserContextMiddleware:
             await self.app(scope, receive, send)
         finally:
             leave(token)
+
+
+async def _flush() -> None:
+    """Send what waits for the built-in client, as the server is about to end.
+
+    Servers go on once the app has told them that it is through: what is not sent by then is
+    sent at exit.
+    """
+    client = default().client
+    if client is not None:
+        with harmless("flush", "reports could not be sent at the server's end"):
+            await run_beside(client.flush, _FLUSH_SECONDS)
 
 
 def _is_open(outer: object) -> bool:

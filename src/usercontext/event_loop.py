@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable, Coroutine
 
-__all__ = ["is_running", "run_aside", "run_in_thread", "run_within", "start_thread", "waiter"]
+__all__ = [
+    "is_running",
+    "run_aside",
+    "run_beside",
+    "run_in_thread",
+    "run_within",
+    "start_thread",
+    "waiter",
+]
 
 T = TypeVar("T")
 
@@ -90,6 +99,29 @@ async def run_in_thread(function: Callable[..., T], *args: object) -> T:
 
     result: T = await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
     return result
+
+
+async def run_beside(function: Callable[[float], bool], seconds: float) -> bool:
+    """Run what waits for at most so many seconds on a thread of its own, and await its end.
+
+    Not in the loop's worker threads: those may all be taken by what the app does.
+    """
+    wake, wait = waiter()
+    results = []
+
+    def run() -> None:
+        try:
+            results.append(function(seconds))
+        finally:
+            with suppress(RuntimeError):  # The loop has not waited, and is closed.
+                wake()
+
+    try:
+        start_thread(run, name="usercontext-flush")
+    except RuntimeError:  # There are no more threads: better a short stop than a lost report.
+        return function(seconds)
+    await wait()
+    return all(results) and bool(results)
 
 
 def start_thread(target: Callable[..., object], *args: object, name: str) -> threading.Thread:

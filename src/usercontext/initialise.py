@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.context import UserContext, default, make_default
 from usercontext.diagnostics import harmless
+from usercontext.event_loop import run_beside
 from usercontext.exceptions import ConfigurationError
 from usercontext.options import ContextOptions, check_names, checked
 
 if TYPE_CHECKING:
     from usercontext.types import ReportTaker
 
-__all__ = ["close", "flush", "init"]
+__all__ = ["aclose", "aflush", "close", "flush", "init"]
 
 #: The DSN to use where none is given: that of the environment variable of this name.
 ENVIRONMENT_VARIABLE: Final = "$USERCONTEXT_DSN"
@@ -97,6 +98,16 @@ def flush(timeout: float = 2.0) -> bool:
         are not waited for.
     """
     return _on_client("flush", timeout)
+
+
+async def aflush(timeout: float = 2.0) -> bool:  # noqa: ASYNC109
+    """Await what `flush()` waits for; the event loop goes on meanwhile."""
+    return await run_beside(flush, timeout)
+
+
+async def aclose(timeout: float = 2.0) -> bool:  # noqa: ASYNC109
+    """Await what `close()` waits for; the event loop goes on meanwhile."""
+    return await run_beside(close, timeout)
 
 
 def close(timeout: float = 2.0) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from usercontext.clients.base import BaseClient
 from usercontext.diagnostics import failure, warn_once
+from usercontext.event_loop import run_beside
 from usercontext.exceptions import ConfigurationError
 from usercontext.sentry import options as check
 from usercontext.sentry.background import in_own_work, own_work
@@ -238,6 +239,14 @@ class SentryClient(BaseClient):
     def close(self, timeout: float = 2.0) -> bool:
         """Flush, then stop for good; return whether everything was in time."""
         return self._transport is None or _wait(self._transport.close, timeout)
+
+    async def aflush(self, timeout: float = 2.0) -> bool:  # noqa: ASYNC109
+        """Await what `flush()` waits for; the event loop goes on meanwhile."""
+        return await run_beside(self.flush, timeout)
+
+    async def aclose(self, timeout: float = 2.0) -> bool:  # noqa: ASYNC109
+        """Await what `close()` waits for; the event loop goes on meanwhile."""
+        return await run_beside(self.close, timeout)
 
     def stats(self) -> dict[str, Any]:
         """Return how many events were captured, sent, are queued, and were discarded for what.

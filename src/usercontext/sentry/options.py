@@ -172,7 +172,9 @@ def overflow(value: object) -> str:
     """Return which event is dropped when there is no room."""
     if value in ("drop_newest", "drop_oldest"):
         return str(value)
-    raise ConfigurationError('overflow must be "drop_newest" or "drop_oldest"')
+    raise ConfigurationError(
+        'overflow must be "drop_newest" or "drop_oldest": write overflow="drop_oldest"'
+    )
 
 
 def transport(value: Transport | None) -> Transport | None:
