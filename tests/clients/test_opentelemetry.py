@@ -275,7 +275,7 @@ def test_blocks_and_jobs_keep_their_own_user(spans: Telemetry) -> None:
     serve("wsgi", "outside", spans, handler)
     users = spans.users()
     assert server_of(users) == ADAS
-    assert (users["block"], users["job"]) == ({"user.id": "2"}, {"user.id": "4"})
+    assert (users["block"], users["job"]) == ({"user.id": "2"}, {"user.id": "3"})
 
 
 def test_a_bound_thread_names_the_server_span(spans: Telemetry) -> None:
