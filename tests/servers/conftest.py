@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,9 +67,11 @@ class Launcher:
 
 @pytest.fixture(scope="session")
 def launcher() -> Iterator[Launcher]:
-    """Start pairs as they are asked for."""
+    """Start pairs as they are asked for; leave none behind, even when ended from outside."""
     launcher = Launcher()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     yield launcher
+    signal.signal(signal.SIGTERM, before)
     launcher.stop()
 
 

@@ -79,7 +79,7 @@ def build() -> FastAPI:
     """Build the app."""
     app = FastAPI(lifespan=starlette_routes.lifespan, exception_handlers=starlette_routes.ERRORS)
     for path, view in starlette_routes.ROUTES.items():
-        app.add_api_route(path, view, methods=["GET", "POST"], response_model=None)
+        app.add_api_route(path, view, methods=["GET", "HEAD", "POST"], response_model=None)
     app.add_api_route("/dependencies", dependencies)
     app.router.routes.extend([*starlette_routes.mounts(), starlette_routes.WEBSOCKET])
     return app
