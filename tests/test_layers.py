@@ -48,7 +48,7 @@ LAYERS = [
     # all of it together
     ["initialise"],
     [""],
-    ["testing", "pytest_plugin", "cli", "__main__"],
+    ["conformance", "testing", "pytest_plugin", "cli", "__main__"],
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext import diagnostics
 from usercontext.clients.base import BaseClient
+from usercontext.conformance import client_conformance
 from usercontext.context import UserContext, forget_clients, make_default
 from usercontext.initialise import close
 from usercontext.sentry import SentryClient
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from usercontext.types import Event, GetUser
     from usercontext.user import User
 
-__all__ = ["RecordingClient", "reset"]
+__all__ = ["RecordingClient", "client_conformance", "reset"]
 
 
 class RecordingClient(BaseClient):

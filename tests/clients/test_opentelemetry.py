@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import warnings
 from typing import Any, NamedTuple
 
 import pytest
@@ -435,7 +436,7 @@ def logged() -> Logged:
     provider, exporter = LoggerProvider(), Exported()
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
     log = logging.Logger("shop")  # noqa: LOG001 - known to nobody else
-    with pytest.warns(DeprecationWarning, match="LoggingHandler"):
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         log.addHandler(LoggingHandler(logger_provider=provider))
     return Logged(OpenTelemetryClient(logger_provider=provider), log, exporter.users)
 
