@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext import record as records
 from usercontext import resolution
-from usercontext.diagnostics import harmless
+from usercontext.diagnostics import failure, harmless
 from usercontext.exceptions import InvalidUserError
 from usercontext.options import TAKER_METHODS, ContextOptions, check_methods, checked
 from usercontext.privacy import Scrubber
-from usercontext.record import UNKNOWN, RequestRecord, Unknown
+from usercontext.record import UNKNOWN, RequestRecord
 from usercontext.request_data import RequestData
 from usercontext.user import User
 
@@ -128,27 +128,29 @@ class UserContext:
         if not self.includes_ip:
             return None
         root = record.root
-        extras = root.more()
-        if isinstance(extras.address, Unknown):
+        extras = root.extras or root.more()
+        if extras.address is UNKNOWN:
             extras.address = None if root.source is None else self._find_address(root.source)
         return extras.address
 
     def _find_address(self, source: Mapping[str, Any]) -> str | None:
-        with harmless("client address", "the client's address could not be found"):
+        try:
             return self.request_data.ip_address(source)
-        return None
+        except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here
+            failure("client address", "the client's address could not be found")
+            return None
 
     def user_of(self, record: RequestRecord, *, resolve: bool = True) -> User | None:
         """Return the user of a record with its address; peek only, unless `resolve`."""
-        user = record.known()
-        if isinstance(user, Unknown):
-            if resolve:
-                user = resolution.ask(record)
-            elif self.resolver is not None:
-                return None
-            else:
+        user = record.user if record.ended is None else record.known()
+        if user is UNKNOWN:
+            if self.resolver is None:
                 user = None
-        return self._with_address(record, user)
+            elif resolve:
+                user = resolution.ask(record)
+            else:
+                return None
+        return self._with_address(record, user) if self.includes_ip else user
 
     def _with_address(self, record: RequestRecord, user: User | None) -> User | None:
         if user is not None and user.ip_address is not None:
@@ -259,7 +261,10 @@ class UserContext:
         """Send an event with the user of its record, or hold it until the user is known."""
         user = self._reported_user(record)
         if self._is_awaited(record):
-            record.root.more().pending.append(event)
+            extras = record.root.more()
+            if extras.pending is None:
+                extras.pending = []
+            extras.pending.append(event)
             return str(event["event_id"])
         return self._send(event, user, client)
 
@@ -285,7 +290,7 @@ class UserContext:
 
     def complete_pending(self, record: RequestRecord) -> None:
         """Send the reports that waited for the user, with what is known by now."""
-        if record.extras is None:
+        if record.extras is None or record.extras.pending is None:
             return
         pending, client = record.extras.pending, process_default.client
         # One by one, and each of them once: another thread may be completing them as well.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextvars import ContextVar, Token
+from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,31 +39,29 @@ __all__ = [
 KEY: Final = "usercontext.scope"
 
 
-class Unknown:
-    """The user of a request whose resolver has not answered yet."""
+class Unknown(Enum):
+    """The user of a request whose resolver has not answered yet; an Enum, so that `is` narrows."""
 
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "UNKNOWN"
+    UNKNOWN = "UNKNOWN"
 
 
-UNKNOWN: Final = Unknown()
+UNKNOWN: Final = Unknown.UNKNOWN
 
 _current: ContextVar[RequestRecord | None] = ContextVar("usercontext", default=None)
 
 
 class _Extras:
-    """What few requests need: made on first use, so that the others do not pay for it."""
+    """What few requests need: made on first use, so that the others do not pay for it.
 
-    __slots__ = ("address", "data", "pending", "request", "withheld")
+    The defaults stand on the class: filling slots would cost four times as much.
+    """
 
-    def __init__(self) -> None:
-        self.address: str | Unknown | None = UNKNOWN
-        self.data: object = None
-        self.pending: list[Event] = []
-        self.request: object = None
-        self.withheld = False
+    address: str | Unknown | None = UNKNOWN
+    data: object = None
+    request: object = None
+    withheld: bool = False
+    #: Reports that wait for the user.
+    pending: list[Event] | None = None
 
 
 class RequestRecord:

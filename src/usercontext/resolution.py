@@ -26,11 +26,8 @@ __all__ = ["ask", "ask_within", "is_inside", "person", "resolve"]
 class Resolution:
     """A call of the resolver under way, and who waits for it."""
 
-    __slots__ = ("wakers",)
-
-    def __init__(self) -> None:
-        # Made by the first that waits: nearly always nobody does.
-        self.wakers: list[Callable[[], object]] | None = None
+    # Made by the first that waits: nearly always nobody does.
+    wakers: list[Callable[[], object]] | None = None
 
     def wake(self) -> None:
         """Wake the threads and tasks that wait."""
@@ -61,6 +58,8 @@ if hasattr(os, "register_at_fork"):
 
 def person(value: object, cause: str) -> User | None:
     """Return what `User.of` makes of a value; what is no user is logged once and is nobody."""
+    if type(value) is User and value._values[0] is not None:
+        return value
     if isinstance(value, CoroutineType):
         _warn_coroutine(value, cause)
         return None
@@ -98,21 +97,23 @@ def _warn_coroutine(value: CoroutineType[Any, Any, Any], cause: str) -> None:
 
 def _claim(record: RequestRecord) -> Resolution | None:
     """Return the right to call the resolver, or None where another has it or had it."""
-    with _claims:
-        if record.resolution is not None or record.user is not UNKNOWN:
-            return None
-        record.resolution = claimed = Resolution()
-        return claimed
+    claimed = Resolution()
+    _claims.acquire()  # `with` costs three times as much, and nothing in between can fail
+    if record.resolution is None and record.user is UNKNOWN:
+        record.resolution = claimed
+    _claims.release()
+    return claimed if record.resolution is claimed else None
 
 
 def _settle(record: RequestRecord, resolution: Resolution, user: User | Unknown | None) -> bool:
     """End a call; UNKNOWN gives the claim back. Return whether this made the user known."""
-    with _claims:
-        settled = record.resolution is resolution and record.user is UNKNOWN
-        if settled:
-            record.user = user
-            if user is UNKNOWN:
-                record.resolution = None
+    _claims.acquire()
+    settled = record.resolution is resolution and record.user is UNKNOWN
+    if settled:
+        record.user = user
+        if user is UNKNOWN:
+            record.resolution = None
+    _claims.release()
     if resolution.wakers is not None:
         resolution.wake()
     return settled and user is not UNKNOWN
@@ -135,7 +136,7 @@ def ask(record: RequestRecord) -> User | None:
     An async one is not, on a loop: there the user is nobody until it has been awaited.
     """
     user = record.user
-    if not isinstance(user, Unknown):
+    if user is not UNKNOWN:
         return user
     context = record.context
     if context.resolver is None or record.ended is not None:
@@ -153,7 +154,7 @@ def ask(record: RequestRecord) -> User | None:
 
 def _known_or_none(record: RequestRecord) -> User | None:
     user = record.user
-    return None if isinstance(user, Unknown) else user
+    return None if user is UNKNOWN else user
 
 
 def _may_call_from_thread(record: RequestRecord) -> bool:
@@ -193,7 +194,7 @@ def _run(record: RequestRecord, claimed: Resolution) -> None:
             found = event_loop.run_aside(resolver, request, timeout=context.resolver_timeout)
         else:
             found = resolver(request)
-        user = found if type(found) is Unknown else person(found, context.resolver_name)
+        user = found if found is UNKNOWN else person(found, context.resolver_name)
     except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here, at every read
         _note_failure(context)
         user = None
@@ -239,7 +240,7 @@ async def _run_async(record: RequestRecord, claimed: Resolution) -> None:
             found = await resolver(request)
         else:
             found = await event_loop.run_in_thread(resolver, request)
-        user = found if type(found) is Unknown else person(found, context.resolver_name)
+        user = found if found is UNKNOWN else person(found, context.resolver_name)
     except Exception:  # noqa: BLE001
         _note_failure(context)
         user = None

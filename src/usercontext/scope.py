@@ -13,7 +13,6 @@ from usercontext.record import (
     UNKNOWN,
     BlockRecord,
     RequestRecord,
-    Unknown,
     attach,
     current,
     enter,
@@ -107,7 +106,7 @@ def update_user(**fields: Any) -> None:
         )
         return
     try:
-        changed = _changed(None if isinstance(user, Unknown) else user, fields)
+        changed = _changed(None if user is UNKNOWN else user, fields)
     except InvalidUserError as error:
         warn_once("update_user", "update_user() changes nothing: %s", error)
         return
@@ -144,18 +143,13 @@ def get_user(
             `.scope`, `.environ` or `.META`.
         error: find the user of the request that this exception passed through instead.
     """
-    record = _find(request, error)
-    if record is None:
-        return None
-    return record.context.user_of(record, resolve=resolve)
-
-
-def _find(request: object, error: BaseException | None) -> RequestRecord | None:
     if request is not None:
-        return _record_of_request(request)
-    if error is not None:
-        return of_error(error)[1]
-    return current()
+        record = _record_of_request(request)
+    elif error is not None:
+        record = of_error(error)[1]
+    else:
+        record = current()
+    return None if record is None else record.context.user_of(record, resolve=resolve)
 
 
 def _record_of_request(request: object) -> RequestRecord | None:
