@@ -16,6 +16,13 @@ PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if "```python" in page.read_text()]
 NEEDED = {"README": "fastapi", "tutorial": "fastapi"}  # other pages need what they are named for
 FRAMEWORKS = ("fastapi", "starlette", "flask", "django")
+CLIENTS = {
+    "logging": "logging",
+    "loguru": "loguru",
+    "opentelemetry": "opentelemetry.sdk",
+    "sentry-sdk": "sentry_sdk",
+    "structlog": "structlog",
+}
 
 ASK_TWICE = """
 from starlette.testclient import TestClient
@@ -57,6 +64,9 @@ def test_the_code_runs(page: Path, tmp_path: Path) -> None:
     if needed:
         pytest.importorskip(needed)
         pytest.importorskip("httpx")
+    if page.parent.name == "clients":
+        pytest.importorskip(CLIENTS[page.stem])
+        pytest.importorskip("werkzeug")
     run_page(page, tmp_path)
 
 
@@ -93,3 +103,11 @@ def test_framework_pages_share_a_template(framework: str) -> None:
         "Where to put it",
         "Check it",
     ]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_client_pages_share_a_template(client: str) -> None:
+    """Every reporting client's page says how, what arrives, and what cannot be done."""
+    text = (ROOT / "docs" / "clients" / f"{client}.md").read_text()
+    titles = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert titles == ["Install", "Enable", "What arrives", "What it cannot do"]
