@@ -181,9 +181,9 @@ class ProxyTrust:
         forwarded_header: str = "x-forwarded-for",
     ) -> None:
         self._networks = TrustedNetworks(trusted_proxies)
-        self.trusted_proxies = tuple(trusted_proxies)
-        self.trusted_hops = _checked_hops(trusted_hops)
-        self.forwarded_header = _checked_header(forwarded_header)
+        self.trusted_proxies: tuple[str, ...] = tuple(trusted_proxies)
+        self.trusted_hops: int | None = _checked_hops(trusted_hops)
+        self.forwarded_header: str = _checked_header(forwarded_header)
         self._check_together()
         self._scope_name = self.forwarded_header.encode("ascii")
         self._environ_key = "HTTP_" + self.forwarded_header.upper().replace("-", "_")

@@ -68,23 +68,23 @@ class UserContext:
             _set_up(one)
 
     def _apply(self, options: Mapping[str, Any], scrubber: Scrubber) -> None:
-        self._options = dict(options)
+        self._options: dict[str, Any] = dict(options)
         self.resolver: Resolver | None = options.get("resolver")
         self.request_data: RequestData = options.get("request_data", _NO_ADDRESS)
         self.clients: tuple[ReportingClient, ...] = options.get("clients", ())
-        self.eager = options.get("resolve") == "eager"
+        self.eager: bool = options.get("resolve") == "eager"
         self.resolver_timeout: float = options.get("resolver_timeout", 1.0)
         self.detached_ttl: float | None = options.get("detached_ttl", 300.0)
         self.client: ReportTaker | None = options.get("client")
         self.make_request: Callable[[Any], object] | None = options.get("make_request")
-        self.scrubber = scrubber
-        self.includes_ip = self.request_data.include_ip and not scrubber.never_store_ip
-        self.resolver_name = f"resolver {_name_of(self.resolver)}"
-        self.is_async = self.resolver is not None and _is_async(self.resolver)
-        self.awaits = self.is_async or bool(options.get("resolver_thread"))
-        self.isolating = tuple(one for one in self.clients if _overrides(one, "request_scope"))
-        self.recording = tuple(one for one in self.clients if _overrides(one, "is_recording"))
-        self.is_plain = not self.clients and not self.eager
+        self.scrubber: Scrubber = scrubber
+        self.includes_ip: bool = self.request_data.include_ip and not scrubber.never_store_ip
+        self.resolver_name: str = f"resolver {_name_of(self.resolver)}"
+        self.is_async: bool = self.resolver is not None and _is_async(self.resolver)
+        self.awaits: bool = self.is_async or bool(options.get("resolver_thread"))
+        self.isolating: tuple[ReportingClient, ...] = _overriding(self.clients, "request_scope")
+        self.recording: tuple[ReportingClient, ...] = _overriding(self.clients, "is_recording")
+        self.is_plain: bool = not self.clients and not self.eager
 
     def over(self, base: UserContext) -> UserContext:
         """Return these options with those of `base` where they were left out.
@@ -353,14 +353,16 @@ def _name_of(function: object) -> str:
     return f"{module}.{name}"
 
 
-def _overrides(client: ReportingClient, name: str) -> bool:
-    method = getattr(type(client), name, None)
-    return getattr(method, "__module__", None) != "usercontext.clients.base"
+def _overriding(clients: tuple[ReportingClient, ...], name: str) -> tuple[ReportingClient, ...]:
+    """Return the clients whose method does more than that of the base class."""
+    methods = [(client, getattr(type(client), name, None)) for client in clients]
+    base = "usercontext.clients.base"
+    return tuple(client for client, method in methods if getattr(method, "__module__", "") != base)
 
 
 # --- the process-wide default -------------------------------------------------------------------
 
-process_default = UserContext()
+process_default: UserContext = UserContext()
 _clients_set_up: list[ReportingClient] = []
 
 
@@ -375,6 +377,7 @@ class OverDefault:
 
     def __init__(self, own: UserContext) -> None:
         self._own = own
+        self.joined: UserContext = own
         self.join()
         _over_default.add(self)
 
@@ -430,9 +433,7 @@ def _reporting_record(error: BaseException | None) -> RequestRecord | None:
     return records.current()
 
 
-def pull_user(
-    error: BaseException | None = None, *, resolve: bool = True
-) -> dict[str, Any] | None:
+def pull_user(error: BaseException | None = None, *, resolve: bool = True) -> dict[str, Any] | None:
     """Return the user to report as a fresh dict, or None; what clients are set up with.
 
     It never raises. An exception that passed through a middleware names its own request's user,

@@ -68,7 +68,7 @@ class harmless:  # noqa: N801 - it reads as what it makes of a block: `with harm
         self._cause = cause
         self._message = message
         self._args = args
-        self.failed = False
+        self.failed: bool = False
 
     def __enter__(self) -> Self:
         return self

@@ -56,7 +56,7 @@ class Scrubber:
             from usercontext import scrubbing  # with its patterns, only where there are rules
 
             self._rules = scrubbing.compiled(rules, key)
-        self.never_store_ip = never_store_ip
+        self.never_store_ip: bool = never_store_ip
 
     def __bool__(self) -> bool:
         return bool(self._rules) or self.never_store_ip

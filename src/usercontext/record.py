@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from usercontext.context import UserContext
     from usercontext.resolution import Resolution
@@ -90,8 +90,8 @@ class RequestRecord:
     )
 
     def __init__(self, source: Mapping[str, Any] | None, context: UserContext) -> None:
-        self.source = source
-        self.context = context
+        self.source: Mapping[str, Any] | None = source
+        self.context: UserContext = context
         self.user: User | Unknown | None = UNKNOWN
         self.resolution: Resolution | None = None
         self.ended: float | None = None
@@ -225,7 +225,7 @@ else:
 
 
 #: `leave` without its guard, for the two places where a call more would be felt.
-reset = _current.reset
+reset: Callable[[Token[RequestRecord | None]], None] = _current.reset
 
 
 def leave(token: Token[RequestRecord | None]) -> None:

@@ -18,7 +18,7 @@ __all__ = ["NAMED_NETWORKS", "UNIX", "TrustedNetworks"]
 UNIX = "unix"
 
 #: Names for ranges. Not `ipaddress.is_private`: its tables differ between Python versions.
-NAMED_NETWORKS = {
+NAMED_NETWORKS: dict[str, tuple[str, ...]] = {
     "loopback": ("127.0.0.0/8", "::1/128"),  # RFC 1122, RFC 4291
     "private": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),  # RFC 1918, 4193
     "linklocal": ("169.254.0.0/16", "fe80::/10"),  # RFC 3927, RFC 4291
@@ -35,7 +35,7 @@ class TrustedNetworks:
 
     def __init__(self, entries: Iterable[str], *, option: str = "trusted_proxies") -> None:
         names = _checked(entries, option)
-        self.includes_unix = UNIX in names
+        self.includes_unix: bool = UNIX in names
         ranges = list(_ranges(names, option))
         self._ipv4 = _edges(pair for pair in ranges if len(pair[0]) == 4)
         self._ipv6 = _edges(pair for pair in ranges if len(pair[0]) == 16)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 from collections import deque
 from contextvars import Context
@@ -41,7 +42,7 @@ _BACKOFF = "ratelimit_backoff"
 class _OwnWork(threading.local):
     """Marks what a thread does in a `with` block as ours; a class, as each capture enters it."""
 
-    depth = 0
+    depth: int = 0
 
     def __enter__(self) -> None:
         self.depth += 1
@@ -50,7 +51,7 @@ class _OwnWork(threading.local):
         self.depth -= 1
 
 
-own_work = _OwnWork()
+own_work: _OwnWork = _OwnWork()
 
 
 def in_own_work() -> bool:
@@ -90,6 +91,7 @@ class BackgroundTransport:
         self._begin()
         _transports.add(self)
         atexit.register(self._at_exit)
+        _flush_in_multiprocessing()
 
     # What a subclass makes of it
 
@@ -372,6 +374,10 @@ _transports: WeakSet[BackgroundTransport] = WeakSet()
 
 
 def _before_fork() -> None:
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        # Its children forget all finalizers first, and then call what is registered so.
+        util.register_after_fork(_transports, _finalize)
     for transport in list(_transports):
         transport.before_fork()
 
@@ -387,6 +393,23 @@ def _after_fork_in_child() -> None:
         transport._after_fork()
 
 
+def _flush_in_multiprocessing() -> None:
+    """Flush at the end of a process of multiprocessing: it ends by `os._exit`, without atexit."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        _finalize(_transports)
+
+
+def _finalize(transports: WeakSet[BackgroundTransport]) -> None:
+    from multiprocessing.util import Finalize
+
+    def flush() -> None:
+        for transport in list(transports):
+            transport._at_exit()
+
+    Finalize(None, flush, exitpriority=0)
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_before_fork,
@@ -396,8 +419,6 @@ if hasattr(os, "register_at_fork"):
 
 
 def _warn_of_uwsgi_without_threads() -> None:
-    import sys
-
     uwsgi = sys.modules.get("uwsgi")
     options = getattr(uwsgi, "opt", None)
     if not isinstance(options, dict) or options.get("enable-threads") or options.get("threads"):

@@ -62,7 +62,7 @@ class ReportFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         # Absolute: the app may change its working directory later.
-        self.path = Path(path).absolute()
+        self.path: Path = Path(path).absolute()
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
