@@ -369,10 +369,9 @@ def test_of_reads_a_row_of_sqlite() -> None:
 
 
 @pytest.mark.parametrize("value", ["ann", b"ann", 42, True, 1.5, [1], (1,), {1}, frozenset()])
-def test_of_refuses_plain_values(value: object) -> None:
-    """Nobody means a string or a list as a user, so it is not silently nobody."""
-    with pytest.raises(InvalidUserError, match=type(value).__name__):
-        User.of(value)
+def test_of_finds_nobody_in_plain_values(value: object) -> None:
+    """A string or a list holds nothing usable: no user."""
+    assert User.of(value) is None
 
 
 def test_of_refuses_a_coroutine() -> None:

@@ -342,11 +342,8 @@ def _extras(mapping: Any) -> dict[str, Any]:
 
 # Sources
 
-# Plain values that nobody means as a user; a namedtuple, a class of its own, may be one. And the
-# result of an `async def` that was not awaited, which must not pass for nobody.
-_NO_USERS = frozenset(
-    {str, bytes, bytearray, bool, int, float, list, tuple, set, frozenset, CoroutineType}
-)
+# Plain values that hold no user; a namedtuple, a class of its own, may be one.
+_NO_USERS = frozenset({str, bytes, bytearray, bool, int, float, list, tuple, set, frozenset})
 
 # Where frameworks keep what we call by one name. The key of a model comes first; Flask-Login's
 # `get_id()` after `id`, since apps let it return the token of a session.
@@ -364,9 +361,11 @@ def _made_of(value: Any) -> User | None:
     if is_mapping(value):
         return _of_mapping(value, _getter(value), all_fields=False)
     if kind in _NO_USERS:
+        return None
+    if kind is CoroutineType:
+        # An `async def` that was not awaited must not pass for nobody.
         raise InvalidUserError(
-            f"a user cannot be made of a value of type {kind_of(value)}: "
-            "give a User, a mapping, or the framework's user object"
+            "a user cannot be made of a coroutine: await it, and give its result"
         )
     return None if _is_nobody(value) else _of_object(value)
 
