@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 import pytest
 
@@ -219,3 +228,148 @@ client.flush(10)
     run(script, server.dsn)
 
     assert sent(server) == ["signal"]
+
+
+MULTIPROCESSING = """
+import multiprocessing, sys
+from usercontext.sentry import SentryClient
+
+def work(dsn, client=None):
+    client = client or SentryClient(dsn, shutdown_timeout=10.0)
+    client.capture_message("child")
+
+if __name__ == "__main__":
+    method, dsn = sys.argv[1:]
+    client = SentryClient(dsn, shutdown_timeout=10.0)
+    client.capture_message("parent")
+    arguments = (dsn, client) if method == "fork" else (dsn,)
+    process = multiprocessing.get_context(method).Process(target=work, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing(server: SentryServer, tmp_path: Path, method: str) -> None:
+    """Children of multiprocessing, which end by `os._exit`, send what they captured first."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no {method}")
+    script = tmp_path / "script.py"
+    script.write_text(MULTIPROCESSING)
+    command = [sys.executable, str(script), method, server.dsn]
+    subprocess.run(command, check=True, timeout=60)
+
+    assert sent(server) == ["child", "parent"]
+
+
+GEVENT = """
+import gevent.monkey
+gevent.monkey.patch_all()
+import sys, gevent
+from usercontext.sentry import SentryClient
+client = SentryClient(sys.argv[1], **eval(sys.argv[2]))
+gevent.joinall([gevent.spawn(client.capture_message, str(number)) for number in range(9)])
+assert client.flush(10)
+client.capture_message("9")
+"""
+
+
+@pytest.mark.parametrize("kind", ["http", "outbox"])
+def test_gevent(server: SentryServer, tmp_path: Path, kind: str) -> None:
+    """Under gevent, greenlets capture, and what is queued at exit is sent."""
+    pytest.importorskip("gevent")
+    options = {"outbox": str(tmp_path / "outbox.db")} if kind == "outbox" else {}
+    command = [sys.executable, "-c", GEVENT, server.dsn, repr(options)]
+    subprocess.run(command, check=True, timeout=60)
+
+    assert sent(server) == list("0123456789")
+
+
+APP = """
+import os
+from usercontext.sentry import SentryClient
+client = SentryClient(os.environ["DSN"], shutdown_timeout=10.0, **eval(os.environ["OPTIONS"]))
+client.capture_message("loaded")
+
+def application(environ, start_response):
+    client.capture_message("served")
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+def ask(port: int) -> bytes:
+    """Ask a server that is about to start, until it answers."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return urlopen(f"http://127.0.0.1:{port}/", timeout=10).read()
+        except OSError:
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.05)
+
+
+def free_port() -> int:
+    """Return a port that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        return int(unused.getsockname()[1])
+
+
+def served(command: list[str], port: int, environ: dict[str, str], directory: Path) -> None:
+    """Run a server of the app until it has served three requests, and end it politely."""
+    (directory / "app.py").write_text(APP)
+    environ = {**os.environ, **environ}
+    with subprocess.Popen(
+        command, cwd=directory, env=environ, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            for _ in range(3):
+                assert ask(port) == b"ok"
+        finally:
+            process.terminate()
+            try:
+                _, log = process.communicate(timeout=30)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+    assert b"Traceback" not in log, log.decode()
+
+
+def options_of(kind: str, directory: Path) -> str:
+    """Return the client's options, as text."""
+    return repr({"outbox": str(directory / "outbox.db")} if kind == "outbox" else {})
+
+
+@pytest.mark.parametrize("kind", ["http", "outbox"])
+@pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["each", "preload"])
+def test_gunicorn(server: SentryServer, tmp_path: Path, preload: list[str], kind: str) -> None:
+    """Workers of gunicorn send what they captured, and each report once."""
+    pytest.importorskip("gunicorn")
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}", "app"]
+    environ = {"DSN": server.dsn, "OPTIONS": options_of(kind, tmp_path)}
+    served([*command, "--no-control-socket", *preload], port, environ, tmp_path)
+
+    assert sent(server).count("served") == 3
+    assert sent(server).count("loaded") == (1 if preload else 2)
+
+
+UWSGI = {
+    "loaded before the fork": ["--enable-threads"],
+    "loaded after the fork": ["--enable-threads", "--lazy-apps"],
+}
+
+
+@pytest.mark.parametrize("options", UWSGI.values(), ids=UWSGI)
+def test_uwsgi(server: SentryServer, tmp_path: Path, options: list[str]) -> None:
+    """So do those of uwsgi, which forks without Python's hooks."""
+    program = shutil.which("uwsgi", path=os.path.dirname(sys.executable)) or shutil.which("uwsgi")  # noqa: PTH120
+    if program is None:
+        pytest.skip("uwsgi is not installed")
+    port = free_port()
+    command = [program, "--http-socket", f"127.0.0.1:{port}", "--wsgi-file", "app.py", "--master"]
+    environ = {"DSN": server.dsn, "OPTIONS": "{}"}
+    served([*command, "--processes", "1", "--die-on-term", *options], port, environ, tmp_path)
+
+    assert sent(server).count("served") == 3
