@@ -27,7 +27,17 @@ from tests.driver import (
     scope_of,
     wsgi_request,
 )
-from usercontext import RequestData, asgi, bind, init, isolation_scope, set_user, use_user, wsgi
+from usercontext import (
+    RequestData,
+    asgi,
+    bind,
+    init,
+    isolation_scope,
+    set_reporting,
+    set_user,
+    use_user,
+    wsgi,
+)
 from usercontext.clients.sentry_sdk import SentrySdkClient
 
 if TYPE_CHECKING:
@@ -199,6 +209,22 @@ def test_what_the_app_tells_sentry_is_replaced(interface: str, sentry: Any) -> N
 
     serve(interface, "absent", handler)
     assert kept.users() == [{"id": "1", "username": "ada"}]
+
+
+@PLACES
+def test_without_consent_nothing_is_told(place: str, sentry: Any) -> None:
+    """set_reporting(False) takes the user and every address out of what the SDK sends."""
+    kept = sentry(send_default_pii=True)
+
+    def handler() -> None:
+        set_user(ADA)
+        set_reporting(False)
+        sentry_sdk.capture_message("hello")
+
+    serve("wsgi", place, handler, request_data=WITH_IP)
+    assert kept.users() == [None]
+    assert PEER not in str(kept.items)
+    assert SPOOFED not in str(kept.items)
 
 
 def test_outside_of_requests_nothing_is_changed(sentry: Any) -> None:

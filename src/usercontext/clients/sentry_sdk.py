@@ -6,12 +6,17 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from usercontext.client_ip import ADDRESS_HEADERS
 from usercontext.clients.base import BaseClient
+from usercontext.clients.collected import (
+    cleaned_environ,
+    cleaned_headers,
+    record_of,
+    withheld_headers,
+)
 from usercontext.clients.per_request import PerRequest
 from usercontext.diagnostics import harmless, warn_once
 from usercontext.exceptions import MissingDependencyError
-from usercontext.record import current, of_error
+from usercontext.record import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -149,7 +154,7 @@ class SentrySdkClient(BaseClient):
 
 def _replace_span_address(span: Any, address: str | None) -> None:
     record = current()
-    withheld = set() if record is None else _withheld_headers(record)
+    withheld = set() if record is None else withheld_headers(record)
     for name in list(span.get_attributes()):
         # "http.request.header.x_real_ip", or with hyphens
         header = name.removeprefix("http.request.header.").replace("_", "-")
@@ -183,7 +188,7 @@ def _naming(
     def name_user(event: Event, hint: dict[str, Any]) -> Event:
         with harmless("sentry-sdk event", "an event of sentry-sdk went out without its user"):
             error = (hint.get("exc_info") or (None, None))[1]
-            record = _record_of(error) or bound
+            record = record_of(error) or bound
             if record is None:
                 return event
             user = get_user(error)
@@ -198,33 +203,13 @@ def _naming(
     return name_user
 
 
-def _record_of(error: BaseException | None) -> RequestRecord | None:
-    carried = None if error is None else of_error(error)[1]
-    return carried or current()
-
-
 def _replace_addresses(event: Event, record: RequestRecord) -> None:
     """Replace the address that the SDK found by ours, on copies: its dicts are the request's."""
     request = event.get("request")
     if not isinstance(request, dict):
         return
     event["request"] = request = dict(request)
-    context = record.context
-    env, headers = request.get("env"), request.get("headers")
-    if isinstance(env, dict) and "REMOTE_ADDR" in env:
-        address = context.collected_address(record)
-        others = {name: value for name, value in env.items() if name != "REMOTE_ADDR"}
-        request["env"] = others if address is None else {**others, "REMOTE_ADDR": address}
-    if isinstance(headers, dict):
-        withheld = _withheld_headers(record)
-        request["headers"] = {
-            name: value for name, value in headers.items() if name.lower() not in withheld
-        }
-
-
-def _withheld_headers(record: RequestRecord) -> set[str]:
-    """Return the headers that tell an address which was not asked for, or not all of it."""
-    context = record.context
-    if context.includes_ip and not context.request_data.anonymize_ip:
-        return set()
-    return {*ADDRESS_HEADERS, context.request_data.forwarded_header.lower()}
+    if isinstance(request.get("env"), dict):
+        request["env"] = cleaned_environ(request["env"], record)
+    if isinstance(request.get("headers"), dict):
+        request["headers"] = cleaned_headers(request["headers"], record)

@@ -1,0 +1,60 @@
+"""What others' clients collect of a request by themselves, and what may stay of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from usercontext.client_ip import ADDRESS_HEADERS
+from usercontext.record import current, of_error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from usercontext.record import RequestRecord
+
+__all__ = ["address_of", "cleaned_environ", "cleaned_headers", "record_of", "withheld_headers"]
+
+
+def record_of(error: object) -> RequestRecord | None:
+    """Return the record of the request that an exception left, else of the current one."""
+    carried = of_error(error)[1] if isinstance(error, BaseException) else None
+    return carried or current()
+
+
+def address_of(record: RequestRecord) -> str | None:
+    """Return the address that may be reported of a request, or None."""
+    extras = record.root.extras
+    if extras is not None and extras.withheld:
+        return None
+    return record.context.collected_address(record)
+
+
+def withheld_headers(record: RequestRecord) -> set[str]:
+    """Return the headers that tell an address which was not asked for, or not all of it."""
+    context = record.context
+    whole = context.includes_ip and not context.request_data.anonymize_ip
+    if whole and address_of(record) is not None:
+        return set()
+    return {*ADDRESS_HEADERS, context.request_data.forwarded_header.lower()}
+
+
+def cleaned_headers(headers: Mapping[Any, Any], record: RequestRecord) -> dict[Any, Any]:
+    """Return headers without those that are withheld; their names may be bytes, as in ASGI."""
+    withheld = withheld_headers(record)
+    return {name: value for name, value in headers.items() if _folded(name) not in withheld}
+
+
+def _folded(name: str | bytes) -> str:
+    return (name.decode("latin-1") if isinstance(name, bytes) else name).lower()
+
+
+def cleaned_environ(environ: Mapping[str, Any], record: RequestRecord) -> dict[str, Any]:
+    """Return an environ with our address in REMOTE_ADDR, or none, and cleaned headers."""
+    address = address_of(record)
+    withheld = {f"HTTP_{name.upper().replace('-', '_')}" for name in withheld_headers(record)}
+    cleaned = {name: value for name, value in environ.items() if name not in withheld}
+    if "REMOTE_ADDR" in cleaned and address is None:
+        del cleaned["REMOTE_ADDR"]
+    elif "REMOTE_ADDR" in cleaned:
+        cleaned["REMOTE_ADDR"] = address
+    return cleaned
