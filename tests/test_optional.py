@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -83,6 +84,30 @@ def test_a_resolver_needs_a_request(module: Any, package: str, extra: str) -> No
     with pytest.raises(MissingDependencyError, match=rf"usercontext\[{extra}\]") as caught:
         module.UserContextMiddleware(object, resolver=lambda request: request)
     assert (caught.value.package, caught.value.extra) == (package, extra)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "extra"),
+    [
+        ("bugsnag", "BugsnagClient", "bugsnag"),
+        ("honeybadger", "HoneybadgerClient", "honeybadger"),
+        ("loguru", "LoguruClient", "loguru"),
+        ("opentelemetry", "OpenTelemetryClient", "opentelemetry"),
+        ("rollbar", "RollbarClient", "rollbar"),
+        ("sentry_sdk", "SentrySdkClient", "sentry-sdk"),
+        ("structlog", "StructlogClient", "structlog"),
+    ],
+)
+def test_a_reporting_client_needs_its_library(
+    module: str, name: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its module can be imported without; building the client names the extra."""
+    for loaded in [one for one in sys.modules if one.partition(".")[0] == module]:
+        monkeypatch.setitem(sys.modules, loaded, None)
+    monkeypatch.setitem(sys.modules, module, None)
+    client = import_module(f"usercontext.clients.{module}")
+    with pytest.raises(MissingDependencyError, match=rf"usercontext\[{extra}\]"):
+        getattr(client, name)()
 
 
 def test_reports_are_kept_without_httpx(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""Names the user in what honeybadger sends, by its before_notify hook."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from usercontext.clients.base import BaseClient
+from usercontext.clients.collected import address_of, cleaned_environ, cleaned_headers, record_of
+from usercontext.clients.log_fields import FIELDS, checked_fields
+from usercontext.diagnostics import harmless
+from usercontext.exceptions import MissingDependencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from usercontext.record import RequestRecord
+    from usercontext.types import GetUser
+
+__all__ = ["HoneybadgerClient"]
+
+
+class HoneybadgerClient(BaseClient):
+    """Puts `user_id`, `user_email` and the like into the context of every notice.
+
+    Inside a request ours is the whole truth about these keys: what `set_context` was given for
+    them is replaced, and removed where the user is nobody.
+
+    What it cannot do: honeybadger has one `before_notify`. The one configured before ours still
+    runs, and runs after it; one that is configured later replaces ours. Insights events do not
+    name the user.
+
+    Args:
+        fields: the user's fields, each with its key in the context; by default `user_id`,
+            `user_name`, `user_email` and `client_address`.
+
+    Raises:
+        ConfigurationError: `fields` is no mapping of names.
+        MissingDependencyError: honeybadger is not installed.
+    """
+
+    def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
+        self._fields = checked_fields(FIELDS if fields is None else fields)
+        try:
+            from honeybadger import honeybadger
+        except ImportError:
+            raise MissingDependencyError(
+                "honeybadger", "honeybadger", purpose="HoneybadgerClient"
+            ) from None
+        self._honeybadger: Any = honeybadger
+
+    def setup(self, get_user: GetUser, /) -> None:
+        """Put the hook before the one that is configured."""
+        configured = self._honeybadger.config.before_notify
+
+        def before_notify(notice: Any) -> Any:
+            with harmless(
+                "honeybadger notice", "a notice of honeybadger went out without its user"
+            ):
+                self._name_user(notice, get_user)
+            return configured(notice) if callable(configured) else notice
+
+        self._honeybadger.configure(before_notify=before_notify)
+
+    def _name_user(self, notice: Any, get_user: GetUser) -> None:
+        error = notice.exception if isinstance(notice.exception, BaseException) else None
+        record = record_of(error)
+        if record is None:
+            return
+        user = get_user(error) or {}
+        for field, name in self._fields.items():
+            notice.context.pop(name, None)
+            if field in user:
+                notice.context[name] = user[field]
+        _clean_request(notice, record)
+
+
+def _clean_request(notice: Any, record: RequestRecord) -> None:
+    """Replace the addresses that honeybadger's own middlewares collect, in context or CGI data."""
+    context = notice.context  # the payload refers to this very dict
+    if isinstance(context.get("headers"), dict):
+        context["headers"] = cleaned_headers(context["headers"], record)
+    if isinstance(context.get("client"), tuple | list):
+        context["client"] = address_of(record)
+    if notice.cgi_data:
+        notice.cgi_data = cleaned_environ(notice.cgi_data, record)
