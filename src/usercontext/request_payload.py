@@ -31,6 +31,7 @@ _MAX_PATH = 2048
 _CUT = "..."
 
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]")
+_PLAIN_PATH = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=:@/"
 # Browsers can send no header with a websocket, so apps pass tokens as a subprotocol.
 _SECRET_HEADERS = frozenset({"sec-websocket-protocol"})
 
@@ -218,8 +219,6 @@ def _is_host(text: str) -> bool:
 
 
 def _quoted_path(source: Source, hidden: HiddenAddresses) -> str:
-    from urllib.parse import quote
-
     if _is_environ(source):
         # PEP 3333: bytes, each shown as a character.
         path = _text(source.get("SCRIPT_NAME")) + _text(source.get("PATH_INFO"))
@@ -228,7 +227,12 @@ def _quoted_path(source: Source, hidden: HiddenAddresses) -> str:
         raw = _scope_path(source).encode("utf-8", "replace")
     if not raw.startswith(b"/"):
         raw = b"/" + raw
-    segments = raw[: 2 * _MAX_PATH].split(b"/")
+    raw = raw[: 2 * _MAX_PATH]
+    if not raw.translate(None, _PLAIN_PATH) and not hidden.is_in(raw.decode("ascii")):
+        return raw.decode("ascii")  # nearly every path, and quickly
+    from urllib.parse import quote
+
+    segments = raw.split(b"/")
     return "/".join(
         FILTERED
         if hidden.is_in(segment.decode("latin-1"))
