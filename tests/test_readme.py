@@ -17,9 +17,12 @@ WITH_CODE = [page for page in PAGES if "```python" in page.read_text()]
 NEEDED = {"README": "fastapi", "tutorial": "fastapi"}  # other pages need what they are named for
 FRAMEWORKS = ("fastapi", "starlette", "flask", "django")
 CLIENTS = {
+    "bugsnag": "bugsnag",
+    "honeybadger": "honeybadger",
     "logging": "logging",
     "loguru": "loguru",
     "opentelemetry": "opentelemetry.sdk",
+    "rollbar": "rollbar",
     "sentry-sdk": "sentry_sdk",
     "structlog": "structlog",
 }
