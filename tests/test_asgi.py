@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.asgi_validator import ProtocolError, validated
 from tests.driver import asgi_call, asgi_request, plain_asgi_app, scope_of
 from usercontext import (
     ConfigurationError,
@@ -331,6 +332,51 @@ def test_the_messages_are_the_apps_own(options: dict[str, Any]) -> None:
 
     sent = asgi_request(UserContextMiddleware(app, **options))
     assert [id(message) for message in sent] == [id(message) for message in messages]
+
+
+WITH_CLIENT = {"clients": [testing.RecordingClient(recording=True)]}
+
+
+@pytest.mark.parametrize("options", [{}, WITH_CLIENT, {"resolve": "eager"}], ids=str)
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_it_passes_an_asgi_validator_on_both_sides(kind: str, options: dict[str, Any]) -> None:
+    """The specification's messages, keys and order hold towards the app and the server."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if kind == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+            await send({"type": "http.response.body", "body": b"1", "more_body": True})
+            await send({"type": "http.response.body", "body": b"2"})
+            return
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "hello"})
+        await send({"type": "websocket.close", "code": 1000})
+
+    middleware = UserContextMiddleware(validated(app), resolver=resolve_by_header, **options)
+    sent = asgi_request(validated(middleware), {**scope_of(), "type": kind})
+    assert len(sent) == 3
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"type": "http.response.body"}],
+        [{"type": "http.response.start", "status": "200"}],
+        [{"type": "http.response.start", "status": 200, "headers": [(b"Upper", b"")]}],
+        [{"type": "http.response.start", "status": 200}],
+        [{"type": "http.response.start", "status": 200}, {"type": "http.response.body"}] * 2,
+    ],
+)
+def test_the_asgi_validator_refuses(messages: list[dict[str, Any]]) -> None:
+    """The validator that the test above relies on finds what breaks the specification."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
+
+    with pytest.raises(ProtocolError):
+        asgi_request(validated(app))
 
 
 def test_an_error_is_re_raised_unchanged() -> None:
