@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,6 +53,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The send_default_pii option is d
 VERSION = tuple(int(part) for part in sentry_sdk.VERSION.split(".")[:2])
 STREAMS = pytest.mark.skipif(VERSION < (2, 66), reason="sentry-sdk streams spans from 2.66 on")
 
+ROOT = Path(__file__).parent.parent.parent
 ADA = {"id": 1, "username": "ada"}
 SPOOFED = "6.6.6.6"
 PEER = "203.0.113.9"
@@ -513,3 +518,48 @@ def test_flasks_integration_does_not_blend_users(sentry: Any) -> None:
     app.wsgi_app = wsgi.UserContextMiddleware(app.wsgi_app, clients=[SentrySdkClient()])  # type: ignore[method-assign]
     wsgi_request(app, environ_of(x_forwarded_for=SPOOFED))
     assert kept.users() == [{"id": "1"}]
+
+
+@BOTH
+def test_djangos_integration_does_not_blend_users(interface: str) -> None:
+    """Whom Django logged in fills nothing of ours, on errors as on transactions."""
+    pytest.importorskip("django")
+    program = [sys.executable, "-m", "tests.clients.sentry_sdk_on_django", interface]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    reported = json.loads(done.stdout)
+    assert [user for user, _ in reported] == [{"id": "1", "ip_address": PEER}] * 2
+    assert {address for _, address in reported} <= {PEER, None}
+
+
+@PLACES
+def test_a_streamed_body_names_the_user(place: str, sentry: Any) -> None:
+    """Over WSGI a body runs when the app has returned: still in the request's scopes."""
+    kept = sentry()
+    theirs: Any = SentryWsgiMiddleware
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        set_user(ADA)
+        yield b"one"
+        sentry_sdk.capture_message("hello")
+        yield b"two"
+
+    served: Any = theirs(app) if place == "inside" else app
+    served = wsgi.UserContextMiddleware(served, clients=[SentrySdkClient()])
+    wsgi_request(theirs(served) if place == "outside" else served)
+    sentry_sdk.capture_message("after")
+    assert kept.users() == [{"id": "1", "username": "ada"}, None]
+
+
+def test_an_async_resolver_names_an_error(sentry: Any) -> None:
+    """It cannot be awaited in a hook: it is before the error leaves our middleware."""
+    kept = sentry()
+
+    async def resolver(_request: object) -> Any:
+        await asyncio.sleep(0)
+        return ADA
+
+    with pytest.raises(LookupError):
+        serve("asgi", "outside", fail, resolver=resolver)
+    assert kept.users() == [{"id": "1", "username": "ada"}]

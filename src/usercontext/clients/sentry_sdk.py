@@ -19,7 +19,7 @@ from usercontext.exceptions import MissingDependencyError
 from usercontext.record import current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from usercontext.record import RequestRecord
     from usercontext.types import Event, GetUser
@@ -69,7 +69,8 @@ class SentrySdkClient(BaseClient):
 
     def setup(self, get_user: GetUser, /) -> None:
         """Name the user of events from everywhere, `isolation_scope`s and bound threads too."""
-        self._scope.add_global_event_processor(_naming(get_user, None))
+        naming = _Naming(get_user, None, self._sdk.get_current_scope)
+        self._scope.add_global_event_processor(naming)
 
     @contextmanager
     def request_scope(self, get_user: GetUser, /) -> Iterator[None]:
@@ -98,9 +99,9 @@ class SentrySdkClient(BaseClient):
 
     def _own_scopes(self, get_user: GetUser) -> None:
         scopes = self._sdk.get_isolation_scope(), self._sdk.get_current_scope()
-        # On both: integrations add their own processors to the isolation scope, and blend users.
-        # Those of the current scope run last.
-        processor = _naming(get_user, current())
+        # On both: integrations add their own processors, which blend users, and those of the
+        # current scope run last.
+        processor = _Naming(get_user, current(), self._sdk.get_current_scope)
         for scope in scopes:
             scope.add_event_processor(processor)
         self._scopes.keep(scopes)
@@ -180,18 +181,22 @@ def _may_send_user(client: Any) -> bool:
     return bool(client.should_send_default_pii())
 
 
-def _naming(
-    get_user: GetUser, bound: RequestRecord | None
-) -> Callable[[Event, dict[str, Any]], Event]:
-    """Make the event processor that has the last word about the user of an event."""
+class _Naming:
+    """The event processor that has the last word about the user of an event."""
 
-    def name_user(event: Event, hint: dict[str, Any]) -> Event:
+    def __init__(self, get_user: GetUser, bound: RequestRecord | None, find_scope: Any) -> None:
+        self._get_user = get_user
+        self._bound = bound
+        self._find_scope = find_scope
+
+    def __call__(self, event: Event, hint: dict[str, Any]) -> Event:
         with harmless("sentry-sdk event", "an event of sentry-sdk went out without its user"):
             error = (hint.get("exc_info") or (None, None))[1]
-            record = record_of(error) or bound
+            record = record_of(error) or self._bound
             if record is None:
                 return event
-            user = get_user(error)
+            self._stay_last()
+            user = self._get_user(error)
             event.pop("user", None)
             _replace_addresses(event, record)
             # The user is scrubbed already, and a hash must not be hashed again.
@@ -200,7 +205,15 @@ def _naming(
                 event["user"] = user
         return event
 
-    return name_user
+    def _stay_last(self) -> None:
+        """Run once more behind processors that came later, such as that of Django's integration.
+
+        The SDK reads the list while it runs it. One without us is not the request's own.
+        """
+        scope = self._find_scope()
+        processors: Any = getattr(scope, "_event_processors", ())
+        if any(one is self for one in processors) and processors[-1] is not self:
+            scope.add_event_processor(self)
 
 
 def _replace_addresses(event: Event, record: RequestRecord) -> None:
