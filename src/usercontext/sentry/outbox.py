@@ -104,6 +104,7 @@ class Outbox(ReportFile):
         """Make the columns and tables that are not there yet."""
         super().prepare(connection)
         connection.execute("PRAGMA journal_size_limit = 4194304")
+        connection.execute("PRAGMA cache_size = -512")  # KiB; rows are read once, in order.
         connection.execute("BEGIN IMMEDIATE")
         there = {row[1] for row in connection.execute("PRAGMA table_info(reports)")}
         for name, kind in _COLUMNS.items():
