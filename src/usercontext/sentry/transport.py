@@ -225,6 +225,9 @@ def _import_httpx() -> Any:
             raise MissingDependencyError(
                 "httpx", "sentry", purpose="Sending reports over HTTP"
             ) from None
+    # What it imports at its first use is imported here: a fork while our thread is at it would
+    # leave the child with half a module for good.
+    httpx.HTTPTransport(verify=False).close()
     return httpx
 
 
