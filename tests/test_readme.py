@@ -22,6 +22,8 @@ CLIENTS = {
     "logging": "logging",
     "loguru": "loguru",
     "opentelemetry": "opentelemetry.sdk",
+    "pybrake": "pybrake",
+    "raygun": "raygun4py",
     "rollbar": "rollbar",
     "sentry-sdk": "sentry_sdk",
     "structlog": "structlog",
