@@ -188,3 +188,15 @@ def test_what_bugsnag_says_of_the_request_stays(interface: str, place: str, kept
     """Its own middleware isolates already: an event in the app still shows the URL."""
     serve(interface, place, report)
     assert kept.events[0]["metaData"]["request"]["url"] == "https://shop.example/cart"
+
+
+@BOTH
+def test_the_environment_tells_no_address(interface: str, kept: Kept) -> None:
+    """Where bugsnag sends the whole environ or scope, it goes without addresses."""
+    bugsnag.configure(send_environment=True)
+    serve(interface, "outside", report)
+    bugsnag.configure(send_environment=False)
+    environment = kept.events[0]["metaData"]["environment"]
+    assert environment
+    assert SPOOFED not in str(environment)
+    assert "203.0.113.9" not in str(environment)

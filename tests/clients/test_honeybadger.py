@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from honeybadger import honeybadger
 from honeybadger.contrib.asgi import ASGIHoneybadger
+from honeybadger.notice import Notice
 
 from tests.clients.serving import BOTH, serve
 from tests.driver import asgi_request, plain_asgi_app, scope_of
@@ -111,3 +112,15 @@ def test_outside_of_requests_nothing_is_changed(sent: list[Any]) -> None:
     honeybadger.set_context(user_id="worker")
     report()
     assert contexts(sent) == [{"user_id": "worker"}]
+
+
+def test_the_environ_that_a_plugin_collected_tells_no_address(sent: list[Any]) -> None:
+    """REMOTE_ADDR and the headers that tell an address are removed where it was not asked for."""
+    made = Notice(exception=LookupError(), config=honeybadger.config, context={})
+
+    def handler() -> None:
+        made.cgi_data = {"REMOTE_ADDR": "203.0.113.9", "HTTP_X_REAL_IP": "6.6.6.6", "HTTP_A": "b"}
+        honeybadger.config.before_notify(made)
+
+    serve("wsgi", handler, HoneybadgerClient())
+    assert made.cgi_data == {"HTTP_A": "b"}

@@ -462,3 +462,30 @@ def test_a_log_record_that_names_a_user_itself_is_left_alone(logged: Logged) -> 
     with isolation_scope():
         logged.log.info("paid", extra={"user.id": "9"})
     assert logged.users == [{"user.id": "9"}]
+
+
+def test_a_span_that_cannot_forget_is_given_an_empty_value(spans: Telemetry) -> None:
+    """Another SDK's span may have no way to remove an attribute: nobody's id is better than his."""
+    from usercontext.clients.opentelemetry import _remove
+
+    class Foreign:
+        attributes = {"user.id": "1"}  # noqa: RUF012
+
+        def set_attribute(self, name: str, value: str) -> None:
+            self.attributes[name] = value
+
+    _remove(Foreign(), "user.id")
+    assert Foreign.attributes == {"user.id": ""}
+
+
+def test_a_span_at_its_limit_drops_the_oldest(spans: Telemetry) -> None:
+    """Documented: past max_attributes the user goes first, and a change brings it back."""
+
+    def handler() -> None:
+        set_user({"id": 1})
+        with spans.span("query") as span:
+            span.set_attributes({f"key{number}": number for number in range(128)})
+            set_user({"id": 2})
+
+    serve("wsgi", "outside", spans, handler)
+    assert spans.users()["query"] == {"user.id": "2"}

@@ -563,3 +563,23 @@ def test_an_async_resolver_names_an_error(sentry: Any) -> None:
     with pytest.raises(LookupError):
         serve("asgi", "outside", fail, resolver=resolver)
     assert kept.users() == [{"id": "1", "username": "ada"}]
+
+
+def test_a_body_closed_by_another_thread_leaves_nobody_behind(sentry: Any) -> None:
+    """Some servers close a body elsewhere: the thread's next request is isolated all the same."""
+    kept = sentry()
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        set_user(ADA)
+        sentry_sdk.set_tag("plan", "pro")
+        yield b""
+
+    def two_requests() -> None:
+        served: Any = wsgi.UserContextMiddleware(app, clients=[SentrySdkClient()])
+        body: Any = served(environ_of(), lambda *_: None)
+        list(body)
+        contextvars.Context().run(body.close)
+        serve("wsgi", "absent", lambda: sentry_sdk.capture_message("hello"))
+
+    contextvars.copy_context().run(two_requests)
+    assert [(event.get("user"), event.get("tags")) for event in kept.of("event")] == [(None, None)]
