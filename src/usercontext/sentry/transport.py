@@ -6,6 +6,7 @@ is imported before there is something to send to.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import random
 import sys
@@ -228,6 +229,7 @@ def _import_httpx() -> Any:
     # What it imports at its first use is imported here: a fork while our thread is at it would
     # leave the child with half a module for good.
     httpx.HTTPTransport(verify=False).close()
+    codecs.lookup("idna")  # for host names
     return httpx
 
 
