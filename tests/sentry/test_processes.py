@@ -20,6 +20,7 @@ import pytest
 from usercontext.sentry import read_reports
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.sentry.server import SentryServer
@@ -316,7 +317,13 @@ def free_port() -> int:
         return int(unused.getsockname()[1])
 
 
-def served(command: list[str], port: int, environ: dict[str, str], directory: Path) -> None:
+def served(
+    command: list[str],
+    port: int,
+    environ: dict[str, str],
+    directory: Path,
+    wait: Callable[[], object] = lambda: None,
+) -> None:
     """Run a server of the app until it has served three requests, and end it politely."""
     (directory / "app.py").write_text(APP)
     environ = {**os.environ, **environ}
@@ -326,6 +333,7 @@ def served(command: list[str], port: int, environ: dict[str, str], directory: Pa
         try:
             for _ in range(3):
                 assert ask(port) == b"ok"
+            wait()
         finally:
             process.terminate()
             try:
@@ -356,20 +364,26 @@ def test_gunicorn(server: SentryServer, tmp_path: Path, preload: list[str], kind
 
 
 UWSGI = {
-    "loaded before the fork": ["--enable-threads"],
+    # Without the hooks, uwsgi forks whatever the threads of its master are doing, and may hang.
+    "loaded before the fork": ["--enable-threads", "--py-call-uwsgi-fork-hooks"],
     "loaded after the fork": ["--enable-threads", "--lazy-apps"],
 }
 
 
 @pytest.mark.parametrize("options", UWSGI.values(), ids=UWSGI)
 def test_uwsgi(server: SentryServer, tmp_path: Path, options: list[str]) -> None:
-    """So do those of uwsgi, which forks without Python's hooks."""
+    """So do those of uwsgi, while they serve."""
     program = shutil.which("uwsgi", path=os.path.dirname(sys.executable)) or shutil.which("uwsgi")  # noqa: PTH120
     if program is None:
         pytest.skip("uwsgi is not installed")
     port = free_port()
     command = [program, "--http-socket", f"127.0.0.1:{port}", "--wsgi-file", "app.py", "--master"]
     environ = {"DSN": server.dsn, "OPTIONS": "{}"}
-    served([*command, "--processes", "1", "--die-on-term", *options], port, environ, tmp_path)
+
+    def wait() -> None:
+        for _ in range(4):
+            assert server.arrived.acquire(timeout=20)
+
+    served([*command, "--processes", "1", "--die-on-term", *options], port, environ, tmp_path, wait)
 
     assert sent(server).count("served") == 3
