@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext import resolution
@@ -90,9 +91,12 @@ class UserContextMiddleware:
                 reset(token)
             except ValueError:
                 leave(token)
+            # What close() does, at a tenth of its cost, for a request that reported nothing.
             if record.user is UNKNOWN and record.extras is None:
-                # What close() does for the request that reported nothing, at a tenth of its cost.
                 record.ended = 0.0
+                record.source = None
+            elif record.extras is None and not context.includes_ip:
+                record.ended = monotonic()
                 record.source = None
             else:
                 record.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext import resolution
@@ -71,9 +72,12 @@ class UserContextMiddleware:
                 leave(token)
         if type(body) is not list and type(body) is not tuple:
             return _until_closed(body, record, environ)
+        # What close() does, at a tenth of its cost, for a request that reported nothing.
         if record.user is UNKNOWN and record.extras is None:
-            # What close() does for the request that reported nothing, at a tenth of its cost.
             record.ended = 0.0
+            record.source = None
+        elif record.extras is None and not context.includes_ip:
+            record.ended = monotonic()
             record.source = None
         else:
             record.close()
