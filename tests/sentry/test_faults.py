@@ -152,9 +152,9 @@ def test_certificate_that_nobody_signed(
             except OSError:
                 connection.close()
 
+    client = make_client(f"https://key@127.0.0.1:{listener.getsockname()[1]}/1", timeout=2.0)
     thread = threading.Thread(target=serve)
     thread.start()
-    client = make_client(f"https://key@127.0.0.1:{listener.getsockname()[1]}/1", timeout=2.0)
     client.capture_message("x")
     assert client.flush(10.0)
     thread.join(10)
