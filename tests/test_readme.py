@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if "```python" in page.read_text()]
-NEEDED = {"README": "fastapi", "tutorial": "fastapi"}  # other pages need what they are named for
+# Other pages need what they are named for.
+NEEDED = {"README": "fastapi", "tutorial": "fastapi", "delivery": "httpx"}
 FRAMEWORKS = ("fastapi", "starlette", "flask", "django")
 CLIENTS = {
     "bugsnag": "bugsnag",
