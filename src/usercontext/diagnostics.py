@@ -16,6 +16,11 @@ __all__ = ["failure", "failures", "forget", "harmless", "warn_once"]
 # causes nothing new is logged: an endless supply of names must not fill memory.
 _MAX_CAUSES = 1000
 
+# How far a chain of causes is followed, which may lead back to where it began.
+_MAX_CAUSES_SHOWN = 5
+
+_TEXT = "(its text is left out, as it may hold a user's data)"
+
 _counts: dict[str, int] = {}
 
 
@@ -40,7 +45,7 @@ def warn_once(cause: str, message: str, *args: object) -> None:
 
 
 def failure(cause: str, message: str, *args: object, error: BaseException | None = None) -> None:
-    """Log an exception with its traceback, the first time this cause is met.
+    """Log an exception with its traceback, not its text, the first time this cause is met.
 
     Args:
         cause: a short text of names alone, the same for every failure of the kind.
@@ -51,9 +56,26 @@ def failure(cause: str, message: str, *args: object, error: BaseException | None
     if not _count(cause):
         return
     import logging
+    import sys
 
-    exc_info = True if error is None else error
-    logging.getLogger("usercontext").log(logging.ERROR, message, *args, exc_info=exc_info)
+    shown = _without_text(error or sys.exc_info()[1])
+    logging.getLogger("usercontext").log(logging.ERROR, message, *args, exc_info=shown)
+
+
+def _without_text(error: BaseException | None, depth: int = 0) -> BaseException | None:
+    """Return a stand-in with an exception's type, traceback and causes, and not its text.
+
+    The text is the app's: "no such customer: ada@shop.example" belongs into no log of ours.
+    """
+    if error is None or depth > _MAX_CAUSES_SHOWN:
+        return None
+    kind = type(error)
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    shown: BaseException = type(kind.__name__, (Exception,), names)(_TEXT)
+    shown.__cause__ = _without_text(error.__cause__, depth + 1)
+    shown.__context__ = _without_text(error.__context__, depth + 1)
+    shown.__suppress_context__ = error.__suppress_context__
+    return shown.with_traceback(error.__traceback__)
 
 
 class harmless:  # noqa: N801 - it reads as what it makes of a block: `with harmless(...):`
