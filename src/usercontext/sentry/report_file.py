@@ -92,6 +92,12 @@ class ReportFile:
         with self._lock:
             yield self._connected()
 
+    def __del__(self) -> None:
+        # From Python 3.13 on, a connection that is merely dropped warns.
+        connection = getattr(self, "_connection", None)
+        if connection is not None:
+            connection.close()
+
     def release(self) -> None:
         """Close the file."""
         with self._lock:
