@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("example", FRAMEWORKS)
+def test_an_example_installs_this_checkout(example: str) -> None:
+    """What an example installs first is the project around it, with extras that exist."""
+    path = ROOT / "examples" / example / "requirements.txt"
+    ours = path.read_text().splitlines()[0]
+    project = (path.parent / ours.partition("[")[0]).resolve() / "pyproject.toml"
+    extras = tomllib.loads(project.read_text())["project"]["optional-dependencies"]
+    assert set(ours.partition("[")[2].rstrip("]").split(",")) <= set(extras)
 
 
 def test_the_readme_is_short() -> None:
