@@ -115,6 +115,23 @@ def test_a_client_that_records_gets_the_address_of_nobody(interface: str) -> Non
 
 
 @BOTH
+@pytest.mark.parametrize("options", [{}, {"resolver": lambda _: ADA, "resolve": "eager"}])
+def test_what_begins_after_the_user_is_known_gets_the_user(interface: str, options: Any) -> None:
+    """A trace may begin inside of the middleware that authenticates: its client is told again."""
+    client, trace = RecordingClient(recording=True), RecordingClient()
+
+    def handler() -> None:
+        if not options:
+            set_user(ADA)
+        client.clear()
+        trace.clear()
+
+    serve(interface, handler, clients=[client, trace], **options)
+    assert client.users == [{"id": "1"}]
+    assert trace.users == []
+
+
+@BOTH
 def test_a_request_that_nobody_records_is_not_resolved(interface: str) -> None:
     """Clients that pull cost a silent request no call of the resolver."""
     calls: list[object] = []

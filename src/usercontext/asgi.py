@@ -204,9 +204,12 @@ class _RecordingExchange(_Exchange):
 
     async def _start(self, message: Message) -> None:
         record = self._record
-        if record.user is UNKNOWN and record.ended is None and record.context.needs_push():
-            await _harmlessly(resolution.ask_within, record)
-            record.context.push_unresolved(record)
+        if record.ended is None and record.context.needs_push():
+            if record.user is UNKNOWN:
+                await _harmlessly(resolution.ask_within, record)
+                record.context.push_unresolved(record)
+            else:
+                record.context.push_again(record)
         await self._send(message)
 
 

@@ -196,17 +196,17 @@ class UserContext:
     def became_known(self, record: RequestRecord) -> None:
         """Hand on a user that has just become known, or has changed."""
         if self.clients and record.root is record and record.ended is None:
-            self._push(record)
+            self._push(record, self.clients)
         if record.extras is not None and record.extras.pending:
             self.complete_pending(record)
 
-    def _push(self, record: RequestRecord) -> None:
+    def _push(self, record: RequestRecord, clients: tuple[ReportingClient, ...]) -> None:
         fields = self.outgoing(record, resolve=False)
         user = None if fields is None else _user_of_scrubbed(fields)
         # `get_user(request=...)` may have been asked from inside another request.
         token = records.enter(record)
         try:
-            for client in self.clients:
+            for client in clients:
                 with _unharmed_by(client, "set_user"):
                     client.set_user(user)
         finally:
@@ -214,16 +214,19 @@ class UserContext:
 
     def needs_push(self) -> bool:
         """Return whether a client will send this request anyway, and so wants its user now."""
-        for client in self.recording:
-            with _unharmed_by(client, "is_recording"):
-                if client.is_recording():
-                    return True
-        return False
+        return any(map(_is_recording, self.recording))
 
     def push_unresolved(self, record: RequestRecord) -> None:
         """Push what is known of a request that nobody resolves: its address, or nobody."""
         if record.user is UNKNOWN:
-            self._push(record)
+            self._push(record, self.clients)
+
+    def push_again(self, record: RequestRecord) -> None:
+        """Push a user who was known before to what may have begun since then.
+
+        A trace begins inside of us where its middleware is, and authentication may come before.
+        """
+        self._push(record, tuple(filter(_is_recording, self.recording)))
 
     def isolate_clients(self, record: RequestRecord) -> ExitStack:
         """Enter the request scopes of all clients; closing the stack undoes them."""
@@ -414,6 +417,12 @@ def _set_up(client: ReportingClient) -> None:
     _clients_set_up.append(client)
     with _unharmed_by(client, "setup"):
         client.setup(pull_user)
+
+
+def _is_recording(client: ReportingClient) -> bool:
+    with _unharmed_by(client, "is_recording"):
+        return client.is_recording()
+    return False
 
 
 def _unharmed_by(client: ReportingClient, method: str) -> harmless:

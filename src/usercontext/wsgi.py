@@ -249,9 +249,12 @@ def _push_at_start(record: RequestRecord, start_response: StartResponse) -> Star
     def start(
         status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
     ) -> Callable[[bytes], object]:
-        if record.user is UNKNOWN and record.ended is None and record.context.needs_push():
-            resolution.ask(record)
-            record.context.push_unresolved(record)
+        if record.ended is None and record.context.needs_push():
+            if record.user is UNKNOWN:
+                resolution.ask(record)
+                record.context.push_unresolved(record)
+            else:
+                record.context.push_again(record)
         if exc_info is None:
             return start_response(status, headers)
         return start_response(status, headers, exc_info)
