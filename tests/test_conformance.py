@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from usercontext.clients import BaseClient
 from usercontext.testing import client_conformance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Tracker(BaseClient):
@@ -66,6 +71,44 @@ def test_a_client_that_peeks_conforms_if_it_says_so() -> None:
     check(Peeking, resolves=False)
     with pytest.raises(AssertionError, match="a report resolves the user"):
         check(Peeking)
+
+
+class Tracing(BaseClient):
+    """A tracer whose library opens a trace around each request, and is handed the user."""
+
+    trace: ContextVar[dict[str, Any]] = ContextVar("trace")
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """Open a trace."""
+        token = self.trace.set({})
+        yield
+        self.trace.reset(token)
+
+    def set_user(self, user: Any, /) -> None:
+        self.trace.set({} if user is None else user.to_dict())
+
+    def report(self) -> Any:
+        """Return what the trace says of its user now."""
+        return self.trace.get()
+
+
+def test_what_a_library_opens_around_each_request_is_open() -> None:
+    """A client that is handed the user conforms where its library traces each request."""
+    tracer, named = Tracing(), []
+
+    def users() -> list[Any]:
+        taken = [user or None for user in named]
+        named.clear()
+        return taken
+
+    client_conformance(
+        lambda: tracer,
+        report=lambda: named.append(tracer.report()),
+        users=users,
+        resolves=False,
+        around=tracer.around,
+    )
 
 
 class Merging(Tracker):

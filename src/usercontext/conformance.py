@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from usercontext import asgi, wsgi
@@ -12,6 +13,7 @@ from usercontext.user import User
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
 
     from usercontext.types import ReportingClient
 
@@ -30,6 +32,7 @@ def client_conformance(
     users: Callable[[], Users],
     resolves: bool = True,
     takes_address: bool = True,
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     """Check a reporting client against what `usercontext` promises of every one.
 
@@ -44,12 +47,14 @@ def client_conformance(
         resolves: whether a report asks the resolver; False for those that only peek, such as
             lines of a log.
         takes_address: whether the reports carry `ip_address`.
+        around: what the library opens around each request, as its own middleware does, such as
+            a transaction; called for each request, in its own task.
 
     Raises:
         AssertionError: something is wrong; the message lists every rule that was broken, and
             what was seen instead.
     """
-    suite = _Suite(make_client, report, users)
+    suite = _Suite(make_client, report, users, around)
     suite.check_calls()
     for serve in (_serve_asgi, _serve_wsgi):
         suite.check_explicit_users(serve)
@@ -68,10 +73,12 @@ class _Suite:
         make_client: Callable[[], ReportingClient],
         report: Callable[[], object],
         users: Callable[[], Users],
+        around: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self._make_client = make_client
         self._report = report
         self._users = users
+        self._around = around
         self.broken: list[str] = []
 
     def _expect(self, rule: str, seen: object, expected: object) -> None:
@@ -81,7 +88,7 @@ class _Suite:
     def _serve(self, serve: Any, handler: Any, **options: Any) -> list[dict[str, Any]]:
         """Serve a request and return whom its reports named, in full, {} for nobody."""
         self._users()
-        serve(handler, clients=[self._make_client()], **options)
+        serve(handler, self._around, clients=[self._make_client()], **options)
         return [user or {} for user in self._users()]
 
     def check_calls(self) -> None:
@@ -157,7 +164,7 @@ class _Suite:
             self._report()
 
         async def serve_all() -> None:
-            app = _asgi_app(handler, clients=[self._make_client()])
+            app = _asgi_app(handler, self._around, clients=[self._make_client()])
             await asyncio.gather(*(app(_scope(), _receive, _send) for _ in range(10)))
 
         self._users()
@@ -189,14 +196,20 @@ async def _send(message: object) -> None:
     del message
 
 
-def _asgi_app(handler: Callable[[], Awaitable[None]], **options: Any) -> Any:
+def _asgi_app(handler: Callable[[], Awaitable[None]], around: Any, **options: Any) -> Any:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         del scope, receive
         await handler()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    return _without_frameworks(asgi.UserContextMiddleware, app, options)
+    wrapped = _without_frameworks(asgi.UserContextMiddleware, app, options)
+
+    async def surrounded(scope: Any, receive: Any, send: Any) -> None:
+        with around():
+            await wrapped(scope, receive, send)
+
+    return surrounded
 
 
 def _without_frameworks(middleware: Any, app: Any, options: dict[str, Any]) -> Any:
@@ -211,14 +224,14 @@ def _without_frameworks(middleware: Any, app: Any, options: dict[str, Any]) -> A
     return wrapped
 
 
-def _serve_asgi(handler: Callable[[], None], **options: Any) -> None:
+def _serve_asgi(handler: Callable[[], None], around: Any, **options: Any) -> None:
     async def handle() -> None:
         handler()
 
-    asyncio.run(_asgi_app(handle, **options)(_scope(), _receive, _send))
+    asyncio.run(_asgi_app(handle, around, **options)(_scope(), _receive, _send))
 
 
-def _serve_wsgi(handler: Callable[[], None], **options: Any) -> None:
+def _serve_wsgi(handler: Callable[[], None], around: Any, **options: Any) -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         del environ
         handler()
@@ -226,4 +239,6 @@ def _serve_wsgi(handler: Callable[[], None], **options: Any) -> None:
         return [b""]
 
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "REMOTE_ADDR": _PEER}
-    _without_frameworks(wsgi.UserContextMiddleware, app, options)(environ, lambda *_: None)
+    wrapped = _without_frameworks(wsgi.UserContextMiddleware, app, options)
+    with around():
+        wrapped(environ, lambda *_: None)
