@@ -55,11 +55,16 @@ class UserContextMiddleware:
     """
 
     def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
+        self.app = app
+        self._own = UserContext(make_request=self._request_maker(options), **options)
+        self._defaults = OverDefault(self._own)
+
+    @staticmethod
+    def _request_maker(options: ContextOptions) -> Callable[[Any], object]:
+        """Return what makes the resolver's request of a scope: frameworks may have their own."""
         if options.get("resolver") is not None:
             _import_connection()
-        self.app = app
-        self._own = UserContext(make_request=_make_connection, **options)
-        self._defaults = OverDefault(self._own)
+        return _make_connection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
