@@ -16,7 +16,8 @@ import pytest
 pytest.register_assert_rewrite("tests.servers.scenarios")
 
 from tests.servers.driver import Observer  # noqa: E402
-from tests.servers.scenarios import FRAMEWORKS, Target  # noqa: E402
+from tests.servers.frameworks import FRAMEWORKS  # noqa: E402
+from tests.servers.scenarios import Target  # noqa: E402
 from tests.servers.servers import SERVERS, Running, ServerFailedError  # noqa: E402
 
 if TYPE_CHECKING:

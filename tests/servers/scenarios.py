@@ -18,46 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.servers.frameworks import Framework
     from tests.servers.servers import Running, Server
 
-__all__ = ["FRAMEWORKS", "SCENARIOS", "Framework", "Scenario", "Target"]
+__all__ = ["SCENARIOS", "Scenario", "Target"]
 
 LARGE = b"x" * 200_000
 NOBODY = "nobody"
 
 _numbers = itertools.count()
-
-
-@dataclass(frozen=True)
-class Framework:
-    """A framework's app, and which scenarios are its own."""
-
-    name: str
-    interface: str
-    needs: tuple[str, ...]
-    features: frozenset[str]
-
-
-FRAMEWORKS = {
-    framework.name: framework
-    for framework in (
-        Framework("starlette", "asgi", ("starlette", "a2wsgi"), frozenset({"asgi", "starlette"})),
-        Framework(
-            "fastapi",
-            "asgi",
-            ("fastapi", "a2wsgi"),
-            frozenset({"asgi", "starlette", "dependencies"}),
-        ),
-        Framework(
-            "django_asgi",
-            "asgi",
-            ("django", "a2wsgi", "starlette"),
-            frozenset({"asgi", "django"}),
-        ),
-        Framework("flask", "wsgi", ("flask", "blinker"), frozenset({"wsgi", "flask"})),
-        Framework("django_wsgi", "wsgi", ("django", "werkzeug"), frozenset({"wsgi", "django"})),
-    )
-}
 
 
 @dataclass
@@ -78,10 +47,10 @@ class Target:
     def prefixes(self) -> tuple[str, ...]:
         """Under which paths the server is next to our middleware, and where it is not.
 
-        A middleware of Starlette's further out runs ours in a task of its own, of which the
-        server's next request would learn nothing.
+        A middleware further out that runs ours in a task of its own, as Starlette's do, would hide
+        what the server's next request learns.
         """
-        return ("/wrapped", "") if "starlette" in self.framework.features else ("",)
+        return ("/wrapped", "") if "wrapped" in self.framework.features else ("",)
 
     @contextlib.contextmanager
     def connect(self, address: str = "127.0.0.1") -> Iterator[Connection]:
@@ -125,9 +94,23 @@ class Scenario:
     run: Callable[[Target], None]
     needs: frozenset[str]
 
+    @property
+    def name(self) -> str:
+        """What it is called in the tests' names and in a `Limit`."""
+        return self.run.__name__
+
     def fits(self, framework: Framework) -> bool:
         """Return whether this framework can do it."""
         return self.needs <= framework.features
+
+    def limit(self, framework: Framework, server: Server) -> str | None:
+        """Return why it cannot be run on this pair, or None."""
+        limits = [(limit, server.name) for limit in framework.limits]
+        limits += [(limit, framework.name) for limit in server.limits]
+        for limit, other in limits:
+            if self.name in limit.scenarios and other in (limit.others or {other}):
+                return limit.reason
+        return None
 
 
 SCENARIOS: dict[str, Scenario] = {}
@@ -222,19 +205,19 @@ def _interleaved(at: Target, path: str) -> None:
     assert_clean_outside(at, *requests)
 
 
-@scenario("asgi")
+@scenario("async")
 def requests_interleave_at_awaits(at: Target) -> None:
     """Sixteen requests that wait for each other at awaits each see their own user."""
     _interleaved(at, "/interleave")
 
 
-@scenario()
+@scenario("threads")
 def requests_interleave_in_threads(at: Target) -> None:
     """Requests that wait for each other in threads each see their own user."""
     _interleaved(at, "/interleave-sync")
 
 
-@scenario()
+@scenario("in_process")
 def a_thousand_requests_at_once(at: Target) -> None:
     """Of a thousand requests at once none sees another's user."""
     assert at.ask(anonymous("/thousand")).json() == {"answers": 1000, "wrong": 0}
@@ -270,7 +253,7 @@ def anonymous_behind_a_large_body(at: Target) -> None:
     _behind_a_large_body(at, "/whoami")
 
 
-@scenario("asgi")
+@scenario()
 def anonymous_behind_a_large_body_nobody_read(at: Target) -> None:
     """An anonymous request that follows a body of 200 kB that nobody read sees nobody."""
     _behind_a_large_body(at, "/whoami-sync")
@@ -296,7 +279,7 @@ def anonymous_pipelined_behind_a_large_body(at: Target) -> None:
         _pipelined(at, put(f"{prefix}/whoami", body=LARGE), anonymous(), anonymous())
 
 
-@scenario("asgi")
+@scenario("streams")
 def anonymous_pipelined_behind_a_stream(at: Target) -> None:
     """An anonymous request pipelined behind a stream sees nobody."""
     for prefix in at.prefixes:
@@ -328,7 +311,7 @@ def a_user_who_cannot_be_read_changes_no_response(at: Target) -> None:
     assert at.reported_users(asked) == [{"ip_address": "127.0.0.1"}]
 
 
-@scenario("django", "asgi")
+@scenario("auser")
 def async_django_views_have_their_user(at: Target) -> None:
     """An error after `await request.auser()` in an async view of Django names that user (6)."""
     for account in ("71", "72"):
@@ -359,7 +342,7 @@ def a_tombstone_hides_the_found_user(at: Target) -> None:
 # Threads and tasks.
 
 
-@scenario()
+@scenario("threads")
 def threads_of_a_request(at: Target) -> None:
     """Threads see the user if they were given the context or the scope, and else nobody."""
     for asked in both("/threads-sync", late=fresh("late")):
@@ -376,7 +359,7 @@ def threads_of_a_request(at: Target) -> None:
         }
 
 
-@scenario("asgi")
+@scenario("async")
 def threads_of_an_event_loop(at: Target) -> None:
     """`to_thread` carries the user, a plain executor does not, `bind` does."""
     for asked in both("/threads", late=fresh("late")):
@@ -392,7 +375,7 @@ def threads_of_an_event_loop(at: Target) -> None:
         }
 
 
-@scenario("asgi")
+@scenario("async")
 def tasks_of_a_request(at: Target) -> None:
     """Child tasks see and set the request's user, and `use_user` lends one to a single task."""
     for asked in both("/tasks", late=fresh("late")):
@@ -404,7 +387,7 @@ def tasks_of_a_request(at: Target) -> None:
         }
 
 
-@scenario("asgi")
+@scenario("async", "threads")
 def sync_endpoints_in_the_threadpool(at: Target) -> None:
     """A sync endpoint sees and sets the user as an async one does."""
     with at.connect() as connection:
@@ -416,21 +399,21 @@ def sync_endpoints_in_the_threadpool(at: Target) -> None:
 # Who is seen around the endpoint.
 
 
-@scenario()
+@scenario("middleware")
 def middleware_sees_what_the_endpoint_set(at: Target) -> None:
     """A middleware or hook of the framework sees the user that the endpoint set."""
     for asked in both("/whoami"):
         assert at.ask(asked).headers["x-middleware"] == user_of(asked)
 
 
-@scenario("starlette")
+@scenario("outer_middleware")
 def middleware_further_out_finds_the_user_by_request(at: Target) -> None:
     """A middleware outside ours finds the user of the request that it holds."""
     asked = put("/whoami")
     assert at.ask(asked).headers["x-outer-middleware"] == user_of(asked)
 
 
-@scenario("flask")
+@scenario("teardown")
 def teardown_sees_what_the_endpoint_set(at: Target) -> None:
     """Flask's teardown sees the user that the endpoint set."""
     for asked in both("/whoami"):
@@ -455,7 +438,7 @@ def dependencies_in_all_six_forms(at: Target) -> None:
 # After the response.
 
 
-@scenario()
+@scenario("background")
 def background_work_keeps_its_user(at: Target) -> None:
     """What runs when the response is sent still sees the request's user."""
     for asked in both("/background"):
@@ -465,7 +448,7 @@ def background_work_keeps_its_user(at: Target) -> None:
         assert at.seen(asked, "background-thread") == user_of(asked)
 
 
-@scenario("starlette")
+@scenario("background_tasks")
 def background_tasks_keep_their_user(at: Target) -> None:
     """A background task of Starlette sees the request's user."""
     for asked in both("/background"):
@@ -474,7 +457,7 @@ def background_tasks_keep_their_user(at: Target) -> None:
         assert_clean_outside(at, asked)
 
 
-@scenario("asgi")
+@scenario("async")
 def detached_work_keeps_its_user(at: Target) -> None:
     """Tasks and timers that outlive the response see its user, and the next request does not."""
     for asked in both("/detach"):
@@ -501,19 +484,19 @@ def _streams(at: Target, path: str) -> None:
             assert_nobody_next(connection)
 
 
-@scenario("asgi")
+@scenario("streams")
 def streams_of_async_generators(at: Target) -> None:
     """An async generator sees its request's user to its end."""
     _streams(at, "/stream")
 
 
-@scenario()
+@scenario("sync_streams")
 def streams_of_sync_generators(at: Target) -> None:
     """A generator sees its request's user to its end, and the server does not."""
     _streams(at, "/stream-sync")
 
 
-@scenario("wsgi")
+@scenario("plain_streams")
 def streams_without_a_framework_context(at: Target) -> None:
     """A generator that no framework keeps in a context sees its request's user."""
     _streams(at, "/stream-plain")
@@ -530,13 +513,13 @@ def _broken_stream(at: Target, path: str) -> None:
         assert_clean_outside(at, asked)
 
 
-@scenario("asgi")
+@scenario("streams")
 def errors_in_the_middle_of_a_stream(at: Target) -> None:
     """An error in the middle of an async stream is reported once, with its user."""
     _broken_stream(at, "/stream-failing")
 
 
-@scenario()
+@scenario("sync_streams")
 def errors_in_the_middle_of_a_sync_stream(at: Target) -> None:
     """An error in the middle of a sync stream is reported once, with its user."""
     _broken_stream(at, "/stream-sync-failing")
@@ -550,19 +533,19 @@ def _left_stream(at: Target, path: str) -> None:
         with at.connect() as connection:
             assert_nobody_next(connection)
         assert_clean_outside(at, asked)
-        if "asgi" in at.framework.features:
+        if "async" in at.framework.features:
             # A generator that is dropped in a cycle ends where garbage is collected.
             at.ask(anonymous("/collect"))
         assert at.seen(asked, "closed") in {user_of(asked), None}
 
 
-@scenario("asgi")
+@scenario("streams")
 def disconnects_in_the_middle_of_a_stream(at: Target) -> None:
     """When the client leaves an async stream, nobody else gets its user."""
     _left_stream(at, "/stream-endless")
 
 
-@scenario()
+@scenario("sync_streams")
 def disconnects_in_the_middle_of_a_sync_stream(at: Target) -> None:
     """When the client leaves a sync stream, nobody else gets its user."""
     _left_stream(at, "/stream-sync-endless")
@@ -570,8 +553,18 @@ def disconnects_in_the_middle_of_a_sync_stream(at: Target) -> None:
 
 @scenario()
 def head_requests(at: Target) -> None:
-    """A HEAD request leaves no user behind, nor does one of a stream that nobody reads."""
-    for asked in [*both("/whoami", method="HEAD"), *both("/stream-sync", method="HEAD")]:
+    """A HEAD request leaves no user behind."""
+    _heads(at, *both("/whoami", method="HEAD"))
+
+
+@scenario("sync_streams")
+def head_requests_of_streams(at: Target) -> None:
+    """A HEAD request of a stream, which nobody reads, leaves no user behind."""
+    _heads(at, *both("/stream-sync", method="HEAD"))
+
+
+def _heads(at: Target, *requests: Asked) -> None:
+    for asked in requests:
         with at.connect() as connection:
             assert checked(connection.request(asked)).body == b""
             # The next one goes elsewhere: daphne does send the body of a stream after all.
@@ -580,7 +573,7 @@ def head_requests(at: Target) -> None:
         assert_clean_outside(at, asked)
 
 
-@scenario("starlette")
+@scenario("files")
 def files(at: Target) -> None:
     """A response that is a file leaves no user behind."""
     with at.connect() as connection:
@@ -589,7 +582,7 @@ def files(at: Target) -> None:
         assert_nobody_next(connection)
 
 
-@scenario("wsgi")
+@scenario("raw")
 def file_wrappers(at: Target) -> None:
     """The server's own file wrapper reaches it unwrapped, and leaves no user behind."""
     asked = put("/raw/file")
@@ -601,7 +594,7 @@ def file_wrappers(at: Target) -> None:
         assert_nobody_next(connection)
 
 
-@scenario("wsgi")
+@scenario("raw")
 def lists(at: Target) -> None:
     """A body that is a list keeps its length, and leaves no user behind."""
     asked = put("/raw/list")
@@ -611,7 +604,7 @@ def lists(at: Target) -> None:
         assert_nobody_next(connection)
 
 
-@scenario("wsgi")
+@scenario("raw")
 def the_write_callable(at: Target) -> None:
     """What is sent with `write()` leaves no user behind."""
     asked = put("/raw/write")
@@ -625,7 +618,7 @@ def the_write_callable(at: Target) -> None:
         assert_nobody_next(connection)
 
 
-@scenario("wsgi")
+@scenario("raw")
 def errors_in_close(at: Target) -> None:
     """A body's `close()` sees the user, and its error is reported with them."""
     asked = put("/raw/broken-close", flush="1")
@@ -656,7 +649,7 @@ def unhandled_errors(at: Target) -> None:
         assert at.reported(asked) == [user_of(asked)]
 
 
-@scenario()
+@scenario("handler500")
 def error_handlers_see_the_user(at: Target) -> None:
     """The handler of a 500 sees the user, wherever the framework runs it."""
     for asked in both("/boom"):
@@ -664,7 +657,7 @@ def error_handlers_see_the_user(at: Target) -> None:
         assert set(answer.values()) == {user_of(asked)}
 
 
-@scenario()
+@scenario("handlers")
 def handled_errors(at: Target) -> None:
     """A handler sees the user of its error, and what it reports names them, once."""
     for asked in both("/handled", flush="1"):
@@ -681,7 +674,7 @@ def messages(at: Target) -> None:
         assert at.reported(asked) == [user_of(asked)]
 
 
-@scenario("starlette")
+@scenario("outer_reporter")
 def outer_reporters_find_the_user_of_an_error(at: Target) -> None:
     """A reporter outside our middleware finds the user of an error that passed through it."""
     for asked in both("/boom"):
@@ -689,7 +682,7 @@ def outer_reporters_find_the_user_of_an_error(at: Target) -> None:
         assert at.seen(asked, "outer reporter") == user_of(asked)
 
 
-@scenario("wsgi")
+@scenario("raw")
 def outer_reporters_find_the_user_of_a_bare_error(at: Target) -> None:
     """An error that no framework caught is reported, and known to reporters further out."""
     for asked in both("/raw/boom", flush="1"):
@@ -706,7 +699,7 @@ def outer_reporters_find_the_user_of_a_bare_error(at: Target) -> None:
 # Requests inside requests, apps inside apps.
 
 
-@scenario()
+@scenario("in_process")
 def requests_inside_a_request(at: Target) -> None:
     """A request made inside another has a user of its own and leaves the outer one's alone."""
     for asked in both("/sub-requests", inner=fresh("inner")):
@@ -732,13 +725,13 @@ def _mounted(at: Target, kind: str) -> None:
         assert_nobody_next(connection)
 
 
-@scenario("asgi")
+@scenario("mounted_asgi")
 def mounted_asgi_apps(at: Target) -> None:
     """A mounted ASGI app sees the outer user, or that of its own resolver."""
     _mounted(at, "asgi")
 
 
-@scenario()
+@scenario("mounted_wsgi")
 def mounted_wsgi_apps(at: Target) -> None:
     """A mounted WSGI app sees the outer user, or that of its own resolver."""
     _mounted(at, "wsgi")
@@ -756,13 +749,13 @@ def _variant(at: Target, prefix: str) -> None:
     assert at.reported(failing) == [user_of(failing)]
 
 
-@scenario()
+@scenario("twice")
 def wrapped_twice(at: Target) -> None:
     """Ours twice is as good as once, and reports an error once."""
     _variant(at, "/twice")
 
 
-@scenario("starlette")
+@scenario("wrapped")
 def wrapped_around_the_app(at: Target) -> None:
     """Ours around the app is as good as added to it."""
     _variant(at, "/wrapped")
@@ -771,7 +764,7 @@ def wrapped_around_the_app(at: Target) -> None:
 # What is no HTTP request.
 
 
-@scenario("asgi")
+@scenario("websockets")
 def websockets_change_their_user(at: Target) -> None:
     """A websocket keeps the user that it last set, and no other connection sees them."""
     from websockets.sync.client import connect
@@ -799,7 +792,7 @@ def _said(socket: Any, text: str) -> str:
     return answer
 
 
-@scenario("asgi")
+@scenario("lifespan")
 def lifespan_is_nobody(at: Target) -> None:
     """The lifespan has no user, can set none, and its tasks never get that of a request."""
     with at.connect() as connection:
@@ -810,7 +803,7 @@ def lifespan_is_nobody(at: Target) -> None:
             assert answer == {**seen, "user": user_of(asked)}
 
 
-@scenario("wsgi")
+@scenario()
 def forked_workers(at: Target) -> None:
     """What was set at import time is nobody's user, and every worker reports its own requests."""
     requests = [put("/boom", flush="1") for _ in range(4 * at.server.processes)]

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tests.servers.frameworks import Limit
+
 __all__ = ["SERVERS", "Running", "Server", "ServerFailedError"]
 
 HERE = Path(__file__).parent
@@ -38,6 +40,7 @@ class Server:
         lifespan: whether it tells the app when it starts and stops.
         pipelining: whether it answers requests that were sent before the answer to the first.
         write: whether `start_response` returns the `write()` that PEP 3333 asks for.
+        limits: what it cannot do.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Server:
     lifespan: bool = True
     pipelining: bool = True
     write: bool = True
+    limits: tuple[Limit, ...] = ()
 
     def missing(self) -> str | None:
         """Return why this server cannot be started here, or None."""

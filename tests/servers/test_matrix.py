@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.servers.scenarios import FRAMEWORKS, SCENARIOS, Scenario, Target
+from tests.servers.frameworks import FRAMEWORKS
+from tests.servers.scenarios import SCENARIOS, Scenario, Target
 from tests.servers.servers import SERVERS
 
 PAIRS = [
@@ -29,4 +30,6 @@ CASES = [
 @pytest.mark.parametrize(("target", "scenario"), CASES, indirect=["target"])
 def test_scenario(target: Target, scenario: Scenario) -> None:
     """The scenario's fact holds on this framework and server."""
+    if reason := scenario.limit(target.framework, target.server):
+        pytest.skip(reason)
     scenario.run(target)

@@ -8,7 +8,6 @@ from a2wsgi import WSGIMiddleware
 from django.core.asgi import get_asgi_application
 
 import usercontext.asgi
-import usercontext.wsgi
 
 from . import django_views, scenes
 from .outside import OutsideASGI
@@ -19,15 +18,11 @@ django_views.urlpatterns = django_views.async_urlpatterns + django_views.urlpatt
 
 django_application = get_asgi_application()
 middleware = usercontext.asgi.UserContextMiddleware
-inside_wsgi = usercontext.wsgi.UserContextMiddleware
 mounted: dict[str, Any] = {
-    "/mounted/asgi/": middleware(scenes.mounted_asgi),
-    "/mounted/asgi-own/": middleware(scenes.mounted_asgi, resolver=scenes.inner_resolver),
-    "/mounted/wsgi/": WSGIMiddleware(inside_wsgi(scenes.mounted_wsgi)),
-    "/mounted/wsgi-own/": WSGIMiddleware(
-        inside_wsgi(scenes.mounted_wsgi, resolver=scenes.inner_resolver)
-    ),
+    **scenes.mounted_asgi_apps(),
+    **{path: WSGIMiddleware(app) for path, app in scenes.mounted_wsgi_apps().items()},
 }
+django_and_mounted = scenes.Paths(django_application, mounted)
 
 
 async def routed(scope: Any, receive: Any, send: Any) -> None:
@@ -37,7 +32,7 @@ async def routed(scope: Any, receive: Any, send: Any) -> None:
     elif scope["type"] == "websocket":
         await scenes.websocket(scope, receive, send)
     else:
-        await mounted.get(scope["path"], django_application)(scope, receive, send)
+        await django_and_mounted(scope, receive, send)
 
 
 async def lifespan(receive: Any, send: Any) -> None:

@@ -192,39 +192,25 @@ def handler500(request: HttpRequest) -> HttpResponse:
     return JsonResponse(seen, status=500)
 
 
+def _paths(make: Callable[[Any], Any], table: dict[str, Any]) -> list[Any]:
+    return [path(route.removeprefix("/"), make(scene)) for route, scene in table.items()]
+
+
 urlpatterns: list[Any] = [
+    *_paths(view, scenes.SYNC | scenes.THREADS),
+    *_paths(stream, scenes.SYNC_STREAMS),
     path("whoami", whoami),
-    path("interleave-sync", view(scenes.interleave_threads)),
-    path("threads-sync", view(scenes.threads)),
     path("background", on_close),
-    path("stream-sync", stream(scenes.chunks)),
     path("stream-plain", stream(scenes.chunks)),
-    path("stream-sync-failing", stream(scenes.failing_chunks)),
-    path("stream-sync-endless", stream(scenes.endless_chunks)),
-    path("boom", view(scenes.boom)),
-    path("handled", view(scenes.handled)),
-    path("message", view(scenes.report_message)),
-    path("idle", view(scenes.idle)),
-    path("cached", view(scenes.cached)),
-    path("broken-user", view(scenes.broken_user)),
     path("sub-requests", sub_requests),
     path("thousand", thousand),
 ]
 
 async_urlpatterns: list[Any] = [
+    *_paths(async_view, scenes.ASYNC),
+    *_paths(async_stream, scenes.STREAMS),
     path("whoami", async_whoami),
-    path("whoami-sync", whoami),
-    path("interleave", async_view(scenes.interleave)),
-    path("threads", async_view(scenes.threads_of_a_loop)),
-    path("tasks", async_view(scenes.tasks)),
-    path("detach", async_view(scenes.detach)),
-    path("release", async_view(scenes.release)),
-    path("stream", async_stream(scenes.async_chunks)),
-    path("stream-failing", async_stream(scenes.async_failing_chunks)),
-    path("stream-endless", async_stream(scenes.async_endless_chunks)),
-    path("collect", view(scenes.collect)),
     path("auser", auser),
-    path("lifespan", async_view(scenes.lifespan)),
     path("sub-requests", async_sub_requests),
     path("thousand", async_thousand),
 ]

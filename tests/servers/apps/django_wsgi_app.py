@@ -14,15 +14,7 @@ scenes.start()
 django_views.configure()
 
 middleware = usercontext.wsgi.UserContextMiddleware
-below = {
-    "/mounted/wsgi": middleware(scenes.mounted_wsgi),
-    "/mounted/wsgi-own": middleware(scenes.mounted_wsgi, resolver=scenes.inner_resolver),
-    "/raw/write": scenes.raw_write,
-    "/raw/file": scenes.raw_file,
-    "/raw/list": scenes.raw_list,
-    "/raw/boom": scenes.raw_boom,
-    "/raw/broken-close": scenes.raw_broken_close,
-}
+below = {**scenes.mounted_wsgi_apps(), **scenes.RAW}
 once = middleware(DispatcherMiddleware(get_wsgi_application(), below), resolver=scenes.resolver)
 twice = middleware(once, resolver=scenes.resolver)
 application = scenes.publish(OutsideWSGI(once, {"/twice": twice}))

@@ -102,23 +102,18 @@ def teardown(error: BaseException | None) -> None:
 
 
 ROUTES: dict[str, Callable[[], Any]] = {
+    **{path: endpoint(scene) for path, scene in (scenes.SYNC | scenes.THREADS).items()},
+    **{path: plain_stream(scene) for path, scene in scenes.SYNC_STREAMS.items()},
     "/whoami": whoami,
-    "/interleave-sync": endpoint(scenes.interleave_threads),
-    "/threads-sync": endpoint(scenes.threads),
     "/background": on_close,
     "/stream-sync": stream(scenes.chunks),
     "/stream-plain": plain_stream(scenes.chunks),
-    "/stream-sync-failing": plain_stream(scenes.failing_chunks),
-    "/stream-sync-endless": plain_stream(scenes.endless_chunks),
-    "/boom": endpoint(scenes.boom),
-    "/handled": endpoint(scenes.handled),
-    "/message": endpoint(scenes.report_message),
-    "/idle": endpoint(scenes.idle),
-    "/cached": endpoint(scenes.cached),
-    "/broken-user": endpoint(scenes.broken_user),
     "/sub-requests": sub_requests,
     "/thousand": thousand,
 }
+
+
+below = {**scenes.mounted_wsgi_apps(), **scenes.RAW}
 
 
 def build(*, times: int = 1) -> Flask:
@@ -130,27 +125,13 @@ def build(*, times: int = 1) -> Flask:
     app.register_error_handler(500, on_error)
     app.after_request(after_request)
     app.teardown_request(teardown)
-    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, below())  # type: ignore[method-assign]
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, below)  # type: ignore[method-assign]
     usercontext.frameworks.flask.UserContext(app, resolver=scenes.resolver)
     for _ in range(times - 1):
         app.wsgi_app = usercontext.wsgi.UserContextMiddleware(  # type: ignore[method-assign]
             app.wsgi_app, resolver=scenes.resolver
         )
     return app
-
-
-def below() -> dict[str, Any]:
-    """Return the apps that are no part of Flask, but of ours."""
-    middleware = usercontext.wsgi.UserContextMiddleware
-    return {
-        "/mounted/wsgi": middleware(scenes.mounted_wsgi),
-        "/mounted/wsgi-own": middleware(scenes.mounted_wsgi, resolver=scenes.inner_resolver),
-        "/raw/write": scenes.raw_write,
-        "/raw/file": scenes.raw_file,
-        "/raw/list": scenes.raw_list,
-        "/raw/boom": scenes.raw_boom,
-        "/raw/broken-close": scenes.raw_broken_close,
-    }
 
 
 application = scenes.publish(OutsideWSGI(build(), {"/twice": build(times=2)}))

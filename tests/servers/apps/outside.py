@@ -7,6 +7,7 @@ code; were only the inside looked at, a fresh record for every request would hid
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ import usercontext
 from .scenes import observe, who
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+
+    from .scenes import Headers
 
 #: Shows that the tests reach the server that they started.
 SERVER_TOKEN = os.environ["SERVER_TOKEN"]
@@ -89,6 +92,22 @@ class _Watch:
         if ends or message["type"] == "websocket.close":
             self.seen.add(_named(who(resolve=False)))
         await self._send(message)
+
+
+@contextlib.asynccontextmanager
+async def watched(headers: Headers) -> AsyncIterator[dict[str, str]]:
+    """Stand around our part of a request, in a framework that has a server of its own.
+
+    Gives the headers that the response must have. Let it begin where the framework's own code
+    calls what is ours, and end where that has returned.
+    """
+    before = _named(who(resolve=False))
+    try:
+        yield {"x-outside": before, "x-server": SERVER_TOKEN}
+    finally:
+        observe(headers, "outside", sorted({before, _named(who(resolve=False))}))
+        if "x-flush" in headers:
+            observe(headers, "flushed", await asyncio.to_thread(usercontext.flush, 5.0))
 
 
 class OutsideWSGI:

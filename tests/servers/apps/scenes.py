@@ -3,6 +3,50 @@
 A request says in headers what it wants, so that all frameworks read it alike: `x-user` is the
 user that the resolver finds, `x-set` the one that the endpoint sets, `x-id` names the request in
 what is observed of it. Answers and observations are what `get_user()` said there, None for nobody.
+
+A framework joins the matrix with `<name>_app.py` beside this file and an entry in
+`../frameworks.py`. Its module calls `start()`, builds the app twice (with ours added once and, for
+the feature `twice`, two times) in the framework's own native form, its resolver `resolver`, and
+ends in
+
+    application = publish(OutsideASGI(once, {"/twice": twice}))      # or OutsideWSGI
+
+A framework with a server of its own uses `outside.watched` instead, and is run as
+`python -m apps.<name>_app PORT`.
+
+Most routes are in the tables `SYNC`, `THREADS`, `ASYNC`, `STREAMS` and `SYNC_STREAMS` at the end.
+Each names a function that takes the request's headers (a mapping that knows them in lower case)
+and returns what is answered as JSON, or yields the chunks of a stream. What no table holds:
+
+every app         `SYNC`, wherever the framework runs an endpoint, `/whoami-sync` with POST too.
+                  `/whoami`: GET, HEAD and POST; answers `whoami` when it has read the body.
+                  `/boom`: a 500, and one report of it by our module.
+handlers          `/handled`: the app's own handler answers with `report_handled` and 409.
+handler500        `/boom`: the app's handler answers with JSON, whose values are all that it can
+                  see: `who()`, `who(request=...)`, `who(error=...)`.
+middleware        the header `x-middleware: str(who())` on the response of `/whoami`, by a
+                  middleware or hook of the framework inside ours when the endpoint is done.
+async             `ASYNC` (but `/lifespan`): endpoints that are coroutines.
+threads           `THREADS`: endpoints that may block, in threads of their own (by
+                  `asyncio.to_thread` where the framework has none).
+streams           `STREAMS`: from async generators; the endpoint calls `set_if_asked` before.
+sync_streams      `SYNC_STREAMS`: the same from plain generators, `/stream-sync` with HEAD too.
+plain_streams     `/stream-plain`: `chunks`, without what the framework does for generators.
+background        `/background`: `whoami`, and after the response `background_thread(headers)`, in
+                  a background task, a hook, or the response's `close()`.
+background_tasks  there, also `background(headers)` in an async background task.
+files             `/file`: `FILE` as the framework sends files, after `set_if_asked`.
+in_process        `/sub-requests` and `/thousand`: the scenes of these names, given `this_app()`.
+twice             `/twice/...`: the app with ours around it twice.
+wrapped           `/wrapped/...`: the app with ours outermost, where a framework's middleware
+                  usually runs ours in another task, which hides what the server would see.
+websockets        `/websocket`: `websocket`, or the framework's own that answers each text with
+                  `websocket_answer` and observes "closed" at its end.
+lifespan          `/lifespan`: `lifespan_starts()` at startup, its task cancelled at the end.
+mounted_asgi      `mounted_asgi_apps()` below our middleware, mounted by the framework or `Paths`.
+mounted_wsgi      `mounted_wsgi_apps()` there, over ASGI with a2wsgi.
+raw               `RAW`: WSGI apps beside the framework's, below our middleware (werkzeug's
+                  `DispatcherMiddleware(app, {**mounted_wsgi_apps(), **RAW})`).
 """
 
 from __future__ import annotations
@@ -21,8 +65,12 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import usercontext
+import usercontext.asgi
+import usercontext.wsgi
 
 Headers = Mapping[str, str]
+Scene = Callable[[Headers], dict[str, Any]]
+AsyncScene = Callable[[Headers], Awaitable[dict[str, Any]]]
 
 PATIENCE = 10.0  # seconds; only a failing test waits so long
 ENDLESS = 2000  # chunks of 16 KiB, more than any server buffers
@@ -606,6 +654,37 @@ class _BrokenClose:
         raise BoomError(self._headers["x-id"])
 
 
+def mounted_asgi_apps() -> dict[str, Any]:
+    """Return ASGI apps with our middleware, without a resolver and with one, by their path."""
+    middleware = usercontext.asgi.UserContextMiddleware
+    return {
+        "/mounted/asgi": middleware(mounted_asgi),
+        "/mounted/asgi-own": middleware(mounted_asgi, resolver=inner_resolver),
+    }
+
+
+def mounted_wsgi_apps() -> dict[str, Any]:
+    """Return WSGI apps with our middleware, without a resolver and with one, by their path."""
+    middleware = usercontext.wsgi.UserContextMiddleware
+    return {
+        "/mounted/wsgi": middleware(mounted_wsgi),
+        "/mounted/wsgi-own": middleware(mounted_wsgi, resolver=inner_resolver),
+    }
+
+
+class Paths:
+    """Sends requests to ASGI apps by the path that they begin with, all others to a framework."""
+
+    def __init__(self, app: ASGIApp, apps: Mapping[str, ASGIApp]) -> None:
+        self.app = app
+        self.apps = apps
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass the request on."""
+        path = scope.get("path", "").rstrip("/")
+        await self.apps.get(path, self.app)(scope, receive, send)
+
+
 async def websocket(scope: Any, receive: Any, send: Any) -> None:
     """Answer each message with who is seen; `set:X` makes it X, `task` asks a child task."""
     headers = {key.decode().lower(): value.decode() for key, value in scope["headers"]}
@@ -626,3 +705,43 @@ async def websocket_answer(text: str) -> str:
     if text == "task":
         return str(await asyncio.create_task(asyncio.to_thread(who)))
     return str(who())
+
+
+# The routes of every app; see above.
+
+SYNC: dict[str, Scene] = {
+    "/whoami-sync": whoami,
+    "/collect": collect,
+    "/boom": boom,
+    "/handled": handled,
+    "/message": report_message,
+    "/idle": idle,
+    "/cached": cached,
+    "/broken-user": broken_user,
+}
+THREADS: dict[str, Scene] = {"/interleave-sync": interleave_threads, "/threads-sync": threads}
+ASYNC: dict[str, AsyncScene] = {
+    "/interleave": interleave,
+    "/threads": threads_of_a_loop,
+    "/tasks": tasks,
+    "/detach": detach,
+    "/release": release,
+    "/lifespan": lifespan,
+}
+STREAMS: dict[str, Callable[[Headers], AsyncIterator[bytes]]] = {
+    "/stream": async_chunks,
+    "/stream-failing": async_failing_chunks,
+    "/stream-endless": async_endless_chunks,
+}
+SYNC_STREAMS: dict[str, Callable[[Headers], Iterator[bytes]]] = {
+    "/stream-sync": chunks,
+    "/stream-sync-failing": failing_chunks,
+    "/stream-sync-endless": endless_chunks,
+}
+RAW: dict[str, Any] = {
+    "/raw/write": raw_write,
+    "/raw/file": raw_file,
+    "/raw/list": raw_list,
+    "/raw/boom": raw_boom,
+    "/raw/broken-close": raw_broken_close,
+}

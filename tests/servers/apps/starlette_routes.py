@@ -16,7 +16,6 @@ from starlette.routing import Mount, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import usercontext.asgi
-import usercontext.wsgi
 
 from . import scenes
 from .outside import OutsideASGI
@@ -125,31 +124,12 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 ROUTES: dict[str, Any] = {
+    **{path: sync_endpoint(scene) for path, scene in (scenes.SYNC | scenes.THREADS).items()},
+    **{path: endpoint(scene) for path, scene in scenes.ASYNC.items()},
+    **{path: stream(scene) for path, scene in (scenes.STREAMS | scenes.SYNC_STREAMS).items()},
     "/whoami": whoami,
-    "/whoami-sync": sync_endpoint(scenes.whoami),
-    "/interleave": endpoint(scenes.interleave),
-    "/interleave-sync": sync_endpoint(scenes.interleave_threads),
-    "/threads": endpoint(scenes.threads_of_a_loop),
-    "/threads-sync": sync_endpoint(scenes.threads),
-    "/tasks": endpoint(scenes.tasks),
-    "/detach": endpoint(scenes.detach),
-    "/release": endpoint(scenes.release),
     "/background": background,
-    "/stream": stream(scenes.async_chunks),
-    "/stream-sync": stream(scenes.chunks),
-    "/stream-failing": stream(scenes.async_failing_chunks),
-    "/stream-sync-failing": stream(scenes.failing_chunks),
-    "/stream-endless": stream(scenes.async_endless_chunks),
-    "/stream-sync-endless": stream(scenes.endless_chunks),
     "/file": file,
-    "/collect": sync_endpoint(scenes.collect),
-    "/boom": sync_endpoint(scenes.boom),
-    "/handled": sync_endpoint(scenes.handled),
-    "/message": sync_endpoint(scenes.report_message),
-    "/idle": sync_endpoint(scenes.idle),
-    "/cached": sync_endpoint(scenes.cached),
-    "/broken-user": sync_endpoint(scenes.broken_user),
-    "/lifespan": endpoint(scenes.lifespan),
     "/sub-requests": sub_requests,
     "/thousand": thousand,
 }
@@ -157,14 +137,9 @@ ROUTES: dict[str, Any] = {
 
 def mounts() -> list[Any]:
     """Mount apps of both kinds, with our middleware inside and without a resolver or with one."""
-    inside_asgi = usercontext.asgi.UserContextMiddleware
-    inside_wsgi = usercontext.wsgi.UserContextMiddleware
-    own = {"resolver": scenes.inner_resolver}
     return [
-        Mount("/mounted/asgi", inside_asgi(scenes.mounted_asgi)),
-        Mount("/mounted/asgi-own", inside_asgi(scenes.mounted_asgi, **own)),
-        Mount("/mounted/wsgi", WSGIMiddleware(inside_wsgi(scenes.mounted_wsgi))),
-        Mount("/mounted/wsgi-own", WSGIMiddleware(inside_wsgi(scenes.mounted_wsgi, **own))),
+        *(Mount(path, app) for path, app in scenes.mounted_asgi_apps().items()),
+        *(Mount(path, WSGIMiddleware(app)) for path, app in scenes.mounted_wsgi_apps().items()),
     ]
 
 

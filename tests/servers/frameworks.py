@@ -1,0 +1,82 @@
+"""The frameworks of the matrix: an entry for each `apps/<name>_app.py`.
+
+What a feature asks of the app is said at the top of `apps/scenes.py`. A scenario that a framework
+has the feature for and cannot pass, for a reason that is not ours, is a `Limit` with that reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ASGI", "FRAMEWORKS", "OWN", "WSGI", "Framework", "Limit"]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Scenarios that cannot be run, and why: for the footnotes of the support table.
+
+    Attributes:
+        reason: what does not work, whose limit it is, and since when it is known.
+        scenarios: the names of the functions in `scenarios`.
+        others: the frameworks (of a server) or servers (of a framework) that it is limited to;
+            all of them if empty.
+    """
+
+    reason: str
+    scenarios: frozenset[str]
+    others: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Framework:
+    """A framework's app, and which scenarios fit it.
+
+    Attributes:
+        name: `apps/<name>_app.py` has its `application`.
+        interface: that of the servers which can run it: `asgi`, `wsgi`, or a name of its own.
+        needs: the modules that must be installed, the framework's own first.
+        features: what the app offers.
+        limits: what it cannot do nevertheless.
+    """
+
+    name: str
+    interface: str
+    needs: tuple[str, ...]
+    features: frozenset[str]
+    limits: tuple[Limit, ...] = ()
+
+
+#: What every app has that is served over ASGI: take away what a framework cannot do.
+ASGI = frozenset(
+    {
+        *("async", "threads", "streams", "sync_streams", "background", "middleware"),
+        *("handlers", "handler500", "websockets", "lifespan", "in_process", "twice"),
+        *("mounted_asgi", "mounted_wsgi"),
+    }
+)
+#: What every app has that is served over WSGI.
+WSGI = frozenset(
+    {
+        *("threads", "sync_streams", "plain_streams", "background", "middleware", "handlers"),
+        *("handler500", "in_process", "twice", "mounted_wsgi", "raw"),
+    }
+)
+#: What a framework with a server of its own may have, which neither interface describes.
+OWN = frozenset(
+    {"async", "threads", "streams", "background", "middleware", "handlers", "handler500"}
+)
+
+_STARLETTE = frozenset(
+    {"background_tasks", "files", "outer_middleware", "outer_reporter", "wrapped"}
+)
+
+FRAMEWORKS = {
+    framework.name: framework
+    for framework in (
+        Framework("starlette", "asgi", ("starlette", "a2wsgi"), ASGI | _STARLETTE),
+        Framework("fastapi", "asgi", ("fastapi", "a2wsgi"), ASGI | _STARLETTE | {"dependencies"}),
+        Framework("django_asgi", "asgi", ("django", "a2wsgi", "starlette"), ASGI | {"auser"}),
+        Framework("flask", "wsgi", ("flask", "blinker"), WSGI | {"teardown"}),
+        Framework("django_wsgi", "wsgi", ("django", "werkzeug"), WSGI),
+    )
+}
