@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cache
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from usercontext import resolution
 from usercontext.capture import report_unhandled
@@ -65,6 +66,12 @@ class UserContextMiddleware:
         if options.get("resolver") is not None:
             _import_connection()
         return _make_connection
+
+    def _around(self, app: ASGIApp) -> Self:
+        """Return the same middleware, configured once, around another app."""
+        around = copy(self)
+        around.app = app
+        return around
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""

@@ -1,0 +1,20 @@
+"""Who a framework's own user is, and nothing else of what the framework keeps about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["identity_of"]
+
+_FIELDS = ("id", "username", "email", "ip_address", "name")
+
+
+def identity_of(user: object) -> object:
+    """Return the user that a framework found, cut to what names them.
+
+    Of an object `User.of` reads no more than that anyway. A mapping would be reported whole,
+    and what a framework keeps may well hold the hash of a password.
+    """
+    if isinstance(user, Mapping):
+        return {field: user[field] for field in _FIELDS if field in user}
+    return user

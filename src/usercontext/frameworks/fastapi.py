@@ -1,0 +1,69 @@
+"""FastAPI: what Starlette's module has, and the current user as a typed dependency."""
+
+# No postponed annotations here: FastAPI could not read those that name a local variable.
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeAlias
+
+from fastapi import Depends, HTTPException
+
+from usercontext.frameworks._identity import identity_of
+from usercontext.frameworks.starlette import UserContext, request_user
+from usercontext.scope import resolve_user, set_user
+from usercontext.user import User
+
+__all__ = [
+    "CurrentUser",
+    "RequireUser",
+    "RequiredUser",
+    "UserContext",
+    "recorded",
+    "request_user",
+]
+
+
+class RequireUser:
+    """Hand over the current user, or answer 401 where there is none: a dependency.
+
+    A user with nothing but an address is none. As far as the resolver is to be trusted, so is
+    this: what it takes from a token has to be verified there.
+
+    Args:
+        challenge: the header `WWW-Authenticate`, which a 401 must have (RFC 9110, 15.5.2).
+    """
+
+    def __init__(self, challenge: str = "Bearer") -> None:
+        self._headers = {"WWW-Authenticate": challenge}
+
+    async def __call__(self) -> User:
+        """Return the user, awaiting an async resolver."""
+        user = await resolve_user()
+        if user is None or not (user.id or user.username or user.email):
+            raise HTTPException(401, "Not authenticated", headers=self._headers)
+        return user
+
+
+#: The current user, or None; an async resolver is awaited. Asked anew at each place, so that it
+#: sees what another dependency has set meanwhile.
+CurrentUser: TypeAlias = Annotated[User | None, Depends(resolve_user, use_cache=False)]
+
+#: The current user; where there is none, the answer is a 401 that asks for a Bearer token.
+RequiredUser: TypeAlias = Annotated[User, Depends(RequireUser(), use_cache=False)]
+
+
+def recorded(dependency: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a dependency of one that finds the user, which sets them for the whole request.
+
+    `Depends(recorded(account_of_token))` is for apps whose dependencies authenticate, where no
+    resolver could. It gives what the other one gives; None means explicitly nobody. Only who it
+    is gets reported, never the whole model. An error before it has run has no user yet.
+
+    Args:
+        dependency: one of any form that FastAPI takes, with dependencies of its own.
+    """
+
+    async def record(user: Annotated[Any, Depends(dependency)]) -> Any:
+        set_user(identity_of(user))
+        return user
+
+    return record

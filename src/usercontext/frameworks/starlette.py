@@ -1,0 +1,92 @@
+"""Starlette: the ASGI middleware around all of an app, and whom its authentication found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Unpack
+from weakref import WeakSet
+
+from starlette.applications import Starlette
+
+from usercontext.asgi import UserContextMiddleware
+from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks._identity import identity_of
+from usercontext.record import UNKNOWN
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from usercontext.options import ContextOptions
+
+__all__ = ["UserContext", "request_user"]
+
+_initialised: WeakSet[Starlette] = WeakSet()
+
+
+def request_user(connection: HTTPConnection) -> object:
+    """Return whom Starlette's AuthenticationMiddleware found, or another: a ready resolver.
+
+    It reads `scope["user"]`. Until authentication has happened the question stays open, so the
+    order of middlewares does not matter, unless `resolve="eager"` asks too early. Of a mapping
+    only the four fields and `name` are taken, as of an object.
+    """
+    return identity_of(connection.scope.get("user", UNKNOWN))
+
+
+class UserContext:
+    """Give every request of a Starlette or FastAPI app a user of its own.
+
+    `UserContext(app, resolver=...)`, or with an app factory `context = UserContext(resolver=...)`
+    and `context.init_app(app)`. Unlike `app.add_middleware` it goes around Starlette's own error
+    handling: `get_user()` knows the user in `exception_handler(500)` too. Middlewares may be
+    added before and after it, up to the first request.
+
+    Args:
+        app: the application; None where `init_app` is called later.
+        options: as `UserContextMiddleware` of `usercontext.asgi` takes them.
+
+    Raises:
+        ConfigurationError: an option is wrong; the message names it and the fix.
+    """
+
+    def __init__(self, app: Starlette | None = None, **options: Unpack[ContextOptions]) -> None:
+        self._middleware = UserContextMiddleware(_no_app, **options)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Starlette) -> None:
+        """Put the middleware around all that an app is made of.
+
+        Raises:
+            ConfigurationError: it is no Starlette app, has started, or has a `UserContext`.
+        """
+        _check(app)
+        _initialised.add(app)
+        build = app.build_middleware_stack
+
+        def build_around() -> ASGIApp:
+            return self._middleware._around(build())
+
+        app.build_middleware_stack = build_around  # type: ignore[method-assign]
+
+
+async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand where `init_app` will put the app."""
+
+
+def _check(app: Starlette) -> None:
+    if not isinstance(app, Starlette):
+        raise ConfigurationError(
+            f"UserContext takes a Starlette or FastAPI app, not {type(app).__name__}: around "
+            "another ASGI app write UserContextMiddleware(app) of usercontext.asgi"
+        )
+    if app in _initialised:
+        raise ConfigurationError(
+            "this app has its UserContext already: give all options to one; an app mounted in "
+            "it may have a UserContext of its own"
+        )
+    if app.middleware_stack is not None:
+        raise ConfigurationError(
+            "the app has started, and its middlewares are built: write UserContext(app) where "
+            "the app is made, before its first request"
+        )
