@@ -24,6 +24,7 @@ CLIENTS = {
     "logging": "logging",
     "loguru": "loguru",
     "opentelemetry": "opentelemetry.sdk",
+    "posthog": "posthog",
     "pybrake": "pybrake",
     "raygun": "raygun4py",
     "rollbar": "rollbar",
