@@ -1,0 +1,149 @@
+"""Names the user in what posthog captures, by its before_send hook."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from usercontext.clients.base import BaseClient
+from usercontext.clients.collected import record_of
+from usercontext.clients.log_fields import checked_fields
+from usercontext.diagnostics import harmless
+from usercontext.exceptions import MissingDependencyError
+from usercontext.record import current
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+
+    from usercontext.types import GetUser
+
+__all__ = ["FIELDS", "PosthogClient"]
+
+#: The user's fields, and the properties of an event that hold them beside the distinct id.
+FIELDS: Final[Mapping[str, str]] = {
+    "username": "user_name",
+    "email": "user_email",
+    "name": "user_full_name",
+}
+
+_PERSONLESS: Final = "$process_person_profile"
+_SYSTEM: Final = "$python_runtime"
+_CLAIMED: Final = "x-posthog-distinct-id"
+
+
+class PosthogClient(BaseClient):
+    """Makes ours the person of every event that names none, and our address its `$ip`.
+
+    The distinct id is the user's id, else the username, else the email. One that the app gave to
+    `capture()` or `identify_context()` wins whole: our fields are not blended with it. One that
+    the browser sent in `X-POSTHOG-DISTINCT-ID`, which PostHog's own middlewares believe, does not
+    win over a user. Nothing of a person's profile is written.
+
+    What it cannot do: a PostHog client has one `before_send`. The one set before ours still runs,
+    and runs after it; one that is set later replaces ours. `set()`, `set_once()` and feature flags
+    do not get that far: they need a distinct id. An error that is captured when its request is
+    over must be captured inside of its `except` block.
+
+    Args:
+        client: the `posthog.Posthog` that the app captures with; by default that of the module,
+            as in `posthog.capture()`.
+        fields: the user's fields to add to an event, each with its property; by default `FIELDS`.
+
+    Raises:
+        ConfigurationError: `fields` is no mapping of names.
+        MissingDependencyError: posthog is not installed.
+    """
+
+    def __init__(self, client: Any = None, *, fields: Mapping[str, str] | None = None) -> None:
+        self._fields = checked_fields(FIELDS if fields is None else fields)
+        try:
+            import posthog
+            from posthog.contexts import get_context_distinct_id
+        except ImportError:
+            raise MissingDependencyError("posthog", "posthog", purpose="PosthogClient") from None
+        self._posthog: Any = posthog
+        self._id_of_context: Callable[[], str | None] = get_context_distinct_id
+        self._client = client
+
+    def setup(self, get_user: GetUser, /) -> None:
+        """Put the hook before the one that is set."""
+        target = self._posthog if self._client is None else self._client
+        following = target.before_send
+
+        def before_send(event: dict[str, Any]) -> Any:
+            with harmless("posthog event", "an event of posthog went out without its user"):
+                self._name_user(event, get_user)
+            return event if following is None else following(event)
+
+        target.before_send = before_send
+        if self._client is None and self._posthog.default_client is not None:
+            # What the module is told is handed on when its client is made: that was before.
+            self._posthog.default_client.before_send = before_send
+
+    def request_scope(self, get_user: GetUser, /) -> AbstractContextManager[object]:
+        """Give the request a context of its own: tasks share what their parent has made."""
+        del get_user
+        scope: AbstractContextManager[object] = self._posthog.new_context(
+            fresh=True, capture_exceptions=False
+        )
+        return scope
+
+    def _name_user(self, event: dict[str, Any], get_user: GetUser) -> None:
+        error = sys.exc_info()[1]
+        record = record_of(error)
+        if record is None:
+            return
+        user = get_user(error) or {}
+        event["properties"] = properties = dict(event.get("properties") or {})
+        # PostHog's middlewares take it from the first X-Forwarded-For, which anyone can write.
+        properties.pop("$ip", None)
+        if "ip_address" in user:
+            properties["$ip"] = user["ip_address"]
+        distinct_id = user.get("id") or user.get("username") or user.get("email")
+        if distinct_id is None:
+            return
+        if _is_made_up(properties) or self._is_claimed(event):
+            event["distinct_id"] = distinct_id
+            properties.pop(_PERSONLESS, None)
+        if event.get("distinct_id") == distinct_id:
+            self._add_fields(properties, user)
+
+    def _is_claimed(self, event: dict[str, Any]) -> bool:
+        """Return whether the id is on PostHog's context because the browser sent it."""
+        given = event.get("distinct_id")
+        if given is None or given != self._id_of_context():
+            return False
+        record = current()
+        # Outside of our middleware PostHog's own are all that can have put it there.
+        return record is None or given == _claimed_id(record.root.source or {})
+
+    def _add_fields(self, properties: dict[str, Any], user: dict[str, Any]) -> None:
+        if any(name in properties for name in self._fields.values()):
+            return
+        for field, name in self._fields.items():
+            if field in user:
+                properties[name] = user[field]
+
+
+def _is_made_up(properties: dict[str, Any]) -> bool:
+    """Return whether PostHog made up the distinct id, as it was given none.
+
+    It then marks the event as nobody's, behind what it collects of the system. An app that marks
+    an event itself does so before, and means it.
+    """
+    if properties.get(_PERSONLESS) is not False:
+        return False
+    names = list(properties)
+    return _SYSTEM in names[: names.index(_PERSONLESS)]
+
+
+def _claimed_id(source: Mapping[str, Any]) -> str | None:
+    """Return the distinct id that the header of a scope or environ claims."""
+    if "REQUEST_METHOD" in source:
+        found = source.get(f"HTTP_{_CLAIMED.upper().replace('-', '_')}")
+        return None if found is None else str(found).strip()
+    for name, value in source.get("headers", ()):
+        if name == _CLAIMED.encode():
+            return str(value.decode("latin-1").strip())
+    return None
