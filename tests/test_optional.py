@@ -93,6 +93,7 @@ def test_a_resolver_needs_a_request(module: Any, package: str, extra: str) -> No
         ("honeybadger", "HoneybadgerClient", "honeybadger"),
         ("loguru", "LoguruClient", "loguru"),
         ("opentelemetry", "OpenTelemetryClient", "opentelemetry"),
+        ("posthog", "PosthogClient", "posthog"),
         ("rollbar", "RollbarClient", "rollbar"),
         ("sentry_sdk", "SentrySdkClient", "sentry-sdk"),
         ("structlog", "StructlogClient", "structlog"),
