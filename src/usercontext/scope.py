@@ -23,6 +23,7 @@ from usercontext.user import User
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import ExitStack
     from contextvars import Token
     from types import TracebackType
 
@@ -216,14 +217,21 @@ def set_reporting(enabled: bool) -> None:
 class _Block:
     """A `with` block with a record of its own."""
 
-    __slots__ = ("_record", "_token")
+    __slots__ = ("_clients", "_record", "_token")
 
+    _clients: ExitStack | None
     _record: RequestRecord
     _token: Token[RequestRecord | None]
 
     def _begin(self, record: RequestRecord) -> None:
         self._record = record
         self._token = enter(record)
+        self._clients = None
+        # A `use_user` block inside a request shares the request's scopes of the clients.
+        if record.context.clients and record.root is record:
+            self._clients = record.context.isolate_clients(record)
+            if record.user is not UNKNOWN:
+                record.context.became_known(record)
 
     def __exit__(
         self,
@@ -236,9 +244,19 @@ class _Block:
             if isinstance(error, Exception):
                 resolution.ask(record)
                 attach(error, record)
+            elif self._clients is not None and record.user is UNKNOWN:
+                _push_at_end(record)
         finally:
+            if self._clients is not None:
+                self._clients.close()
             leave(self._token)
             record.close()
+
+
+def _push_at_end(record: RequestRecord) -> None:
+    """Hand clients that send this block anyway its user: there is no response to do it at."""
+    if record.context.needs_push():
+        resolution.ask(record)
 
 
 class use_user(_Block):  # noqa: N801 - it reads as the verb it is: `with use_user(user):`

@@ -16,7 +16,8 @@ BOTH = pytest.mark.parametrize("interface", ["asgi", "wsgi"])
 
 def serve(interface: str, handler: Any, *clients: Any, **options: Any) -> None:
     """Serve one request over an interface."""
-    options["clients"] = list(clients)
+    if clients:
+        options["clients"] = list(clients)
     if interface == "asgi":
         asgi_request(asgi.UserContextMiddleware(plain_asgi_app(handler), **options))
     else:
