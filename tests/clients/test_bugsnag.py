@@ -22,7 +22,7 @@ from tests.driver import (
     scope_of,
     wsgi_request,
 )
-from usercontext import RequestData, asgi, init, set_user, wsgi
+from usercontext import RequestData, asgi, init, isolation_scope, set_user, wsgi
 from usercontext.clients.bugsnag import BugsnagClient
 from usercontext.testing import client_conformance
 
@@ -180,6 +180,19 @@ def test_outside_of_requests_nothing_is_changed(kept: Kept) -> None:
     init(None, clients=[BugsnagClient()])
     bugsnag.notify(LookupError(), user={"id": "worker"})
     assert kept.users() == [{"id": "worker"}]
+
+
+def test_jobs_change_nothing_around_them(kept: Kept) -> None:
+    """A job's event shows the task that it stands in; what it configures stays its own."""
+    init(None, clients=[BugsnagClient()])
+    bugsnag.configure_request(context="task", user={"id": "worker"})
+    with isolation_scope({"id": 1}):
+        report()
+        bugsnag.configure_request(context="job")
+        report()
+    report()
+    seen = [(event["context"], event["user"].get("id")) for event in kept.events]
+    assert seen == [("task", "1"), ("job", "1"), ("task", "worker")]
 
 
 @BOTH

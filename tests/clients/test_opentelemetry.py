@@ -35,6 +35,7 @@ from usercontext import (
     RequestData,
     asgi,
     bind,
+    init,
     isolation_scope,
     set_user,
     use_user,
@@ -277,6 +278,24 @@ def test_blocks_and_jobs_keep_their_own_user(spans: Telemetry) -> None:
     users = spans.users()
     assert server_of(users) == ADAS
     assert (users["block"], users["job"]) == ({"user.id": "2"}, {"user.id": "3"})
+
+
+def test_a_job_leaves_the_span_that_it_stands_in_alone(spans: Telemetry) -> None:
+    """Neither the server's span nor that of a batch is the job's: others may follow in it."""
+    init(None, clients=[OpenTelemetryClient(tracer_provider=spans.provider)])
+
+    def handler() -> None:
+        for number in (1, 2):
+            with isolation_scope({"id": number}), spans.span(f"job {number}"):
+                pass
+
+    app = wsgi.UserContextMiddleware(plain_wsgi_app(handler))
+    wsgi_request(WsgiMiddleware(app, tracer_provider=spans.provider))
+    with spans.span("batch"):
+        handler()
+    users = spans.users()
+    assert (server_of(users), users["batch"]) == ({}, {})
+    assert (users["job 1"], users["job 2"]) == ({"user.id": "1"}, {"user.id": "2"})
 
 
 def test_a_bound_thread_names_the_server_span(spans: Telemetry) -> None:

@@ -71,7 +71,11 @@ class BugsnagClient(BaseClient):
         ):
             yield
             return
-        self._configuration.set_instance(self._configuration())
+        own = self._configuration()
+        if record is not None and record.source is None:
+            # A job is a part of what it stands in: of a task, or of a request.
+            vars(own).update(vars(shared), user={})
+        self._configuration.set_instance(own)
         try:
             yield
         finally:

@@ -109,6 +109,10 @@ class OpenTelemetryClient(BaseClient):
         """Keep the server span, where its middleware is outside of ours."""
         del get_user
         self._add_processors()  # of providers set after `init()`
+        record = current()
+        if record is None or record.source is None:
+            # The span that a job starts in is not the job's: other jobs may follow in it.
+            return
         span = self._trace.get_current_span()
         kinds = self._trace.SpanKind
         if span.is_recording() and getattr(span, "kind", None) not in (
