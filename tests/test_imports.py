@@ -30,10 +30,12 @@ SLOW = {
 }
 FOREIGN = {
     "asgiref",
+    "bottle",
     "bugsnag",
     "ddtrace",
     "django",
     "elasticapm",
+    "falcon",
     "fastapi",
     "flask",
     "gevent",
@@ -44,12 +46,14 @@ FOREIGN = {
     "newrelic",
     "opentelemetry",
     "posthog",
+    "pyramid",
     "pytest",
     "rollbar",
     "sentry_sdk",
     "starlette",
     "structlog",
     "trio",
+    "webob",
     "werkzeug",
 }
 
