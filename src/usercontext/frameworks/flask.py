@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Unpack
 
+import flask
 from flask import got_request_exception
 
 from usercontext import resolution
 from usercontext.capture import report_unhandled
-from usercontext.record import current
+from usercontext.diagnostics import warn_once
+from usercontext.exceptions import ConfigurationError, MissingDependencyError
+from usercontext.options import checked
+from usercontext.record import UNKNOWN, current
 from usercontext.wsgi import UserContextMiddleware
 
 if TYPE_CHECKING:
-    import flask
+    from collections.abc import Callable
 
     from usercontext.options import ContextOptions
 
-__all__ = ["UserContext"]
+__all__ = ["UserContext", "request_user"]
+
+_EXTENSION = "usercontext"
+
+
+def request_user(_request: object) -> object:
+    """Return who Flask-Login says makes a request: a ready resolver.
+
+    A user that Flask-Login has loaded is taken as it is; else it loads one, from the session or
+    however the app does, which happens only where a report needs the user. Outside of Flask's
+    context, as in a plain stream, the question stays open.
+    """
+    if not flask.has_app_context():
+        return UNKNOWN
+    if "_login_user" in flask.g:
+        return flask.g._login_user
+    if not flask.has_request_context():
+        return UNKNOWN
+    if not hasattr(flask.current_app, "login_manager"):
+        warn_once(
+            "request_user without Flask-Login",
+            "request_user finds nobody: app %r has no Flask-Login; write LoginManager(app), or "
+            "UserContext(app, resolver=...) with a function of your own",
+            flask.current_app.name,
+        )
+        return None
+    from flask_login import current_user
+
+    return current_user._get_current_object()
 
 
 class UserContext:
@@ -28,23 +61,83 @@ class UserContext:
 
     Args:
         app: the application; None where `init_app` is called later.
-        options: as `UserContextMiddleware` of `usercontext.wsgi` takes them.
+        options: as `UserContextMiddleware` of `usercontext.wsgi` takes them. For Flask-Login the
+            resolver is `request_user` of this module.
 
     Raises:
-        ConfigurationError: an option is wrong; the message names it and the fix.
+        ConfigurationError: an option is wrong, or the app is none, has served requests, or has a
+            UserContext already; the message names the fix.
+        MissingDependencyError: the resolver is `request_user`, and Flask-Login is not installed.
     """
 
     def __init__(self, app: flask.Flask | None = None, **options: Unpack[ContextOptions]) -> None:
-        self._options = options
+        if options.get("resolver") is request_user:
+            _import_flask_login()
+        # Wrong options fail here, also where `init_app` comes later or never.
+        self._options = checked(options)
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: flask.Flask) -> None:
-        """Put the middleware around an app, and listen for its errors."""
+        """Put the middleware around an app, and listen for its errors.
+
+        Raises:
+            ConfigurationError: as for the class. A second call for the same app changes nothing,
+                and warns.
+        """
+        _check_app(app)
+        present = app.extensions.get(_EXTENSION)
+        if present is self:
+            _warn_initialised_twice(app)
+            return
+        if present is not None:
+            raise ConfigurationError(
+                f"app {app.name!r} has a UserContext already, and two could disagree about its "
+                "users: keep one, and give it all options"
+            )
+        _check_unused(app)
+        app.extensions[_EXTENSION] = self
         app.wsgi_app = UserContextMiddleware(  # type: ignore[assignment,method-assign]
             app.wsgi_app, **self._options
         )
         got_request_exception.connect(_report, app)
+        for name in ("do_teardown_request", "do_teardown_appcontext"):
+            setattr(app, name, _reporting(getattr(app, name)))
+
+
+def _import_flask_login() -> None:
+    try:
+        import flask_login  # noqa: F401
+    except ImportError:
+        raise MissingDependencyError(
+            "flask-login", "flask-login", purpose="request_user over Flask"
+        ) from None
+
+
+def _check_app(app: object) -> None:
+    if not isinstance(app, flask.Flask):
+        raise ConfigurationError(
+            f"UserContext takes a Flask app, not {type(app).__name__}: write UserContext(app), "
+            "where app = Flask(__name__); any other WSGI app takes "
+            "usercontext.wsgi.UserContextMiddleware(app)"
+        )
+
+
+def _check_unused(app: flask.Flask) -> None:
+    if getattr(app, "_got_first_request", False):
+        raise ConfigurationError(
+            f"app {app.name!r} has served requests without UserContext: call init_app() where "
+            "the app is made, before its first request"
+        )
+
+
+def _warn_initialised_twice(app: flask.Flask) -> None:
+    warn_once(
+        "init_app twice",
+        "init_app() was called twice for app %r, and the second call changes nothing: "
+        "UserContext(app) has called it, so write one of the two",
+        app.name,
+    )
 
 
 def _report(_sender: object, exception: BaseException | None = None, **_extra: Any) -> None:
@@ -54,3 +147,17 @@ def _report(_sender: object, exception: BaseException | None = None, **_extra: A
         return
     resolution.ask(record)
     report_unhandled(exception, record)
+
+
+def _reporting(teardown: Callable[..., None]) -> Callable[..., None]:
+    """Report what teardown functions raise: no signal tells, and later no context is left."""
+
+    @wraps(teardown)
+    def tear_down(*args: Any, **kwargs: Any) -> None:
+        try:
+            teardown(*args, **kwargs)
+        except Exception as error:
+            _report(None, error)
+            raise
+
+    return tear_down
