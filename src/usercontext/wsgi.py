@@ -40,11 +40,16 @@ class UserContextMiddleware:
     """
 
     def __init__(self, app: WSGIApp, **options: Unpack[ContextOptions]) -> None:
+        self.app = app
+        self._own = UserContext(make_request=self._request_maker(options), **options)
+        self._defaults = OverDefault(self._own)
+
+    @staticmethod
+    def _request_maker(options: ContextOptions) -> Callable[[Any], object]:
+        """Return what makes the resolver's request of an environ: frameworks may have their own."""
         if options.get("resolver") is not None:
             _import_request()
-        self.app = app
-        self._own = UserContext(make_request=_make_request, **options)
-        self._defaults = OverDefault(self._own)
+        return _make_request
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
