@@ -1,0 +1,149 @@
+"""Quart: the ASGI middleware, and the errors that Quart turns into responses itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Unpack
+
+import quart
+from quart.signals import (
+    got_background_exception,
+    got_request_exception,
+    got_websocket_exception,
+)
+from quart.wrappers.base import BaseRequestWebsocket
+from werkzeug.datastructures import Headers
+
+from usercontext import resolution
+from usercontext.asgi import UserContextMiddleware
+from usercontext.capture import report_unhandled
+from usercontext.diagnostics import warn_once
+from usercontext.exceptions import ConfigurationError
+from usercontext.record import KEY, UNKNOWN, current
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from usercontext.options import ContextOptions
+
+__all__ = ["UserContext", "request_user"]
+
+_NAME = "usercontext"  # where Quart's extensions stand, in `app.extensions`
+
+
+def request_user(request: BaseRequestWebsocket) -> object:
+    """Return whom Quart-Auth's `current_user` names, by its `auth_id` alone: a ready resolver.
+
+    No property of a user class of your own is read. Outside of Quart's context, where Quart-Auth
+    knows nobody, the question stays open.
+    """
+    if request is not _current_request():
+        return UNKNOWN
+    for extension in quart.current_app.extensions.get("QUART_AUTH", ()):
+        if extension.singleton:
+            auth_id = extension.load_user().auth_id
+            return None if auth_id is None else {"id": auth_id}
+    warn_once(
+        "request_user: no Quart-Auth",
+        "request_user knows nobody, as this app has no Quart-Auth: write QuartAuth(app), or a "
+        "resolver that finds the user",
+    )
+    return None
+
+
+class UserContext:
+    """Give every request of a Quart app a user of its own, and report its unhandled errors.
+
+    `UserContext(app, resolver=...)`, or with an app factory `context = UserContext(resolver=...)`
+    and `context.init_app(app)`. It wraps `app.asgi_app`. The resolver, `def` or `async def`, is
+    called with Quart's `request` or `websocket`, and asked inside their context, where `session`,
+    `g` and Quart-Auth's `current_user` work. Where there is none any more it is called with a
+    `BaseRequestWebsocket` of the same headers, cookies, args and path.
+
+    Args:
+        app: the application; None where `init_app` is called later.
+        options: see `ContextOptions`.
+
+    Raises:
+        ConfigurationError: an option is wrong; the message names it and the fix.
+    """
+
+    def __init__(self, app: quart.Quart | None = None, **options: Unpack[ContextOptions]) -> None:
+        self._middleware = _Middleware(_no_app, **options)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: quart.Quart) -> None:
+        """Put the middleware around an app, and listen for its errors.
+
+        Raises:
+            ConfigurationError: it is no Quart app, or has a `UserContext` already.
+        """
+        _check(app)
+        app.extensions[_NAME] = self
+        inner: Any = app.asgi_app
+        app.asgi_app = self._middleware._around(inner)  # type: ignore[assignment,method-assign]
+        for signal in (got_request_exception, got_websocket_exception, got_background_exception):
+            signal.connect(_report, app)
+
+
+class _Middleware(UserContextMiddleware):
+    """The ASGI middleware, whose resolver gets Quart's own request."""
+
+    @staticmethod
+    def _request_maker(_options: ContextOptions) -> Callable[[Any], object]:
+        return _request_of
+
+
+async def _no_app(scope: Any, receive: Any, send: Any) -> None:
+    """Stand where `init_app` will put the app."""
+
+
+def _check(app: quart.Quart) -> None:
+    if not isinstance(app, quart.Quart):
+        raise ConfigurationError(
+            f"UserContext takes a Quart app, not {type(app).__name__}: around another ASGI app "
+            "write UserContextMiddleware(app) of usercontext.asgi; Flask has its own in "
+            "usercontext.frameworks.flask"
+        )
+    if _NAME in app.extensions:
+        raise ConfigurationError(
+            "this app has its UserContext already: give all options to one, and call init_app "
+            "once for each app"
+        )
+
+
+def _current_request() -> BaseRequestWebsocket | None:
+    if quart.has_request_context():
+        return quart.request._get_current_object()  # type: ignore[attr-defined,no-any-return]
+    if quart.has_websocket_context():
+        return quart.websocket._get_current_object()  # type: ignore[attr-defined,no-any-return]
+    return None
+
+
+def _request_of(scope: Any) -> BaseRequestWebsocket:
+    """Return the current request if it is that of the scope, which may be another's."""
+    here = _current_request()
+    if here is not None and here.scope.get(KEY) is scope.get(KEY):
+        return here
+    headers = Headers(
+        [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+    )
+    return BaseRequestWebsocket(
+        scope.get("method", "GET"),
+        scope["scheme"],
+        scope["path"],
+        scope["query_string"],
+        headers,
+        scope.get("root_path", ""),
+        scope.get("http_version", "1.1"),
+        scope,
+    )
+
+
+async def _report(_sender: object, exception: BaseException | None = None, **_extra: Any) -> None:
+    """Report an error that Quart answers or logs itself, while its request is still there."""
+    record = current()
+    if record is None or not isinstance(exception, Exception):
+        return
+    await resolution.ask_within(record)
+    report_unhandled(exception, record)
