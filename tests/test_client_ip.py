@@ -421,6 +421,46 @@ def test_peers_remembered_are_bounded() -> None:
     assert len(trust._peers) <= 1024
 
 
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_headers_remembered_are_bounded(build: Any) -> None:
+    """However many headers arrive, and however long, memory stays small."""
+    trust = ProxyTrust(["10.0.0.0/8"])
+    for number in range(5000):
+        trust.locate(
+            build("10.0.0.1", [("x-forwarded-for", f"203.0.{number >> 8}.{number & 255}")])
+        )
+        trust.locate(build("10.0.0.1", [("x-forwarded-for", "x" * 1000 + str(number))]))
+    assert len(trust._answers) <= 1024
+    assert max(map(len, trust._answers)) <= 128
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+@pytest.mark.parametrize("header", ["", ",", " , "])
+def test_a_header_without_entries_answers_for_each_peer(build: Any, header: str) -> None:
+    """Where the header names nobody it is the peer that answers, not the last one that did."""
+    trust = ProxyTrust(["10.0.0.0/8"])
+    headers = [("x-forwarded-for", header)]
+    found = [trust.locate(build(peer, headers)).address for peer in ("10.0.0.1", "10.0.0.2")]
+    assert found == ["10.0.0.1", "10.0.0.2"]
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_a_header_that_was_believed_is_not_believed_of_anyone(build: Any) -> None:
+    """What a trusted proxy's header said is forgotten for a peer that nobody trusts."""
+    trust = ProxyTrust(["10.0.0.0/8"])
+    headers = [("x-forwarded-for", "203.0.113.9")]
+    found = [trust.locate(build(peer, headers)).address for peer in ("10.0.0.1", "198.51.100.7")]
+    assert found == ["203.0.113.9", "198.51.100.7"]
+
+
+def test_a_remembered_failure_is_counted_again() -> None:
+    """Requests with one bad header are each told apart from a single stray one."""
+    trust = ProxyTrust(["10.0.0.0/8"])
+    for _ in range(3):
+        trust.locate(scope_of("10.0.0.1", [("x-forwarded-for", "nonsense")]))
+    assert trust._failures == {"malformed": 3}
+
+
 def test_proxyfix_is_set_aside() -> None:
     """Behind werkzeug's ProxyFix the header is judged by our rules, from the real peer."""
     environ = environ_of("6.6.6.6", [("X-Forwarded-For", "6.6.6.6, 203.0.113.9")])

@@ -62,9 +62,9 @@ _UNIX_PEERS = frozenset({"", "localhost", "<local>", "unix", "0.0.0.0"})  # noqa
 
 _UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104
 
-# Peers come from the network: what is remembered of them is bounded.
-_MAX_PEERS = 1024
-_MAX_PEER_TEXT = 64
+# Peers and headers come from the network: what is remembered of them is bounded.
+_MAX_REMEMBERED = 1024
+_MAX_REMEMBERED_TEXT = 128
 
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 # RFC 7239 wants addresses with a colon or bracket quoted; proxies in the wild leave them bare.
@@ -160,6 +160,7 @@ class ProxyTrust:
 
     __slots__ = (
         "_address_of",
+        "_answers",
         "_environ_key",
         "_failures",
         "_holds_ipv4",
@@ -193,6 +194,7 @@ class ProxyTrust:
         self._address_of = _address_of_element if is_rfc7239 else _bare_address
         self._read = self._reader()
         self._peers: dict[str | None, _Known] = {}
+        self._answers: dict[str | bytes | None, _Outcome] = {}
         self._looks = 0 if self._trusts_anything else _BEHIND_PROXY_LOOKS
         self._failures: dict[str, int] = {}
 
@@ -256,10 +258,10 @@ class ProxyTrust:
             return known[1]
         if is_environ:
             value = source.get(self._environ_key)
-            text = value if isinstance(value, str) else None
+            line = value if isinstance(value, str) else None
         else:
-            text = _scope_header(source, self._scope_name)
-        found = self._read(text, known[1])
+            line = _scope_header(source, self._scope_name)
+        found = self._answers.get(line) or self._answer(line, known[1])
         if found[0] is None and found[3] != "no-peer":
             self._count_failure(found[3])
         return found
@@ -270,8 +272,8 @@ class ProxyTrust:
         """Judge a peer that is not remembered, and remember it."""
         known = self._judge(peer)
         self._warn_of_server(source, known[0])
-        if peer is None or (isinstance(peer, str) and len(peer) <= _MAX_PEER_TEXT):
-            if len(self._peers) >= _MAX_PEERS:
+        if peer is None or (isinstance(peer, str) and len(peer) <= _MAX_REMEMBERED_TEXT):
+            if len(self._peers) >= _MAX_REMEMBERED:
                 self._peers.clear()
             self._peers[peer] = known
         return known
@@ -293,6 +295,16 @@ class ProxyTrust:
         return address is not None and address in self._networks
 
     # -- the header --
+
+    def _answer(self, line: str | bytes | None, peer: _Outcome) -> _Outcome:
+        """Read the header, and remember what it says where that does not depend on the peer."""
+        text = line[-_MAX_TEXT:].decode("latin-1") if isinstance(line, bytes) else line
+        found = self._read(text, peer)
+        if line and found is not peer and len(line) <= _MAX_REMEMBERED_TEXT:
+            if len(self._answers) >= _MAX_REMEMBERED:
+                self._answers.clear()
+            self._answers[line] = found
+        return found
 
     def _walk(self, text: str | None, peer: _Outcome) -> _Outcome:
         """Take the first address from the right that is no trusted proxy."""
@@ -457,23 +469,27 @@ def _environ_peer(environ: Mapping[str, Any]) -> Any:
     return (original if isinstance(original, dict) else environ).get("REMOTE_ADDR")
 
 
-def _scope_header(scope: Mapping[str, Any], name: bytes) -> str | None:
+def _scope_header(scope: Mapping[str, Any], name: bytes) -> bytes | None:
     """Return a header, its lines joined as one list (RFC 9110, section 5.3), its end alone."""
     headers = scope.get("headers")
+    if type(headers) is not list:
+        return _joined_header(headers, name)
     line: bytes | None = None
     try:
-        for pair in headers if isinstance(headers, (list, tuple)) else ():
-            if pair[0] == name:
+        for key, value in headers:
+            if key == name:
                 if line is not None:
-                    line = None
-                    break
-                line = pair[1]
-        if line is not None:
-            return (line if len(line) <= _MAX_TEXT else line[-_MAX_TEXT:]).decode("latin-1")
-    except (TypeError, LookupError, AttributeError):
-        pass  # not as ASGI wants them: each is looked at with care
+                    return _joined_header(headers, name)
+                line = value
+    except (TypeError, ValueError):
+        return _joined_header(headers, name)
+    return line if type(line) is bytes else _joined_header(headers, name)
+
+
+def _joined_header(headers: object, name: bytes) -> bytes | None:
+    """Do the same for headers of several lines, or not as ASGI wants them, with care."""
     lines = [value for key, value in _sound_headers(headers) if key == name]
-    return _joined(lines).decode("latin-1") if lines else None
+    return _joined(lines) if lines else None
 
 
 def _joined(lines: list[bytes]) -> bytes:
