@@ -276,3 +276,35 @@ def test_the_address_is_the_peers() -> None:
     )
     wsgi_request(app, environ_of(x_forwarded_for="6.6.6.6"))
     assert seen == [User(ip_address="203.0.113.9")]
+
+
+# What a resolver may read of its request, beside what Werkzeug's own says there.
+READ = ["method", "path", "url", "remote_addr", "args", "cookies", "headers", "authorization"]
+
+
+@pytest.mark.parametrize("first", [*READ, "shallow"])
+def test_a_resolver_reads_what_werkzeug_would_say(first: str) -> None:
+    """The request is filled when it is needed, whatever is asked for first."""
+    environ = environ_of(cookie="theme=dark", authorization="Bearer x") | {"QUERY_STRING": "page=2"}
+    werkzeug = pytest.importorskip("werkzeug")
+    seen: list[Any] = []
+
+    def resolver(request: Any) -> None:
+        seen.extend(getattr(request, name) for name in (first, *READ))
+        seen.append(request.shallow)
+
+    wsgi_request(UserContextMiddleware(plain_wsgi_app(get_user), resolver=resolver), environ)
+    expected = werkzeug.Request(environ, populate_request=False, shallow=True)
+    assert seen == [getattr(expected, name) for name in (first, *READ, "shallow")]
+
+
+def test_a_request_has_no_more_than_werkzeugs() -> None:
+    """A misspelt attribute is an AttributeError, before and after the request was filled."""
+    pytest.importorskip("werkzeug")
+    seen: list[bool] = []
+
+    def resolver(request: Any) -> None:
+        seen.extend([hasattr(request, "user"), hasattr(request, "path"), hasattr(request, "user")])
+
+    wsgi_request(UserContextMiddleware(plain_wsgi_app(get_user), resolver=resolver))
+    assert seen == [False, True, False]

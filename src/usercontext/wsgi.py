@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -124,12 +124,41 @@ def _import_request() -> type[Any]:
     return Request
 
 
-_request_class = cache(_import_request)
+@cache
+def _request_class() -> type[Any]:
+    from werkzeug.datastructures import EnvironHeaders
+
+    whole: Any = _import_request()
+
+    class Request(whole):  # type: ignore[misc]
+        """Werkzeug's Request, filled when more than its headers is asked for.
+
+        Filling it takes more than twice as long as reading a header, which is what most
+        resolvers do. It is shallow and unpopulated: the body stays the app's, and the environ
+        holds nothing of ours.
+        """
+
+        _is_filled = False
+
+        def __init__(self, environ: Environ) -> None:
+            self.environ = environ
+
+        @cached_property
+        def headers(self) -> Any:
+            return EnvironHeaders(self.environ)
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__") or self._is_filled:
+                raise AttributeError(f"a request has no {name!r}")
+            self._is_filled = True
+            super().__init__(self.environ, populate_request=False, shallow=True)
+            return getattr(self, name)
+
+    return Request
 
 
 def _make_request(environ: Any) -> object:
-    # Shallow and unpopulated: the body stays the app's, and environ holds nothing of ours.
-    return _request_class()(environ, populate_request=False, shallow=True)
+    return _request_class()(environ)
 
 
 def _until_closed(
