@@ -127,13 +127,17 @@ class UserContext:
         """Return the client's address if it may be reported, found once per request."""
         if not self.includes_ip:
             return None
-        root = record.root
-        extras = root.extras or root.more()
-        if extras.address is UNKNOWN:
-            extras.address = None if root.source is None else self._find_address(root.source)
+        extras = record.extras
+        if extras is None or extras.address is UNKNOWN:
+            record = record.root
+            extras = record.extras or record.more()
+            if extras.address is UNKNOWN:
+                extras.address = self._find_address(record.source)
         return extras.address
 
-    def _find_address(self, source: Mapping[str, Any]) -> str | None:
+    def _find_address(self, source: Mapping[str, Any] | None) -> str | None:
+        if source is None:
+            return None
         try:
             return self.request_data.ip_address(source)
         except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here
@@ -150,10 +154,7 @@ class UserContext:
                 user = resolution.ask(record)
             else:
                 return None
-        return self._with_address(record, user) if self.includes_ip else user
-
-    def _with_address(self, record: RequestRecord, user: User | None) -> User | None:
-        if user is not None and user.ip_address is not None:
+        if not self.includes_ip or (user is not None and user._values[3] is not None):
             return user
         address = self.collected_address(record)
         if address is None:

@@ -146,10 +146,13 @@ class RequestRecord:
         """End the request: drop scope and resolver, keep a known user for detached work."""
         if self.ended is not None:
             return
-        if self.extras is not None:
-            self.context.complete_pending(self)
-            self.extras.request = self.extras.data = None
-        if self.user is not UNKNOWN and self.context.includes_ip:
+        extras = self.extras
+        if extras is not None:
+            if extras.pending:
+                self.context.complete_pending(self)
+            if extras.request is not None or extras.data is not None:
+                extras.request = extras.data = None
+        if (extras is None or extras.address is UNKNOWN) and self.user is not UNKNOWN:
             # While there is a scope to find it in: it belongs to the known user.
             self.context.collected_address(self)
         self.ended = monotonic()

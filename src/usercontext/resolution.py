@@ -6,7 +6,7 @@ import os
 import threading
 from contextvars import ContextVar
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from usercontext import event_loop
 from usercontext.diagnostics import failure, warn_once
@@ -23,20 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["ask", "ask_within", "is_inside", "person", "resolve"]
 
 
-class Resolution:
-    """A call of the resolver under way, and who waits for it."""
-
-    # Made by the first that waits: nearly always nobody does.
-    wakers: list[Callable[[], object]] | None = None
-
-    def wake(self) -> None:
-        """Wake the threads and tasks that wait."""
-        for waker in self.wakers or ():
-            try:
-                waker()
-            except RuntimeError:
-                # The loop of that task has been closed meanwhile: nobody is left to wake.
-                continue
+#: A call of the resolver under way, told apart by its identity: who waits for it to end.
+Resolution: TypeAlias = "list[Callable[[], object]]"
 
 
 # Guards the few instructions that claim and settle; never held while foreign code runs.
@@ -97,7 +85,7 @@ def _warn_coroutine(value: CoroutineType[Any, Any, Any], cause: str) -> None:
 
 def _claim(record: RequestRecord) -> Resolution | None:
     """Return the right to call the resolver, or None where another has it or had it."""
-    claimed = Resolution()
+    claimed: Resolution = []
     _claims.acquire()  # `with` costs three times as much, and nothing in between can fail
     if record.resolution is None and record.user is UNKNOWN:
         record.resolution = claimed
@@ -114,9 +102,19 @@ def _settle(record: RequestRecord, resolution: Resolution, user: User | Unknown 
         if user is UNKNOWN:
             record.resolution = None
     _claims.release()
-    if resolution.wakers is not None:
-        resolution.wake()
+    if resolution:
+        _wake(resolution)
     return settled and user is not UNKNOWN
+
+
+def _wake(resolution: Resolution) -> None:
+    """Wake the threads and tasks that wait for a call that has ended."""
+    for waker in resolution:
+        try:
+            waker()
+        except RuntimeError:
+            # The loop of that task has been closed meanwhile: nobody is left to wake.
+            continue
 
 
 def _note_failure(context: UserContext) -> None:
@@ -141,7 +139,7 @@ def ask(record: RequestRecord) -> User | None:
     context = record.context
     if context.resolver is None or record.ended is not None:
         return None
-    if is_inside(record):
+    if record.resolution is not None and is_inside(record):
         return None
     if context.awaits and (event_loop.is_running() or not _may_call_from_thread(record)):
         return None
@@ -149,10 +147,6 @@ def ask(record: RequestRecord) -> User | None:
     if claimed is None:
         return _await_other(record)
     _run(record, claimed)
-    return _known_or_none(record)
-
-
-def _known_or_none(record: RequestRecord) -> User | None:
     user = record.user
     return None if user is UNKNOWN else user
 
@@ -168,7 +162,8 @@ def _await_other(record: RequestRecord) -> User | None:
         answered = threading.Event()
         if _wait_for(record, answered.set):
             answered.wait(record.context.resolver_timeout)
-    return _known_or_none(record)
+    user = record.user
+    return None if user is UNKNOWN else user
 
 
 def _wait_for(record: RequestRecord, waker: Callable[[], object]) -> bool:
@@ -177,9 +172,7 @@ def _wait_for(record: RequestRecord, waker: Callable[[], object]) -> bool:
         resolution = record.resolution
         if resolution is None or record.user is not UNKNOWN:
             return False
-        if resolution.wakers is None:
-            resolution.wakers = []
-        resolution.wakers.append(waker)
+        resolution.append(waker)
         return True
 
 

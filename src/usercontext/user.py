@@ -199,7 +199,9 @@ class User:
     def _with_address(self, address: str) -> User:
         """Return this user at an address that is known to be valid and canonical."""
         id, username, email, _, name, extras = self._values  # noqa: A001
-        return _assemble((id, username, email, address, name, extras))
+        user = _new_user(User)
+        _set_values(user, (id, username, email, address, name, extras))
+        return user
 
     def __eq__(self, other: object) -> bool:
         return self._values == other._values if type(other) is User else NotImplemented
