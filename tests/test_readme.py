@@ -20,6 +20,7 @@ NEEDED = {"README": "fastapi", "tutorial": "fastapi", "delivery": "httpx"}
 FRAMEWORKS = ("fastapi", "starlette", "flask", "django")
 CLIENTS = {
     "bugsnag": "bugsnag",
+    "elasticapm": "elasticapm",
     "honeybadger": "honeybadger",
     "logging": "logging",
     "loguru": "loguru",
