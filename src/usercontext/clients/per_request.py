@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from usercontext.record import current
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from usercontext.record import RequestRecord
 
-__all__ = ["PerRequest"]
+__all__ = ["PerRequest", "RequestTransaction"]
 
 T = TypeVar("T")
 
@@ -35,3 +37,43 @@ class PerRequest(Generic[T]):
         """Return the value of the current request; None outside, or where none was kept."""
         record = current()
         return None if record is None else self._values.get(record.root)
+
+
+class RequestTransaction(Generic[T]):
+    """Finds the transaction, or whatever a library has open, of the current request.
+
+    What is found once is kept while it is open: it may be asked for in a thread or task that the
+    library does not know. One that belongs to a request is not given to an `isolation_scope`
+    inside of it, whose user is another.
+
+    Args:
+        find: returns what is open where it is called, or None.
+        is_open: whether what was found before still is; by default always.
+    """
+
+    def __init__(
+        self, find: Callable[[], T | None], is_open: Callable[[T], bool] = lambda _: True
+    ) -> None:
+        self._find = find
+        self._is_open = is_open
+        self._kept: PerRequest[T] = PerRequest()
+        self._owners: WeakKeyDictionary[T, ref[RequestRecord]] = WeakKeyDictionary()
+
+    def get(self) -> T | None:
+        """Return the open transaction of the current request; None outside of one."""
+        record = current()
+        if record is None:
+            return None
+        kept = self._kept.get()
+        if kept is not None and self._is_open(kept):
+            return kept
+        found = self._find()
+        if found is None or not self._may_take(found, record.root):
+            return None
+        self._owners[found] = ref(record.root)
+        self._kept.keep(found)
+        return found
+
+    def _may_take(self, transaction: T, root: RequestRecord) -> bool:
+        owner = self._owners.get(transaction)
+        return owner is None or owner() in (None, root)
