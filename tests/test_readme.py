@@ -31,6 +31,7 @@ CLIENTS = {
     "rollbar": "rollbar",
     "sentry-sdk": "sentry_sdk",
     "structlog": "structlog",
+    "xray": "aws_xray_sdk",
 }
 
 ASK_TWICE = """
