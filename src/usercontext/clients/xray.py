@@ -1,0 +1,200 @@
+"""Names the user in the segments of AWS X-Ray."""
+
+from __future__ import annotations
+
+import string
+import threading
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+from usercontext import event_loop
+from usercontext.clients.base import BaseClient
+from usercontext.clients.collected import is_unasked
+from usercontext.clients.log_fields import checked_fields
+from usercontext.clients.per_request import PerRequest
+from usercontext.context import pull_user
+from usercontext.diagnostics import harmless, warn_once
+from usercontext.exceptions import ConfigurationError, MissingDependencyError
+from usercontext.record import current, enter, leave
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from usercontext.record import RequestRecord
+    from usercontext.types import GetUser
+    from usercontext.user import User
+
+__all__ = ["FIELDS", "XRayClient"]
+
+#: The user's fields, and the annotations of a segment that hold them beside its `user`.
+FIELDS: Final[Mapping[str, str]] = {
+    "username": "user_name",
+    "email": "user_email",
+    "name": "user_full_name",
+}
+
+# Where X-Ray's middlewares put the first X-Forwarded-For, which anyone can write, or the peer.
+_ADDRESS: Final = "client_ip"
+_FORWARDED: Final = "x_forwarded_for"
+
+# https://docs.aws.amazon.com/xray/latest/devguide/xray-api-segmentdocuments.html: the SDK drops
+# annotations with other names.
+_LETTERS: Final = frozenset(string.ascii_letters + string.digits + "_")
+
+
+class XRayClient(BaseClient):
+    """Makes ours the user of every segment that is sampled, and our address its client.
+
+    A segment takes the user when it begins, if known, when the user becomes known while it is
+    open, and asks for the user when it ends. Its `user` is the user's id, else the username, else
+    the email; other fields are annotations, by which traces can be searched.
+
+    Inside a request ours is the whole truth: a `set_user()` of the app on the segment is replaced,
+    and removed where the user is nobody. The `client_ip` that X-Ray's middlewares take of the
+    first X-Forwarded-For is replaced by ours, or removed.
+
+    What it cannot do: a segment that ended before the user was known stays without. In AWS Lambda
+    the segment is not the app's, and is left alone. In an async app X-Ray must keep its segments
+    with `AsyncContext`; a segment begun outside of our middleware is else not found.
+
+    Args:
+        recorder: the recorder whose segments are named; by default the SDK's `xray_recorder`.
+        fields: the user's fields to annotate, each with its annotation; by default `FIELDS`.
+
+    Raises:
+        ConfigurationError: `fields` is no mapping of names, or a name has other characters than
+            letters, digits and `_`.
+        MissingDependencyError: aws-xray-sdk is not installed.
+    """
+
+    def __init__(self, recorder: Any = None, *, fields: Mapping[str, str] | None = None) -> None:
+        self._fields = _checked_names(checked_fields(FIELDS if fields is None else fields))
+        try:
+            from aws_xray_sdk.core import xray_recorder
+            from aws_xray_sdk.core.models.facade_segment import FacadeSegment
+        except ImportError:
+            raise MissingDependencyError("aws-xray-sdk", "xray", purpose="XRayClient") from None
+        self._recorder: Any = xray_recorder if recorder is None else recorder
+        self._of_lambda: Any = FacadeSegment
+        self._get_user: GetUser = pull_user
+        self._segments: PerRequest[list[Any]] = PerRequest()
+        self._owners: WeakKeyDictionary[Any, RequestRecord] = WeakKeyDictionary()
+
+    def setup(self, get_user: GetUser, /) -> None:
+        """Have the recorder hand us the segments that begin and end."""
+        self._get_user = get_user
+        begin, end = self._recorder.begin_segment, self._recorder.end_segment
+
+        def begin_segment(*args: Any, **kwargs: Any) -> Any:
+            segment = begin(*args, **kwargs)
+            with harmless("X-Ray begin", "a segment of X-Ray began without its user"):
+                self._keep(segment)
+            return segment
+
+        def end_segment(*args: Any, **kwargs: Any) -> None:
+            with harmless("X-Ray end", "a segment of X-Ray went out without its user"):
+                self._name_ending()
+            end(*args, **kwargs)
+
+        self._recorder.begin_segment = begin_segment
+        self._recorder.end_segment = end_segment
+
+    def request_scope(self, get_user: GetUser, /) -> None:
+        """Keep the segment that was begun outside of our middleware."""
+        del get_user
+        record = current()
+        if record is None or record.source is None:
+            # The segment that a job starts in is not the job's: other jobs may follow in it.
+            return
+        if event_loop.is_running() and isinstance(self._local, threading.local):
+            if self._current() is not None:
+                warn_once(
+                    "X-Ray's context",
+                    "X-Ray keeps its segments by thread, so that those of concurrent requests mix: "
+                    "run xray_recorder.configure(context=AsyncContext()) in an async app",
+                )
+            return
+        self._keep(self._current())
+
+    @property
+    def _local(self) -> Any:
+        return getattr(self._recorder.context, "_local", None)
+
+    def _current(self) -> Any:
+        """Return the open segment here, or None; the public call logs or raises where none is."""
+        entities = getattr(self._local, "entities", None)
+        if not entities:
+            return None
+        return getattr(entities[-1], "parent_segment", entities[-1])
+
+    def _keep(self, segment: Any) -> None:
+        record = current()
+        if record is None or segment is None or not segment.sampled:
+            return
+        if segment in self._owners or isinstance(segment, self._of_lambda):
+            return
+        self._owners[segment] = record
+        if record.root is record:
+            self._segments.keep([*(self._segments.get() or ()), segment])
+        self._name(segment, record, self._get_user(resolve=False))
+
+    def _name_ending(self) -> None:
+        segment = self._current()
+        record = None if segment is None else self._owners.get(segment)
+        if record is None or not segment.in_progress:
+            return
+        # It may end in a middleware outside of ours, or in another task's turn.
+        token = enter(record)
+        try:
+            self._name(segment, record, self._get_user())
+        finally:
+            leave(token)
+
+    def is_recording(self) -> bool:
+        """Return whether a segment of this request is open and sampled."""
+        return bool(self._open())
+
+    def _open(self) -> list[Any]:
+        return [segment for segment in self._segments.get() or () if segment.in_progress]
+
+    def set_user(self, user: User | None, /) -> None:
+        """Replace the user of the open segments of the request."""
+        record = current()
+        fields = None if user is None else user.to_dict()
+        for segment in self._open():
+            if record is not None:
+                self._name(segment, record.root, fields)
+
+    def _name(self, segment: Any, record: RequestRecord, user: dict[str, Any] | None) -> None:
+        fields = user or {}
+        if not is_unasked(record):
+            segment.set_user(fields.get("id") or fields.get("username") or fields.get("email"))
+            for field, name in self._fields.items():
+                _annotate(segment, name, fields.get(field))
+        _replace_address(segment, fields.get("ip_address"))
+
+
+def _checked_names(fields: dict[str, str]) -> dict[str, str]:
+    for name in fields.values():
+        if not _LETTERS.issuperset(name):
+            raise ConfigurationError(
+                f"fields has the annotation {name!r:.80}, which X-Ray drops: use letters, digits "
+                "and _ alone"
+            )
+    return fields
+
+
+def _annotate(segment: Any, name: str, value: object) -> None:
+    # No public call removes an annotation.
+    segment.annotations.pop(name, None)
+    if isinstance(value, str | bool | int | float):
+        segment.put_annotation(name, value)
+
+
+def _replace_address(segment: Any, address: str | None) -> None:
+    # With URLS_AS_ANNOTATION Django's middleware annotates the address as well.
+    for place in (segment.http.get("request", {}), segment.annotations):
+        place.pop(_ADDRESS, None)
+        place.pop(_FORWARDED, None)
+    if address is not None:
+        segment.put_http_meta(_ADDRESS, address)
