@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PACKAGES = ["starlette", "werkzeug", "httpx", "httpx2", "django", "asgiref", "flask", "gevent"]
+# Of the modules for reporting clients that are not called like theirs.
+LIBRARIES = {"scout": "scout_apm", "xray": "aws_xray_sdk"}
 
 
 @pytest.fixture(autouse=True)
@@ -98,15 +100,17 @@ def test_a_resolver_needs_a_request(module: Any, package: str, extra: str) -> No
         ("rollbar", "RollbarClient", "rollbar"),
         ("sentry_sdk", "SentrySdkClient", "sentry-sdk"),
         ("structlog", "StructlogClient", "structlog"),
+        ("xray", "XRayClient", "xray"),
     ],
 )
 def test_a_reporting_client_needs_its_library(
     module: str, name: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its module can be imported without; building the client names the extra."""
-    for loaded in [one for one in sys.modules if one.partition(".")[0] == module]:
+    library = LIBRARIES.get(module, module)
+    for loaded in [one for one in sys.modules if one.partition(".")[0] == library]:
         monkeypatch.setitem(sys.modules, loaded, None)
-    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, library, None)
     client = import_module(f"usercontext.clients.{module}")
     with pytest.raises(MissingDependencyError, match=rf"usercontext\[{extra}\]"):
         getattr(client, name)()
