@@ -1,0 +1,202 @@
+"""Falcon: its own request for the resolver, and the errors that it turns into responses itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Unpack, overload
+
+import falcon
+import falcon.asgi
+
+from usercontext import asgi, resolution, wsgi
+from usercontext.capture import report_unhandled
+from usercontext.diagnostics import harmless
+from usercontext.exceptions import ConfigurationError
+from usercontext.record import KEY, UNKNOWN, RequestRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from usercontext.options import ContextOptions
+
+__all__ = ["request_user", "wrap"]
+
+_FIELDS = ("id", "username", "email", "ip_address", "name")
+
+
+def request_user(request: Any) -> object:
+    """Return the user that the app put into `req.context.user`: a ready resolver.
+
+    Falcon knows no users: an authenticating middleware of the app does, and that is where
+    Falcon's own documentation has it leave them. Until then the question stays open. Of a mapping,
+    such as the claims of a token, only the fields of a `User` are taken.
+    """
+    user = getattr(request.context, "user", UNKNOWN)
+    if isinstance(user, Mapping):
+        return {name: user[name] for name in _FIELDS if name in user}
+    return user
+
+
+@overload
+def wrap(  # type: ignore[overload-overlap]
+    app: falcon.asgi.App[Any, Any], **options: Unpack[ContextOptions]
+) -> asgi.UserContextMiddleware: ...
+
+
+@overload
+def wrap(
+    app: falcon.App[Any, Any], **options: Unpack[ContextOptions]
+) -> wsgi.UserContextMiddleware: ...
+
+
+def wrap(
+    app: Any, **options: Unpack[ContextOptions]
+) -> asgi.UserContextMiddleware | wsgi.UserContextMiddleware:
+    """Give every request of a Falcon app a user of its own, and report its unhandled errors.
+
+    Serve what it returns: `application = wrap(app, resolver=...)`, once the app has its error
+    handlers. An error that only Falcon's handler of `Exception` takes, or one of yours that
+    answers it with a 500, is reported; an error that another handler takes is handled.
+
+    Args:
+        app: a `falcon.App` or a `falcon.asgi.App`.
+        options: see `ContextOptions`. The resolver is called with Falcon's own request, with its
+            `context`; `request_user` of this module reads that.
+
+    Raises:
+        ConfigurationError: an option is wrong, or the app is none of Falcon's; the message names
+            the fix.
+    """
+    served: Any = app
+    if isinstance(app, falcon.asgi.App):
+        around_asgi = _ASGIMiddleware(served, **options)
+        _watch(app, _reporting_async)
+        return around_asgi
+    if isinstance(app, falcon.App):
+        around_wsgi = _WSGIMiddleware(served, **options)
+        _watch(app, _reporting)
+        return around_wsgi
+    if isinstance(app, _ASGIMiddleware | _WSGIMiddleware):
+        raise ConfigurationError("this app is wrapped already: call wrap() once, with all options")
+    raise ConfigurationError(
+        f"wrap() takes a falcon.App or a falcon.asgi.App, not {type(app).__name__}: wrap the app "
+        "itself, and add other middlewares around what wrap() returns"
+    )
+
+
+async def _receive_nothing() -> dict[str, Any]:
+    """Stand for the server: a resolver's request never reads the body."""
+    return {"type": "http.disconnect"}
+
+
+def _asgi_request(scope: Any) -> object:
+    return falcon.asgi.Request(scope, _receive_nothing)
+
+
+def _wsgi_request(environ: Any) -> object:
+    return falcon.Request(environ)
+
+
+class _ASGIMiddleware(asgi.UserContextMiddleware):
+    """The ASGI middleware, whose resolver gets Falcon's request."""
+
+    @staticmethod
+    def _request_maker(_options: ContextOptions) -> Callable[[Any], object]:
+        return _asgi_request
+
+
+class _WSGIMiddleware(wsgi.UserContextMiddleware):
+    """The WSGI middleware, whose resolver gets Falcon's request."""
+
+    @staticmethod
+    def _request_maker(_options: ContextOptions) -> Callable[[Any], object]:
+        return _wsgi_request
+
+
+def _watch(app: Any, reporting: Callable[[Any], Any]) -> None:
+    app.add_middleware(_Requests())
+    # Falcon tells of no error before it is answered: its reporter of 4.4 hears of handled ones
+    # too, and there is one only, which may be the app's.
+    handler = app._error_handlers.get(Exception, app._python_error_handler)
+    app.add_error_handler(Exception, reporting(handler))
+
+
+class _Requests:
+    """Falcon's middleware that lets the record know Falcon's own request, and its context."""
+
+    def process_request(self, req: Any, _resp: Any) -> None:
+        _record_of(req.env, req)
+
+    async def process_request_async(self, req: Any, _resp: Any) -> None:
+        _record_of(req.scope, req)
+
+    async def process_request_ws(self, req: Any, _ws: Any) -> None:
+        _record_of(req.scope, req)
+
+
+def _record_of(source: Mapping[str, Any], request: object) -> RequestRecord | None:
+    """Return the record of a request, which from now on knows Falcon's own."""
+    record = source.get(KEY)
+    if not isinstance(record, RequestRecord) or record.ended is not None:
+        return None
+    # A resolver from further out was written for another kind of request.
+    if record.context.make_request in (_asgi_request, _wsgi_request):
+        record.more().request = request
+    return record
+
+
+def _reporting(handler: Callable[..., None]) -> Callable[..., None]:
+    """Report what the handler of every other error answers with a 500."""
+
+    def handle(req: Any, resp: Any, error: Exception, params: Any) -> None:
+        record = _record_of(req.env, req)
+        try:
+            handler(req, resp, error, params)
+        except (falcon.HTTPError, falcon.HTTPStatus) as answer:
+            _report(error, record, answer)
+            raise
+        _report(error, record, resp)
+
+    return handle
+
+
+def _report(error: Exception, record: RequestRecord | None, answer: Any) -> None:
+    if record is not None and _is_failure(answer):
+        resolution.ask(record)
+        report_unhandled(error, record)
+
+
+def _is_failure(answer: Any) -> bool:
+    # A websocket has no response: whatever reaches the last handler has failed.
+    return answer is None or bool(answer.status_code == 500)
+
+
+def _reporting_async(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Report what the handler of every other error answers with a 500."""
+    takes_websocket = "ws" in _parameters(handler)
+
+    async def handle(req: Any, resp: Any, error: Exception, params: Any, ws: Any = None) -> None:
+        record = _record_of(req.scope, req)
+        more = {"ws": ws} if takes_websocket else {}
+        try:
+            await handler(req, resp, error, params, **more)
+        except (falcon.HTTPError, falcon.HTTPStatus) as answer:
+            await _report_async(error, record, answer)
+            raise
+        await _report_async(error, record, resp)
+
+    return handle
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, object]:
+    from inspect import signature
+
+    return signature(function).parameters
+
+
+async def _report_async(error: Exception, record: RequestRecord | None, answer: Any) -> None:
+    if record is None or not _is_failure(answer):
+        return
+    with harmless("falcon", "the user of a request could not be resolved"):
+        await resolution.ask_within(record)
+    report_unhandled(error, record)
