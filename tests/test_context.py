@@ -29,6 +29,7 @@ from usercontext import (
     wsgi,
 )
 from usercontext.clients import BaseClient
+from usercontext.context import UserContext, make_default
 from usercontext.record import current
 from usercontext.testing import RecordingClient
 
@@ -297,3 +298,16 @@ def test_a_user_is_pushed_inside_its_own_request() -> None:
 
     serve("wsgi", handler, clients=[Pushed()], resolver=lambda _: ADA)
     assert pushed == [(ADA, ADA)]
+
+
+def test_options_that_differ_from_an_outer_middlewares_are_named() -> None:
+    """What both were given counts, and not what the outer one has of `init()`."""
+
+    def resolver(_request: object) -> None:
+        """Find nobody."""
+
+    own = UserContext(resolver=resolver, resolver_timeout=2.0, detached_ttl=None)
+    outer = UserContext(resolver=lambda _: None, resolver_timeout=2.0, resolve="eager")
+    assert own.differing(outer) == ["resolver"]
+    make_default(outer)
+    assert own.differing(UserContext().over(outer)) == []

@@ -23,6 +23,7 @@ from usercontext import (
     RequestData,
     User,
     asgi,
+    capture_message,
     diagnostics,
     get_user,
     isolation_scope,
@@ -31,11 +32,13 @@ from usercontext import (
     testing,
     wsgi,
 )
-from usercontext.record import enter, leave
+from usercontext.record import UNKNOWN, enter, leave
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Iterator
+
+    from usercontext.testing import RecordingClient
 
 ADA = User(id=1)
 BOB = User(id=2)
@@ -526,3 +529,33 @@ def test_the_request_is_werkzeugs_over_wsgi_and_leaves_the_body_alone() -> None:
     assert request.headers["x-user"] == "ada"
     assert request.shallow
     assert "werkzeug.request" not in environ
+
+
+class WithAsyncForm:
+    """A resolver that a task may await, as Django's ready one: in sync code it knows nobody."""
+
+    def __call__(self, request: object) -> object:
+        return UNKNOWN
+
+    async def async_form(self, request: object) -> object:
+        await asyncio.sleep(0)
+        return ADA
+
+
+def test_a_task_awaits_the_async_form_of_a_resolver() -> None:
+    """`await resolve_user()` gets an answer where plain code leaves the question open."""
+    seen: list[object] = []
+
+    async def handler() -> None:
+        seen.append(get_user())
+        seen.append(await resolve_user())
+
+    asgi_request(asgi.UserContextMiddleware(plain_asgi_app(handler), resolver=WithAsyncForm()))
+    assert seen == [None, ADA]
+
+
+def test_a_report_waits_for_the_async_form(usercontext_recorder: RecordingClient) -> None:
+    """What was reported while the question was open is completed at the request's end."""
+    app = plain_asgi_app(lambda: capture_message("hello"))
+    asgi_request(asgi.UserContextMiddleware(app, resolver=WithAsyncForm()))
+    assert [event["user"] for event in usercontext_recorder.events] == [{"id": "1"}]

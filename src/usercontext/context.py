@@ -20,7 +20,7 @@ from usercontext.request_data import RequestData
 from usercontext.user import User
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from usercontext.types import Event, ReportingClient, ReportTaker, Resolver
 
@@ -69,6 +69,7 @@ class UserContext:
 
     def _apply(self, options: Mapping[str, Any], scrubber: Scrubber) -> None:
         self._options: dict[str, Any] = dict(options)
+        self._joined: tuple[UserContext, UserContext] | None = None
         self.resolver: Resolver | None = options.get("resolver")
         self.request_data: RequestData = options.get("request_data", _NO_ADDRESS)
         self.clients: tuple[ReportingClient, ...] = options.get("clients", ())
@@ -82,6 +83,7 @@ class UserContext:
         self.resolver_name: str = f"resolver {_name_of(self.resolver)}"
         self.is_async: bool = self.resolver is not None and _is_async(self.resolver)
         self.awaits: bool = self.is_async or bool(options.get("resolver_thread"))
+        self.async_form: Callable[[Any], Awaitable[object]] | None = _async_form(self.resolver)
         self.isolating: tuple[ReportingClient, ...] = _overriding(self.clients, "request_scope")
         self.recording: tuple[ReportingClient, ...] = _overriding(self.clients, "is_recording")
         self.is_plain: bool = not self.clients and not self.eager
@@ -98,6 +100,27 @@ class UserContext:
         joined._apply(options, base.scrubber.merged(self.scrubber))
         return joined
 
+    def _over_once(self, outer: UserContext) -> UserContext:
+        # Nearly always it is the same outer middleware, at every request.
+        joined = self._joined
+        if joined is None or joined[0] is not outer:
+            joined = self._joined = (outer, self.over(outer))
+        return joined[1]
+
+    def differing(self, outer: UserContext) -> list[str]:
+        """Name the options given both here and to an outer middleware, and not the same.
+
+        What that one has of `init()` is there to be overruled.
+        """
+        ours, theirs = self._options, outer._options
+        both = ours.keys() & theirs.keys() - {"make_request"}
+        common = process_default._options
+        return sorted(
+            name
+            for name in both
+            if theirs[name] != ours[name] and theirs[name] is not common.get(name)
+        )
+
     def request_of(self, record: RequestRecord) -> object:
         """Return the framework's own request for the resolver; None outside a request."""
         if record.extras is not None and record.extras.request is not None:
@@ -113,7 +136,7 @@ class UserContext:
         user stays, and the same middleware met twice changes nothing.
         """
         outer = record.context
-        record.context = self.over(outer)
+        record.context = self._over_once(outer)
         if record.extras is not None:
             record.extras.address = UNKNOWN
         if "resolver" not in self._options or self.resolver is outer.resolver:
@@ -285,7 +308,7 @@ class UserContext:
     def _is_awaited(self, record: RequestRecord) -> bool:
         """Whether an async resolver may still name the user of this open request."""
         return (
-            self.awaits
+            (self.awaits or self.async_form is not None)
             and record.user is UNKNOWN
             and record.ended is None
             and self.resolver is not None
@@ -349,6 +372,12 @@ def _is_async(function: Callable[..., object]) -> bool:
     while hasattr(inner, "func"):
         inner = inner.func
     return iscoroutinefunction(inner) or iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
+
+
+def _async_form(resolver: object) -> Callable[[Any], Awaitable[object]] | None:
+    """Return what a ready resolver of ours has for tasks that can await a better answer."""
+    form: Any = getattr(resolver, "async_form", None)
+    return form if form is not None and _is_async(form) else None
 
 
 def _name_of(function: object) -> str:

@@ -209,7 +209,7 @@ async def resolve(record: RequestRecord) -> None:
         if claimed is None:
             await _join(record)
             continue
-        if record.context.awaits:
+        if record.context.awaits or record.context.async_form is not None:
             await _run_async(record, claimed)
         else:
             _run(record, claimed)
@@ -231,6 +231,8 @@ async def _run_async(record: RequestRecord, claimed: Resolution) -> None:
         request = context.request_of(record)
         if context.is_async:
             found = await resolver(request)
+        elif context.async_form is not None:
+            found = await context.async_form(request)
         else:
             found = await event_loop.run_in_thread(resolver, request)
         user = found if found is UNKNOWN else person(found, context.resolver_name)
@@ -256,7 +258,8 @@ async def ask_within(record: RequestRecord) -> None:
     context = record.context
     if not context.awaits and record.resolution is None:
         ask(record)
-        return
+        if context.async_form is None or record.user is not UNKNOWN:
+            return
     if await event_loop.run_within(context.resolver_timeout, lambda: resolve(record)):
         return
     with _claims:
