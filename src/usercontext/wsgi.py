@@ -103,7 +103,7 @@ class UserContextMiddleware:
             leave(token)
         if type(body) is list or type(body) is tuple or _is_file(body, environ):
             return body
-        return (_SizedBody if hasattr(body, "__len__") else _Body)(body, record, owned=False)
+        return (_SizedBody if hasattr(body, "__len__") else ResponseBody)(body, record, owned=False)
 
 
 def _outer_record(environ: Environ, record: RequestRecord) -> RequestRecord | None:
@@ -169,7 +169,7 @@ def _until_closed(
         # Wrapped, it would lose the server's `sendfile`.
         _end(record, stack)
         return body
-    kind = _SizedBody if hasattr(body, "__len__") else _Body
+    kind = _SizedBody if hasattr(body, "__len__") else ResponseBody
     return kind(body, record, stack=stack)
 
 
@@ -180,7 +180,7 @@ def _is_file(body: object, environ: Environ) -> bool:
     return getattr(type(body), "fileno", None) is not None
 
 
-class _Body:
+class ResponseBody:
     """A response body that runs, chunk by chunk and in its `close()`, inside its request.
 
     A generator's body runs after the app has returned, in the thread of the server: what is set
@@ -249,7 +249,7 @@ class _Body:
             _fail(self._record, error)
 
 
-class _SizedBody(_Body):
+class _SizedBody(ResponseBody):
     """A body that tells its length: servers write Content-Length where it is one."""
 
     __slots__ = ()
