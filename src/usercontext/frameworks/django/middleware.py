@@ -1,0 +1,200 @@
+"""The middleware for `MIDDLEWARE`: Django's own request for the resolver, and its swallowed errors.
+
+Around the application `usercontext.wsgi` or `usercontext.asgi` isolate requests, and this one
+shares their record. Alone it makes the record itself, and ends it with the response.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.core.handlers.base import BaseHandler
+
+from usercontext import resolution
+from usercontext.context import OverDefault, UserContext
+from usercontext.diagnostics import harmless, warn_once
+from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks.django import checks, signals
+from usercontext.frameworks.django.bodies import end_with
+from usercontext.frameworks.django.configuration import read_options
+from usercontext.frameworks.django.users import request_user
+from usercontext.record import KEY, UNKNOWN, RequestRecord, enter, leave
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import ExitStack
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+__all__ = ["UserContextMiddleware"]
+
+
+class UserContextMiddleware:
+    """Give every request of Django a user, and report its unhandled errors; for `MIDDLEWARE`.
+
+    It stands first in `MIDDLEWARE`, alone or inside the middleware that wraps the application,
+    whose record it shares. It serves sync and async chains alike, without changing threads.
+
+    The setting `USERCONTEXT` is a dict of `ContextOptions`; the resolver, called with Django's
+    `HttpRequest`, may be a dotted path. Without one, `request_user` names the user, unless the
+    wrapping middleware or `init()` has a resolver.
+
+    Raises:
+        ConfigurationError: an option is wrong; the message names its key and the fix.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        if isinstance(get_response, BaseHandler):
+            raise ConfigurationError(
+                "usercontext.frameworks.django.UserContextMiddleware belongs in MIDDLEWARE: around "
+                "the application write that of usercontext.wsgi, or of usercontext.asgi"
+            )
+        self.get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+        options = read_options()
+        self._own = UserContext(make_request=_no_request, **options)
+        self._ready = self._own
+        if self._own.resolver is None:
+            options["resolver"] = request_user
+            self._ready = UserContext(make_request=_no_request, **options)
+        self._defaults = OverDefault(self._own)
+        self._ready_defaults = OverDefault(self._ready)
+        self._is_compared = False
+        signals.connect()
+        checks.warn_unchecked()
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Serve one request."""
+        source = signals.source_of(request)
+        record: Any = source.get(KEY)
+        is_ours = not isinstance(record, RequestRecord) or record.ended is not None
+        if is_ours:
+            source[KEY] = record = RequestRecord(source, self._context())
+        else:
+            self._join(record, source)
+        if record.context.make_request is _no_request:
+            record.more().request = request
+        # A middleware further out has isolated its own clients, and hands them the user.
+        clients = record.context.clients if is_ours else self._own.clients
+        serve = self._serve_async if self._is_async else self._serve
+        return serve(request, record, is_ours=is_ours, has_clients=bool(clients))
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> None:
+        """Find the user of an error that no other middleware handles, where Django may query.
+
+        In an async chain Django announces the error from a thread of a pool: a query there
+        would open a connection that nobody closes.
+        """
+        record = signals.source_of(request).get(KEY)
+        if isinstance(record, RequestRecord) and not signals.is_answered(error):
+            resolution.ask(record)
+
+    def _context(self) -> UserContext:
+        context = self._defaults.joined
+        return self._ready_defaults.joined if context.resolver is None else context
+
+    def _join(self, record: RequestRecord, source: dict[str, Any]) -> None:
+        own = self._ready if record.context.resolver is None else self._own
+        if not self._is_compared:
+            self._is_compared = True
+            _warn_of_differences(own, record.context)
+        own.join(record, source)
+
+    def _serve(
+        self, request: HttpRequest, record: RequestRecord, *, is_ours: bool, has_clients: bool
+    ) -> HttpResponseBase:
+        token = enter(record)
+        stack = record.context.isolate_clients(record) if has_clients else None
+        try:
+            if record.context.eager:
+                resolution.ask(record)
+                _keep_nobody_open(record)
+            response: HttpResponseBase = self.get_response(request)
+            pushes = has_clients and record.context.needs_push()
+            if _is_wanted(record, pushes=pushes):
+                resolution.ask(record)
+            if pushes:
+                _push(record)
+        except BaseException:
+            _end(record, stack, is_ours=is_ours)
+            raise
+        finally:
+            leave(token)
+        end_with(response, record if is_ours else None, stack)
+        return response
+
+    async def _serve_async(
+        self, request: HttpRequest, record: RequestRecord, *, is_ours: bool, has_clients: bool
+    ) -> HttpResponseBase:
+        token = enter(record)
+        stack = record.context.isolate_clients(record) if has_clients else None
+        try:
+            if record.context.eager:
+                await _ask_within(record)
+                _keep_nobody_open(record)
+            response: HttpResponseBase = await self.get_response(request)
+            pushes = has_clients and record.context.needs_push()
+            if _is_wanted(record, pushes=pushes):
+                await _ask_within(record)
+            if pushes:
+                _push(record)
+        except BaseException:
+            _end(record, stack, is_ours=is_ours)
+            raise
+        finally:
+            leave(token)
+        end_with(response, record if is_ours else None, stack)
+        return response
+
+
+def _no_request(source: object) -> None:
+    """Make nothing: the resolver gets the HttpRequest that the record holds."""
+
+
+def _keep_nobody_open(record: RequestRecord) -> None:
+    """Ask again where nobody was found before the app: a middleware may authenticate yet."""
+    if record.user is None:
+        record.ask_again()
+
+
+def _is_wanted(record: RequestRecord, *, pushes: bool) -> bool:
+    """Return whether a client sends this request anyway, or a report waits for its user."""
+    extras = record.extras
+    return record.user is UNKNOWN and (pushes or (extras is not None and bool(extras.pending)))
+
+
+def _push(record: RequestRecord) -> None:
+    if record.user is UNKNOWN:
+        record.context.push_unresolved(record)
+    else:
+        record.context.push_again(record)
+
+
+async def _ask_within(record: RequestRecord) -> None:
+    with harmless("middleware", "the user of a request could not be resolved"):
+        await resolution.ask_within(record)
+
+
+def _end(record: RequestRecord, stack: ExitStack | None, *, is_ours: bool) -> None:
+    if stack is not None:
+        stack.close()
+    if is_ours:
+        record.close()
+
+
+def _warn_of_differences(own: UserContext, outer: UserContext) -> None:
+    names = own.differing(outer)
+    if names:
+        warn_once(
+            "USERCONTEXT differs",
+            "settings.USERCONTEXT and the middleware around the application both have %s, and not "
+            "the same: inside Django the setting's applies. Leave it out in one of the two places",
+            ", ".join(names),
+        )
