@@ -29,6 +29,7 @@ CLIENTS = {
     "pybrake": "pybrake",
     "raygun": "raygun4py",
     "rollbar": "rollbar",
+    "scout": "scout_apm",
     "sentry-sdk": "sentry_sdk",
     "structlog": "structlog",
     "xray": "aws_xray_sdk",
