@@ -98,6 +98,7 @@ def test_a_resolver_needs_a_request(module: Any, package: str, extra: str) -> No
         ("opentelemetry", "OpenTelemetryClient", "opentelemetry"),
         ("posthog", "PosthogClient", "posthog"),
         ("rollbar", "RollbarClient", "rollbar"),
+        ("scout", "ScoutClient", "scout"),
         ("sentry_sdk", "SentrySdkClient", "sentry-sdk"),
         ("structlog", "StructlogClient", "structlog"),
         ("xray", "XRayClient", "xray"),
