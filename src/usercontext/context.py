@@ -121,6 +121,14 @@ class UserContext:
             if theirs[name] != ours[name] and theirs[name] is not common.get(name)
         )
 
+    def check_clients(self) -> None:
+        """Let the clients that can look for settings of theirs that undo these options."""
+        for client in self.clients:
+            check = getattr(client, "check_settings", None)
+            if check is not None:
+                with _unharmed_by(client, "check_settings"):
+                    check(includes_ip=self.includes_ip)
+
     def request_of(self, record: RequestRecord) -> object:
         """Return the framework's own request for the resolver; None outside a request."""
         if record.extras is not None and record.extras.request is not None:
@@ -417,6 +425,7 @@ class OverDefault:
     def join(self) -> None:
         """Join the options with what is now the default."""
         self.joined = self._own.over(process_default)
+        self.joined.check_clients()
 
 
 _over_default: weakref.WeakSet[OverDefault] = weakref.WeakSet()
@@ -431,6 +440,7 @@ def make_default(context: UserContext) -> UserContext:
     """Put a context in the process-wide default's place; return the one before."""
     global process_default
     before, process_default = process_default, context
+    context.check_clients()
     for over in list(_over_default):
         over.join()
     return before

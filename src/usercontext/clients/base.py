@@ -19,6 +19,9 @@ class BaseClient:
     def setup(self, get_user: GetUser, /) -> None:
         """Install nothing."""
 
+    def check_settings(self, *, includes_ip: bool) -> None:
+        """Look for settings of the library that undo ours; called when ours are put together."""
+
     def request_scope(
         self,
         get_user: GetUser,  # noqa: ARG002
