@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,3 +17,12 @@ def _nothing_configured() -> Iterator[None]:
     testing.reset()
     yield
     testing.reset()
+
+
+@pytest.fixture
+def sentry() -> Iterator[Any]:
+    """Initialise the real sentry-sdk with a transport that keeps, and undo that afterwards."""
+    from tests.clients.sentry_sdk_kept import initialised
+
+    with initialised() as initialise:
+        yield initialise

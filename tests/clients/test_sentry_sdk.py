@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import json
 import subprocess
 import sys
@@ -14,12 +15,10 @@ import pytest
 import sentry_sdk
 import sentry_sdk.logger
 import sentry_sdk.metrics
-from sentry_sdk import scope as sentry_scope
 from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
 from sentry_sdk.integrations.flask import FlaskIntegration
 from sentry_sdk.integrations.starlette import StarletteIntegration
 from sentry_sdk.integrations.wsgi import SentryWsgiMiddleware
-from sentry_sdk.transport import Transport
 
 from tests.clients.serving import BOTH
 from tests.driver import (
@@ -43,9 +42,10 @@ from usercontext import (
     wsgi,
 )
 from usercontext.clients.sentry_sdk import SentrySdkClient
+from usercontext.privacy import hash_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 # The old setting is what nearly every app has.
 pytestmark = pytest.mark.filterwarnings("ignore:The send_default_pii option is deprecated")
@@ -57,47 +57,9 @@ ROOT = Path(__file__).parent.parent.parent
 ADA = {"id": 1, "username": "ada"}
 SPOOFED = "6.6.6.6"
 PEER = "203.0.113.9"
+KEY = "sixteen bytes at least"
 WITH_IP = RequestData(include_ip=True)
 PLACES = pytest.mark.parametrize("place", ["absent", "outside", "inside"])
-
-
-class Kept(Transport):
-    """Keeps the items of all envelopes by their type."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.items: list[tuple[str, Any]] = []
-
-    def capture_envelope(self, envelope: Any) -> None:
-        self.items += [(item.type, item.payload.json) for item in envelope.items]
-
-    def of(self, kind: str) -> list[Any]:
-        """Return the payloads of one type of item."""
-        return [payload for type_, payload in self.items if type_ == kind]
-
-    def users(self, kind: str = "event") -> list[Any]:
-        """Return the users of the payloads of one type."""
-        return [payload.get("user") for payload in self.of(kind)]
-
-
-@pytest.fixture
-def sentry() -> Iterator[Callable[..., Kept]]:
-    """Initialise the real SDK with a transport that keeps, and undo that afterwards."""
-    processors = list(sentry_scope.global_event_processors)
-    client = sentry_sdk.get_global_scope().client
-
-    def initialise(**options: Any) -> Kept:
-        options = {"default_integrations": False, "integrations": [], **options}
-        options["auto_enabling_integrations"] = False
-        kept = Kept()
-        sentry_sdk.init("https://key@sentry.example/1", transport=kept, **options)
-        return kept
-
-    with sentry_sdk.isolation_scope():
-        yield initialise
-    sentry_sdk.get_client().close()
-    sentry_sdk.get_global_scope().set_client(client)
-    sentry_scope.global_event_processors[:] = processors
 
 
 def serve(interface: str, place: str, handler: Any, **options: Any) -> None:
@@ -214,6 +176,79 @@ def test_what_the_app_tells_sentry_is_replaced(interface: str, sentry: Any) -> N
 
     serve(interface, "absent", handler)
     assert kept.users() == [{"id": "1", "username": "ada"}]
+
+
+@BOTH
+@PLACES
+@pytest.mark.parametrize("include_ip", [True, False])
+def test_what_the_app_tells_sentry_stays_where_we_know_nothing(
+    interface: str, place: str, include_ip: bool, sentry: Any
+) -> None:
+    """Without a resolver and a set_user() of ours there is no other source; addresses are ours."""
+    kept = sentry(send_default_pii=True, traces_sample_rate=1.0, enable_logs=True)
+
+    def handler() -> None:
+        sentry_sdk.set_user({"id": "9", "email": "bob@shop.example", "ip_address": SPOOFED})
+        sentry_sdk.capture_message("hello")
+        sentry_sdk.logger.info("paid")
+
+    serve(interface, place, handler, request_data=RequestData(include_ip=include_ip))
+    bob = {"id": "9", "email": "bob@shop.example", **({"ip_address": PEER} if include_ip else {})}
+    transactions = [] if place == "absent" else [bob]
+    assert kept.users() + kept.users("transaction") == [bob, *transactions]
+    (log,) = kept.telemetry("log")
+    assert (log["user.id"], log.get("user.ip_address")) == ("9", bob.get("ip_address"))
+
+
+@PLACES
+@pytest.mark.parametrize("known", ["resolver", "set_user", "consent"])
+def test_what_the_app_tells_sentry_goes_where_the_user_is_nobody(
+    place: str, known: str, sentry: Any
+) -> None:
+    """A resolver that finds nobody, set_user(None) and a missing consent are answers."""
+    kept = sentry(send_default_pii=True, traces_sample_rate=1.0)
+
+    def handler() -> None:
+        sentry_sdk.set_user({"id": "9"})
+        if known == "set_user":
+            set_user(None)
+        elif known == "consent":
+            set_reporting(False)
+        sentry_sdk.capture_message("hello")
+
+    options: Any = {"resolver": lambda _: None} if known == "resolver" else {}
+    serve("wsgi", place, handler, **options)
+    assert {str(user) for user in kept.users() + kept.users("transaction")} == {"None"}
+
+
+def test_scrub_rules_hold_for_whom_the_app_tells_sentry(sentry: Any) -> None:
+    """They have the last word over that user, too."""
+    kept = sentry()
+
+    def handler() -> None:
+        sentry_sdk.set_user({"id": "9", "email": "bob@shop.example"})
+        sentry_sdk.capture_message("hello")
+
+    serve("wsgi", "inside", handler, scrub=["$user.email", ("$user.id", "hash")], hash_key=KEY)
+    assert kept.users() == [{"id": hash_id("9", key=KEY)}]
+
+
+@BOTH
+@PLACES
+def test_what_is_hashed_is_hashed_once(interface: str, place: str, sentry: Any) -> None:
+    """However often the SDK runs us on an event: a pseudonym is the same everywhere."""
+    kept = sentry()
+
+    def handler() -> None:
+        sentry_sdk.set_tag("plan", "pro")
+        with isolation_scope():
+            sentry_sdk.capture_message("job")
+        sentry_sdk.get_current_scope().add_event_processor(lambda event, _hint: event)
+        sentry_sdk.capture_message("hello")
+
+    init(None, clients=[SentrySdkClient()], scrub=[("$tags.plan", "hash")], hash_key=KEY)
+    serve(interface, place, handler)
+    assert [event["tags"]["plan"] for event in kept.of("event")] == [hash_id("pro", key=KEY)] * 2
 
 
 @PLACES
@@ -355,20 +390,53 @@ def test_every_report_has_a_copy_of_its_own(sentry: Any) -> None:
     assert user == {"id": 1, "api_key": "k", "nested": {"password": "p"}}
 
 
-def test_a_dropped_address_is_warned_about(sentry: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """The SDK's own settings drop what include_ip adds: the first request says so, once."""
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what was logged on our logger."""
+    return [record.getMessage() for record in caplog.records if record.name == "usercontext"]
+
+
+@pytest.mark.parametrize("asked_by", ["init", "middleware"])
+def test_a_dropped_address_is_warned_about_at_setup(
+    asked_by: str, sentry: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The SDK's own settings drop what include_ip adds: that is said before any request, once."""
+    gc.collect()  # middlewares of other tests would be looked at, too
+    sentry()
+    if asked_by == "init":
+        init(None, clients=[SentrySdkClient()], request_data=WITH_IP)
+    else:
+        init(None, clients=[SentrySdkClient()])
+        assert warnings_of(caplog) == []
+        wsgi.UserContextMiddleware(plain_wsgi_app(fail), request_data=WITH_IP)
+    (text,) = warnings_of(caplog)
+    assert "send_default_pii" in text
+
+
+def test_an_sdk_initialised_later_is_warned_about_at_the_first_request(
+    sentry: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only then there are settings to look at; it is said once."""
+    sentry_sdk.get_global_scope().set_client(None)
+    init(None, clients=[SentrySdkClient()], request_data=WITH_IP)
+    assert warnings_of(caplog) == []
     kept = sentry()
+    app = wsgi.UserContextMiddleware(plain_wsgi_app(lambda: sentry_sdk.capture_message("hello")))
     for _ in range(2):
-        serve(
-            "asgi",
-            "absent",
-            lambda: sentry_sdk.capture_message("hello"),
-            resolver=lambda _: ADA,
-            request_data=WITH_IP,
-        )
-    assert PEER not in str(kept.users())
-    (record,) = [record for record in caplog.records if record.name == "usercontext"]
-    assert "send_default_pii" in record.getMessage()
+        wsgi_request(app)
+    assert PEER not in str(kept.items)
+    (text,) = warnings_of(caplog)
+    assert "send_default_pii" in text
+
+
+def test_what_is_not_asked_for_is_not_warned_about(
+    sentry: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without include_ip the SDK's settings are as they should be."""
+    gc.collect()
+    sentry()
+    init(None, clients=[SentrySdkClient()])
+    serve("wsgi", "absent", lambda: None)
+    assert warnings_of(caplog) == []
 
 
 @pytest.mark.parametrize(
@@ -402,7 +470,7 @@ def test_scrub_rules_have_the_last_word(interface: str, sentry: Any) -> None:
         lambda: sentry_sdk.capture_message("from ada@shop.example"),
         resolver=lambda _: {"id": 1, "email": "ada@shop.example"},
         scrub=["@email:mask", ("$user.id", "hash")],
-        hash_key="sixteen bytes at least",
+        hash_key=KEY,
     )
     (event,) = kept.of("event")
     assert "ada@" not in str(event)

@@ -5,20 +5,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from usercontext.client_ip import ADDRESS_HEADERS
-from usercontext.record import current, of_error
+from usercontext.record import UNKNOWN, current, of_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from usercontext.record import RequestRecord
 
-__all__ = ["address_of", "cleaned_environ", "cleaned_headers", "record_of", "withheld_headers"]
+__all__ = [
+    "address_of",
+    "cleaned_environ",
+    "cleaned_headers",
+    "is_unasked",
+    "record_of",
+    "withheld_headers",
+]
 
 
 def record_of(error: object) -> RequestRecord | None:
     """Return the record of the request that an exception left, else of the current one."""
     carried = of_error(error)[1] if isinstance(error, BaseException) else None
     return carried or current()
+
+
+def is_unasked(record: RequestRecord) -> bool:
+    """Return whether nothing says who the user is: there is no resolver, and nobody set one.
+
+    Then what the app told the other library itself stays, but for addresses.
+    """
+    extras = record.root.extras
+    if extras is not None and extras.withheld:
+        return False
+    return record.user is UNKNOWN and record.context.resolver is None
 
 
 def address_of(record: RequestRecord) -> str | None:

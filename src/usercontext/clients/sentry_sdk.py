@@ -10,10 +10,12 @@ from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import (
     cleaned_environ,
     cleaned_headers,
+    is_unasked,
     record_of,
-    withheld_headers,
 )
 from usercontext.clients.per_request import PerRequest
+from usercontext.clients.sentry_telemetry import clean_attributes, name_telemetry, theirs
+from usercontext.context import pull_user
 from usercontext.diagnostics import harmless, warn_once
 from usercontext.exceptions import MissingDependencyError
 from usercontext.record import current
@@ -33,17 +35,19 @@ _outside: ContextVar[tuple[Any, Any] | None] = ContextVar("usercontext.sentry_sd
 
 
 class SentrySdkClient(BaseClient):
-    """Makes ours the user of every event, transaction, log, metric and streamed span.
+    """Makes ours the user of every event, transaction, log, metric, streamed span and session.
 
     Inside a request ours is the whole truth: what Sentry's integrations or `set_user` of
-    sentry-sdk put there is replaced, and removed where the user is nobody. So are the addresses
-    that the SDK took from headers anyone can write. Scrub rules have the last word over events.
-    Outside of requests and `isolation_scope`s nothing is changed.
+    sentry-sdk put there is replaced, and removed where the user is nobody. Where nothing says
+    who the user is, without a resolver and without a `set_user` of ours, it stays. The addresses
+    that the SDK took from headers anyone can write are replaced or removed in any case. Scrub
+    rules have the last word over events. Outside of requests and `isolation_scope`s nothing is
+    changed.
 
     What it cannot do: an address leaves only if sentry-sdk is told so, by
     `data_collection={"user_info": True}` or `send_default_pii=True`; a warning says so. Logs,
     metrics and streamed spans take a user who was known before they were written, and only with
-    that setting.
+    that setting. The sessions of requests are counted by the SDK without users.
 
     Raises:
         MissingDependencyError: sentry-sdk is not installed.
@@ -66,23 +70,45 @@ class SentrySdkClient(BaseClient):
             getattr(wsgi, "_wsgi_middleware_applied", None),
         )
         self._scopes: PerRequest[tuple[Any, Any]] = PerRequest()
+        self._get_user: GetUser = pull_user
 
     def setup(self, get_user: GetUser, /) -> None:
         """Name the user of events from everywhere, `isolation_scope`s and bound threads too."""
-        naming = _Naming(get_user, None, self._sdk.get_current_scope)
+        self._get_user = get_user
+        naming = _Naming(get_user, None, self._sdk)
         self._scope.add_global_event_processor(naming)
+        self._name_telemetry()
+
+    def check_settings(self, *, includes_ip: bool) -> None:
+        """Warn of settings of the SDK that drop the addresses which `include_ip` asks for.
+
+        An SDK that is initialised later is looked at when the first request comes.
+        """
+        client = self._sdk.get_client()
+        if includes_ip and client.is_active() and not _may_send_user(client):
+            warn_once(
+                "sentry-sdk drops addresses",
+                "include_ip has no effect on what sentry-sdk sends: it drops addresses unless "
+                'initialised with data_collection={"user_info": True} or send_default_pii=True',
+            )
 
     @contextmanager
     def request_scope(self, get_user: GetUser, /) -> Iterator[None]:
         """Give the request Sentry scopes of its own, and name the user of what they send."""
-        self._warn_of_lost_address()
+        record = current()
+        self.check_settings(includes_ip=record is not None and record.context.includes_ip)
+        self._name_telemetry()
+        here = self._sdk.get_isolation_scope(), self._sdk.get_current_scope()
         outside = _outside.get()
         inherits = outside is None and any(one and one.get(False) for one in self._applied)
-        if outside is None:
-            outside = self._sdk.get_isolation_scope(), self._sdk.get_current_scope()
-        token = _outside.set(outside)
+        if record is not None and record.source is None:
+            # A job: what it does stays a part of the trace that it stands in.
+            inherits, start = False, here
+        else:
+            start = outside or here
+        token = _outside.set(outside or here)
         try:
-            with nullcontext() if inherits else self._fork(*outside):
+            with nullcontext() if inherits else self._fork(*start):
                 self._own_scopes(get_user)
                 yield
         finally:
@@ -91,33 +117,27 @@ class SentrySdkClient(BaseClient):
     @contextmanager
     def _fork(self, isolation: Any, scope: Any) -> Iterator[None]:
         # Sentry's middleware is absent, or inside, or in a context leaked from another request.
-        with (
-            self._scope.use_isolation_scope(isolation.fork()),
-            self._scope.use_scope(scope.fork()),
-        ):
+        forked = isolation.fork()
+        if forked._session is not None:
+            forked._session = _OuterSession(forked._session)
+        with self._scope.use_isolation_scope(forked), self._scope.use_scope(scope.fork()):
             yield
 
     def _own_scopes(self, get_user: GetUser) -> None:
         scopes = self._sdk.get_isolation_scope(), self._sdk.get_current_scope()
         # On both: integrations add their own processors, which blend users, and those of the
         # current scope run last.
-        processor = _Naming(get_user, current(), self._sdk.get_current_scope)
+        processor = _Naming(get_user, current(), self._sdk)
         for scope in scopes:
             scope.add_event_processor(processor)
         self._scopes.keep(scopes)
-        self._replace(scopes, None)
+        for scope in scopes:
+            _replace_user(scope, None)
 
-    def _warn_of_lost_address(self) -> None:
-        record = current()
+    def _name_telemetry(self) -> None:
         client = self._sdk.get_client()
-        if record is None or not record.context.includes_ip or _may_send_user(client):
-            return
         if client.is_active():
-            warn_once(
-                "sentry-sdk drops addresses",
-                "include_ip has no effect on what sentry-sdk sends: it drops addresses unless "
-                'initialised with data_collection={"user_info": True} or send_default_pii=True',
-            )
+            name_telemetry(client, self._get_user, _may_send_user)
 
     def is_recording(self) -> bool:
         """Return whether a transaction is sampled, or a log or streamed span will want the user."""
@@ -139,31 +159,61 @@ class SentrySdkClient(BaseClient):
         if _outside.get() is not None:
             # Sentry's own middleware, inside of ours, has forked those of the request.
             scopes += [self._sdk.get_isolation_scope(), self._sdk.get_current_scope()]
-        self._replace(scopes, user)
-
-    def _replace(self, scopes: Any, user: User | None) -> None:
-        address = None if user is None else user.ip_address
+        record = current()
+        if record is not None and is_unasked(record):
+            # The app's own user stands in an isolation scope, where a current one would hide it.
+            _keep_told(scopes[::2], user, record)
+            return
         for scope in scopes:
             # A fresh copy each: sentry-sdk writes into what it is given.
-            scope.set_user(None if user is None else user.to_dict())
-            # Sentry's middleware writes the first X-Forwarded-For here.
-            scope.remove_attribute("user.ip_address")
-            span = scope._span
-            if hasattr(span, "remove_attribute"):
-                _replace_span_address(getattr(span, "_segment", span), address)
+            _replace_user(scope, None if user is None else user.to_dict())
 
 
-def _replace_span_address(span: Any, address: str | None) -> None:
-    record = current()
-    withheld = set() if record is None else withheld_headers(record)
-    for name in list(span.get_attributes()):
-        # "http.request.header.x_real_ip", or with hyphens
-        header = name.removeprefix("http.request.header.").replace("_", "-")
-        tells_unasked = header != name and header in withheld
-        if tells_unasked or (name == "client.address" and address is None):
-            span.remove_attribute(name)
-        elif name == "client.address":
-            span.set_attribute(name, address)
+def _keep_told(scopes: Any, user: User | None, record: RequestRecord) -> None:
+    """Leave whom the app told the SDK itself in the scopes, with our address or none."""
+    fields = {} if user is None else user.to_dict()
+    for scope in scopes:
+        told = record.context.scrubber.user(theirs(scope._user or {})) or {}
+        _replace_user(scope, {**told, **fields} or None)
+
+
+def _replace_user(scope: Any, user: dict[str, Any] | None) -> None:
+    session = scope._session
+    if session is not None:
+        # A session only ever adds to what it knows.
+        session.did = session.ip_address = None
+    scope.set_user(user)
+    # Sentry's middleware writes the first X-Forwarded-For here.
+    scope.remove_attribute("user.ip_address")
+    span, record = scope._span, current()
+    if record is not None and hasattr(span, "remove_attribute"):
+        address = None if user is None else user.get("ip_address")
+        _clean_span(getattr(span, "_segment", span), record, address)
+
+
+def _clean_span(span: Any, record: RequestRecord, address: str | None) -> None:
+    attributes = dict(span.get_attributes())
+    cleaned = dict(attributes)
+    clean_attributes(cleaned, record, address)
+    for name in attributes.keys() - cleaned.keys():
+        span.remove_attribute(name)
+    if "client.address" in cleaned:
+        span.set_attribute("client.address", cleaned["client.address"])
+
+
+class _OuterSession:
+    """A session begun outside: it counts what a request reports, and takes nobody's user."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def update(self, *, user: object = None, **changes: Any) -> None:
+        """Change anything but who the session's user is."""
+        del user
+        self._session.update(**changes)
 
 
 def _leave(token: Any) -> None:
@@ -184,10 +234,10 @@ def _may_send_user(client: Any) -> bool:
 class _Naming:
     """The event processor that has the last word about the user of an event."""
 
-    def __init__(self, get_user: GetUser, bound: RequestRecord | None, find_scope: Any) -> None:
+    def __init__(self, get_user: GetUser, bound: RequestRecord | None, sdk: Any) -> None:
         self._get_user = get_user
         self._bound = bound
-        self._find_scope = find_scope
+        self._sdk = sdk
 
     def __call__(self, event: Event, hint: dict[str, Any]) -> Event:
         with harmless("sentry-sdk event", "an event of sentry-sdk went out without its user"):
@@ -196,13 +246,16 @@ class _Naming:
             if record is None:
                 return event
             self._stay_last()
-            user = self._get_user(error)
-            event.pop("user", None)
+            found = event.pop("user", None) or {}
+            told = theirs(found) if is_unasked(record) else {}
+            user = self._get_user(error) or {}
             _replace_addresses(event, record)
-            # The user is scrubbed already, and a hash must not be hashed again.
-            event = record.context.scrubber.event(event)
-            if user is not None:
-                event["user"] = user
+            if self._is_last(hint):
+                scrubber = record.context.scrubber
+                # The user is scrubbed already, and a hash must not be hashed again.
+                event, told = scrubber.event(event), scrubber.user(told) or {}
+            if told or user:
+                event["user"] = {**told, **user}
         return event
 
     def _stay_last(self) -> None:
@@ -210,10 +263,20 @@ class _Naming:
 
         The SDK reads the list while it runs it. One without us is not the request's own.
         """
-        scope = self._find_scope()
-        processors: Any = getattr(scope, "_event_processors", ())
-        if any(one is self for one in processors) and processors[-1] is not self:
-            scope.add_event_processor(self)
+        processors: Any = getattr(self._sdk.get_current_scope(), "_event_processors", ())
+        if any(one is self for one in processors) and not isinstance(processors[-1], _Naming):
+            processors.append(self)
+
+    def _is_last(self, hint: dict[str, Any]) -> bool:
+        """Return whether no other of ours comes after this one: what is hashed is hashed once."""
+        runs = hint["usercontext"] = hint.get("usercontext", 0) + 1
+        scopes = (
+            self._sdk.get_global_scope(),
+            self._sdk.get_isolation_scope(),
+            self._sdk.get_current_scope(),
+        )
+        lists = [self._sdk.scope.global_event_processors, *(s._event_processors for s in scopes)]
+        return bool(runs >= sum(isinstance(one, _Naming) for each in lists for one in each))
 
 
 def _replace_addresses(event: Event, record: RequestRecord) -> None:

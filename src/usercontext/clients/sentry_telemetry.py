@@ -1,0 +1,88 @@
+"""Names the user in sentry-sdk's logs, metrics and streamed spans, which no processor sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from usercontext.clients.collected import is_unasked, withheld_headers
+from usercontext.diagnostics import harmless
+from usercontext.record import current
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from usercontext.record import RequestRecord
+    from usercontext.types import GetUser
+
+__all__ = ["TelemetryNaming", "clean_attributes", "name_telemetry", "theirs"]
+
+_NAMES: Final[Mapping[str, str]] = {
+    "id": "user.id",
+    "username": "user.name",
+    "email": "user.email",
+    "ip_address": "user.ip_address",
+}
+_HOOKS: Final = ("before_send_log", "before_send_metric", "before_send_span")
+_HEADER: Final = "http.request.header."
+
+
+def name_telemetry(client: Any, get_user: GetUser, may_send_user: Callable[[Any], bool]) -> None:
+    """Put our hooks before those that the SDK's client was initialised with, once."""
+    options = client.options
+    for name in _HOOKS:
+        configured = options.get(name) or options.get("_experiments", {}).get(name)
+        if not isinstance(configured, TelemetryNaming):
+            options[name] = TelemetryNaming(configured, get_user, lambda: may_send_user(client))
+
+
+class TelemetryNaming:
+    """The hook through which each log, metric or streamed span of a request passes.
+
+    The SDK takes their user from its scopes, where integrations write theirs, and a `use_user`
+    block or a bound thread has none of its own: the request's record knows better.
+    """
+
+    def __init__(
+        self, configured: Any, get_user: GetUser, may_send_user: Callable[[], bool]
+    ) -> None:
+        self._configured = configured
+        self._get_user = get_user
+        self._may_send_user = may_send_user
+
+    def __call__(self, item: Any, hint: Any) -> Any:
+        """Name the known user; that of a request's own span is asked for."""
+        with harmless("sentry-sdk telemetry", "telemetry of sentry-sdk went out without its user"):
+            record = current()
+            if record is not None:
+                self._name(item, record)
+        return item if self._configured is None else self._configured(item, hint)
+
+    def _name(self, item: Any, record: RequestRecord) -> None:
+        attributes: dict[str, Any] = item["attributes"]
+        found = {field: attributes.pop(name, None) for field, name in _NAMES.items()}
+        user = self._get_user(resolve=bool(item.get("is_segment"))) or {}
+        clean_attributes(attributes, record, user.get("ip_address"))
+        if is_unasked(record):
+            user = {**(record.context.scrubber.user(theirs(found)) or {}), **user}
+        if self._may_send_user():
+            named = _NAMES.keys() & user.keys()
+            attributes.update({_NAMES[field]: user[field] for field in named})
+
+
+def theirs(user: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the app told the SDK of its user, without the address that the SDK found."""
+    return {n: value for n, value in user.items() if value is not None and n != "ip_address"}
+
+
+def clean_attributes(
+    attributes: dict[str, Any], record: RequestRecord, address: str | None
+) -> None:
+    """Replace the address that the SDK took from the first X-Forwarded-For, or remove it."""
+    withheld = withheld_headers(record)
+    for name in list(attributes):
+        # "http.request.header.x_real_ip", or with hyphens
+        header = name.removeprefix(_HEADER).replace("_", "-")
+        if name == "client.address" and address is not None:
+            attributes[name] = address
+        elif name == "client.address" or (header != name and header in withheld):
+            del attributes[name]
