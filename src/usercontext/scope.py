@@ -22,7 +22,7 @@ from usercontext.record import (
 from usercontext.user import User
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import ExitStack
     from contextvars import Token
     from types import TracebackType
@@ -140,8 +140,8 @@ def get_user(
     Args:
         resolve: ask a sync resolver if need be. False only peeks: it never calls a resolver,
             and is None until the user is known.
-        request: find the user of this request instead: a scope or environ, or an object with
-            `.scope`, `.environ` or `.META`.
+        request: find the user of this request instead: a scope or environ, an object with
+            `.scope`, `.environ` or `.META`, or a request of aiohttp, Sanic or Tornado.
         error: find the user of the request that this exception passed through instead.
     """
     if request is not None:
@@ -154,14 +154,27 @@ def get_user(
 
 
 def _record_of_request(request: object) -> RequestRecord | None:
-    for source in (request, *(getattr(request, name, None) for name in _SOURCES)):
+    for source in _sources_of(request):
         if isinstance(source, dict) and isinstance(source.get(KEY), RequestRecord):
             record: RequestRecord = source[KEY]
             return record
     return None
 
 
-_SOURCES = ("scope", "environ", "META")
+def _sources_of(request: object) -> Iterator[object]:
+    yield request
+    yield getattr(request, "__dict__", None)
+    for name in _SOURCES:
+        try:
+            source = getattr(request, name, None)
+        except NotImplementedError:  # what Sanic's `scope` raises, unless an ASGI server runs it
+            continue
+        yield source
+        yield getattr(source, "__dict__", None)
+
+
+# On the requests of aiohttp and Tornado the record is an attribute, on Sanic's one of their `ctx`.
+_SOURCES = ("ctx", "scope", "environ", "META")
 
 
 async def resolve_user() -> User | None:
