@@ -17,7 +17,7 @@ from django.urls import path
 from sentry_sdk.integrations.django import DjangoIntegration
 
 from tests.driver import asgi_call, environ_of, scope_of, wsgi_request
-from usercontext import RequestData, asgi, wsgi
+from usercontext import RequestData, asgi, init, wsgi
 from usercontext.clients.sentry_sdk import SentrySdkClient
 
 
@@ -51,7 +51,7 @@ def cart(_request: Any) -> Any:
 urlpatterns = [path("cart", cart)]
 
 
-def main(interface: str) -> None:
+def main(interface: str, order: str) -> None:
     """Serve one request; print the user and the address of each event."""
     warnings.simplefilter("ignore")
     kept: list[Any] = []
@@ -69,27 +69,31 @@ def main(interface: str) -> None:
         before_send=keep,
         before_send_transaction=keep,
     )
-    settings.configure(
-        SECRET_KEY="x",
-        ROOT_URLCONF=__name__,
-        ALLOWED_HOSTS=["*"],
-        MIDDLEWARE=[f"{__name__}.log_in"],
-        LOGGING_CONFIG=None,
-    )
-    django.setup()
     options: Any = {
         "clients": [SentrySdkClient()],
         "resolver": lambda _: {"id": 1},
         "request_data": RequestData(include_ip=True),
     }
+    ours = "usercontext.frameworks.django.UserContextMiddleware"
+    settings.configure(
+        SECRET_KEY="x",
+        ROOT_URLCONF=__name__,
+        ALLOWED_HOSTS=["*"],
+        MIDDLEWARE=[*([ours] if order == "inside" else []), f"{__name__}.log_in"],
+        LOGGING_CONFIG=None,
+    )
+    django.setup()
+    if order == "inside":
+        init(None, **options)
+    app: Any = get_asgi_application() if interface == "asgi" else get_wsgi_application()
+    if order == "outside":
+        app = (asgi if interface == "asgi" else wsgi).UserContextMiddleware(app, **options)
     if interface == "asgi":
-        app: Any = asgi.UserContextMiddleware(get_asgi_application(), **options)
         asyncio.run(asgi_call(app, scope_of(x_forwarded_for="6.6.6.6")))
     else:
-        app = wsgi.UserContextMiddleware(get_wsgi_application(), **options)
         wsgi_request(app, environ_of(x_forwarded_for="6.6.6.6"))
     print(json.dumps(kept))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

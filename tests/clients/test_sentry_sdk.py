@@ -5,10 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,8 +12,6 @@ import sentry_sdk
 import sentry_sdk.logger
 import sentry_sdk.metrics
 from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
-from sentry_sdk.integrations.flask import FlaskIntegration
-from sentry_sdk.integrations.starlette import StarletteIntegration
 from sentry_sdk.integrations.wsgi import SentryWsgiMiddleware
 
 from tests.clients.serving import BOTH
@@ -53,7 +47,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:The send_default_pii option is d
 VERSION = tuple(int(part) for part in sentry_sdk.VERSION.split(".")[:2])
 STREAMS = pytest.mark.skipif(VERSION < (2, 66), reason="sentry-sdk streams spans from 2.66 on")
 
-ROOT = Path(__file__).parent.parent.parent
 ADA = {"id": 1, "username": "ada"}
 SPOOFED = "6.6.6.6"
 PEER = "203.0.113.9"
@@ -528,76 +521,6 @@ def test_streamed_spans_tell_no_address_unasked(interface: str, place: str, sent
     assert [len(one["items"]) for one in kept.of("span")] == [1]
     assert SPOOFED not in str(kept.items)
     assert PEER not in str(kept.items)
-
-
-@pytest.mark.parametrize("ours_outside", [True, False])
-def test_starlettes_integration_does_not_replace_the_user(ours_outside: bool, sentry: Any) -> None:
-    """Its user of AuthenticationMiddleware is not the one that was resolved."""
-    from starlette.applications import Starlette
-    from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
-    from starlette.middleware import Middleware
-    from starlette.middleware.authentication import AuthenticationMiddleware
-    from starlette.routing import Route
-
-    class Backend(AuthenticationBackend):
-        async def authenticate(self, _conn: Any) -> Any:
-            return AuthCredentials([]), SimpleUser("starlette's")
-
-    kept = sentry(
-        integrations=[StarletteIntegration()], send_default_pii=True, traces_sample_rate=1.0
-    )
-    ours = Middleware(
-        asgi.UserContextMiddleware, clients=[SentrySdkClient()], resolver=lambda _: ADA
-    )
-    theirs = Middleware(AuthenticationMiddleware, backend=Backend())
-    app = Starlette(
-        routes=[Route("/cart", lambda _: fail())],
-        middleware=[ours, theirs] if ours_outside else [theirs, ours],
-    )
-    with pytest.raises(LookupError):
-        asgi_request(app, scope_of(x_forwarded_for=SPOOFED))
-    assert kept.users() + kept.users("transaction") == [{"id": "1", "username": "ada"}] * 2
-
-
-def test_flasks_integration_does_not_blend_users(sentry: Any) -> None:
-    """Flask-Login's user fills nothing of ours, and the header no address."""
-    import flask
-    import flask_login
-
-    kept = sentry(integrations=[FlaskIntegration()], send_default_pii=True)
-    app = flask.Flask("shop")
-    app.secret_key = "x"
-    manager = flask_login.LoginManager(app)
-
-    class Login(flask_login.UserMixin):
-        id = "9"
-        email = "bob@shop.example"
-        username = "bob"
-
-    manager.request_loader(lambda _: Login())
-
-    @app.get("/cart")
-    def cart() -> str:
-        set_user({"id": 1})
-        flask_login.current_user.get_id()
-        sentry_sdk.capture_message("hello")
-        return "ok"
-
-    app.wsgi_app = wsgi.UserContextMiddleware(app.wsgi_app, clients=[SentrySdkClient()])  # type: ignore[method-assign]
-    wsgi_request(app, environ_of(x_forwarded_for=SPOOFED))
-    assert kept.users() == [{"id": "1"}]
-
-
-@BOTH
-def test_djangos_integration_does_not_blend_users(interface: str) -> None:
-    """Whom Django logged in fills nothing of ours, on errors as on transactions."""
-    pytest.importorskip("django")
-    program = [sys.executable, "-m", "tests.clients.sentry_sdk_on_django", interface]
-    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    reported = json.loads(done.stdout)
-    assert [user for user, _ in reported] == [{"id": "1", "ip_address": PEER}] * 2
-    assert {address for _, address in reported} <= {PEER, None}
 
 
 @PLACES
