@@ -1,0 +1,159 @@
+"""Litestar: a plugin, and the errors that Litestar turns into responses itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Unpack
+
+from litestar.connection import ASGIConnection
+from litestar.exceptions import HTTPException, WebSocketException
+from litestar.plugins import InitPlugin
+
+from usercontext import resolution
+from usercontext.asgi import UserContextMiddleware
+from usercontext.capture import report_unhandled
+from usercontext.diagnostics import harmless
+from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks._identity import identity_of
+from usercontext.record import KEY, UNKNOWN, RequestRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from litestar import Litestar
+    from litestar.config.app import AppConfig
+
+    from usercontext.options import ContextOptions
+
+__all__ = ["UserContext", "request_user"]
+
+_ERROR = "usercontext.litestar.error"  # where an error waits for its response, in the scope
+
+
+def request_user(connection: ASGIConnection[Any, Any, Any, Any]) -> object:
+    """Return whom Litestar's authentication found: a ready resolver.
+
+    It reads what an AbstractAuthenticationMiddleware puts into `scope["user"]`, session and JWT
+    authentication included. Until that has happened the question stays open. Only who it is gets
+    reported, never the whole model: of a mapping, too, no more than the four fields and `name`.
+    """
+    return identity_of(connection.scope.get("user", UNKNOWN))
+
+
+class UserContext(InitPlugin):
+    """Give every request of a Litestar app a user of its own, and report its unhandled errors.
+
+    `Litestar(..., plugins=[UserContext(resolver=...)])`. The resolver, `def` or `async def`, is
+    called with Litestar's `ASGIConnection`. An error is reported if Litestar answers it with a
+    500, whoever made that page; HTTPExceptions of another status and errors that a handler of
+    yours turns into another answer are yours to report.
+
+    The middleware goes around all of the app when that starts. Where a server or a test sends no
+    lifespan, it stands first among the app's middlewares: outside of these nobody is known.
+
+    Args:
+        options: see `ContextOptions`.
+
+    Raises:
+        ConfigurationError: an option is wrong; the message names it and the fix.
+    """
+
+    def __init__(self, **options: Unpack[ContextOptions]) -> None:
+        self._middleware = _Middleware(_no_app, **options)
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """Put the middleware around an app, and listen for its errors; Litestar calls this."""
+        if sum(isinstance(plugin, UserContext) for plugin in app_config.plugins) > 1:
+            raise ConfigurationError(
+                "plugins: there is more than one UserContext: give all options to one"
+            )
+        app_config.middleware.insert(0, self._stand_first)
+        app_config.on_startup.insert(0, self._go_around)
+        app_config.after_exception.append(_note)
+        return app_config
+
+    def _stand_first(self, app: Any) -> _First:
+        return _First(self._middleware, app)
+
+    def _go_around(self, app: Litestar) -> None:
+        # An app may start several times, as it does in tests.
+        if not isinstance(app.asgi_handler, _Middleware):
+            inner: Any = app.asgi_handler
+            app.asgi_handler = self._middleware._around(_Watched(inner))  # type: ignore[assignment]
+
+
+class _Middleware(UserContextMiddleware):
+    """The ASGI middleware, whose resolver gets Litestar's own connection."""
+
+    @staticmethod
+    def _request_maker(_options: ContextOptions) -> Callable[[Any], object]:
+        return ASGIConnection
+
+
+class _First:
+    """Stands first among an app's middlewares, for where the app has not been started."""
+
+    def __init__(self, middleware: _Middleware, app: Any) -> None:
+        self._middleware = middleware
+        self._app = _Watched(app)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if isinstance(scope["litestar_app"].asgi_handler, _Middleware):
+            await self._app.app(scope, receive, send)
+            return
+        answered: list[HTTPException] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await self._app(scope, receive, send)
+            except HTTPException as error:
+                # Of a middleware, that of authentication for one: Litestar will answer it.
+                if error.status_code == 500:
+                    raise
+                answered.append(error)
+
+        await self._middleware._around(app)(scope, receive, send)
+        if answered:
+            raise answered[0]
+
+
+class _Watched:
+    """Reports errors that Litestar answers with a 500, before the response starts."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def watched(message: Any) -> None:
+            error = scope.pop(_ERROR, None)
+            if error is not None and _is_failure(message, error):
+                await _report(error, scope)
+            await send(message)
+
+        await self.app(scope, receive, watched)
+
+
+async def _no_app(scope: Any, receive: Any, send: Any) -> None:
+    """Stand where an app will be put."""
+
+
+async def _note(error: Exception, scope: Any) -> None:
+    """Keep an error until its answer tells whether the app has handled it."""
+    scope[_ERROR] = error
+
+
+def _is_failure(message: Any, error: Exception) -> bool:
+    if message["type"] == "http.response.start":
+        return bool(message["status"] == 500)
+    if isinstance(error, HTTPException):
+        return error.status_code == 500
+    # A websocket that the app closes, or the client.
+    return not isinstance(error, WebSocketException)
+
+
+async def _report(error: Exception, scope: Any) -> None:
+    record = scope.get(KEY)
+    if not isinstance(record, RequestRecord):
+        return
+    with harmless("litestar", "an error that Litestar answered could not be reported"):
+        await resolution.ask_within(record)
+        report_unhandled(error, record)
