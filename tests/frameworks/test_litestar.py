@@ -382,12 +382,15 @@ def test_what_litestar_answers_before_routing_has_a_user() -> None:
 
 
 def test_an_app_starts_several_times(usercontext_recorder: RecordingClient) -> None:
-    """As it does in tests: one report each."""
+    """As it does in tests: one report each, and one middleware around it."""
     app = make_app()
+    around = []
     for _ in range(3):
         with TestClient(app, raise_server_exceptions=False) as client:
             client.get("/boom", headers=ADA)
+        around.append(app.asgi_handler)
     assert reported(usercontext_recorder) == ["ada"] * 3
+    assert all(one is around[0] for one in around)
 
 
 def test_the_schema_stays_the_same() -> None:
