@@ -12,6 +12,7 @@ import copy
 import gc
 import json
 import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -199,6 +200,47 @@ def test_a_request_that_reports_nothing_asks_nobody() -> None:
     assert asked == []
     client.get("/report")
     assert asked == ["/report"]
+
+
+@dataclass
+class Row:
+    """A user model, which has more to it than who somebody is."""
+
+    id: str
+    email: str
+    password_hash: str
+
+    def asdict(self) -> dict[str, str]:
+        """Give all of it."""
+        return vars(self)
+
+
+@pytest.mark.parametrize("kept_as", [Row, dict])
+def test_a_frameworks_user_model_is_never_sent_whole(
+    recorder: RecordingClient, kept_as: Any
+) -> None:
+    """Of the user that Litestar's authentication found, only the identity leaves (10)."""
+    litestar = pytest.importorskip("litestar")
+    from usercontext.frameworks import litestar as ours
+
+    user = kept_as(id="ada", email="ada@example.org", password_hash="s3cret")
+
+    def authenticated(app: Any) -> Any:
+        async def middleware(scope: Any, receive: Any, send: Any) -> None:
+            scope["user"] = user
+            await app(scope, receive, send)
+
+        return middleware
+
+    @litestar.get("/cart", sync_to_thread=False)
+    def cart() -> None:
+        raise LookupError("no such thing")
+
+    plugin = ours.UserContext(resolver=ours.request_user)
+    app = litestar.Litestar([cart], plugins=[plugin], middleware=[authenticated])
+    asgi_request(app)
+    assert recorder.events[0]["user"] == {"id": "ada", "email": "ada@example.org"}
+    assert "s3cret" not in json.dumps(recorder.events)
 
 
 def test_nobody_clears_a_user_set_further_out(recorder: RecordingClient) -> None:
