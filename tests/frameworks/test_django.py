@@ -22,10 +22,12 @@ from tests.frameworks.django_project import (
 )
 
 # isort: split
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import connections, transaction
+from django.db.backends.signals import connection_created
 from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
 from django.test import (
     AsyncClient,
@@ -375,24 +377,53 @@ def test_the_error_of_a_middleware_further_out_is_reported(
     assert names(usercontext_recorder) == [None]
 
 
-@pytest.mark.parametrize("target", ["fail", "fail-async"])
-def test_an_error_over_asgi_opens_no_connection_in_a_pool_thread(
-    target: str, usercontext_recorder: RecordingClient
-) -> None:
-    """The user is found where Django queries: elsewhere nobody would close the connection."""
-    from django.db.backends.signals import connection_created
+@pytest.fixture
+def connecting() -> Iterator[list[str]]:
+    """The names of the threads that have connected to the database."""
+    threads: list[str] = []
 
     def note(**_: Any) -> None:
-        seen.append(threading.current_thread().name)
+        threads.append(threading.current_thread().name)
 
-    cookie = log_in("ada")
     connection_created.connect(note)
-    try:
-        serve_asgi(target, cookie=cookie)
-    finally:
-        connection_created.disconnect(note)
+    yield threads
+    connection_created.disconnect(note)
+
+
+@pytest.mark.parametrize("target", ["fail", "fail-async"])
+def test_an_error_over_asgi_opens_no_connection_in_a_pool_thread(
+    target: str, connecting: list[str], usercontext_recorder: RecordingClient
+) -> None:
+    """The user is found where Django queries: elsewhere nobody would close the connection."""
+    serve_asgi(target, cookie=log_in("ada"))
     assert names(usercontext_recorder) == ["ada"]
-    assert [name for name in seen if name.startswith("asyncio")] == []
+    assert [name for name in connecting if name.startswith("asyncio")] == []
+
+
+def failing_inside(get_response: Any) -> Any:
+    """Fail in a middleware that is async itself."""
+
+    async def middleware(request: HttpRequest) -> HttpResponse:
+        raise LookupError("inside ours")
+
+    return markcoroutinefunction(middleware)
+
+
+failing_inside.async_capable = True  # type: ignore[attr-defined]
+
+
+@override_settings(
+    # Without a handler500, which Django would run in a thread of the pool as well.
+    ROOT_URLCONF="tests.frameworks.django_project",
+    MIDDLEWARE=[*AUTHENTICATION, f"{__name__}.failing_inside"],
+)
+def test_an_async_middlewares_error_waits_for_the_user(
+    connecting: list[str], usercontext_recorder: RecordingClient
+) -> None:
+    """No `process_exception` is called for it: its report waits until `auser()` can be awaited."""
+    serve_asgi("me", cookie=log_in("ada"))
+    assert names(usercontext_recorder) == ["ada"]
+    assert [name for name in connecting if name.startswith("asyncio")] == []
 
 
 def test_a_report_in_a_broken_transaction_waits_for_its_end(
@@ -528,7 +559,6 @@ def test_listed_twice_is_harmless(usercontext_recorder: RecordingClient) -> None
 
 def asynchronous(get_response: Any) -> Any:
     """Note the thread of an async middleware that stands outside of ours."""
-    from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
     def middleware(request: HttpRequest) -> Any:
         seen.append(threading.get_ident())
