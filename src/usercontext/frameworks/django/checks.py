@@ -63,17 +63,16 @@ def _check_setting(**_kwargs: Any) -> list[checks.CheckMessage]:
     try:
         read_options()
     except ConfigurationError as error:
-        wrong, _, fix = str(error).rpartition(": ")
-        return [
-            checks.Error(f"{wrong}.", hint=f"{fix[:1].upper()}{fix[1:]}.", id="usercontext.E001")
-        ]
+        # It names the key, what is wrong with it, and what to write instead.
+        message = "The setting USERCONTEXT cannot be used."
+        return [checks.Error(message, hint=str(error), id="usercontext.E001")]
     return []
 
 
 def _check_listed(**_kwargs: Any) -> Iterator[checks.CheckMessage]:
     """E002 and W001: the wrong class is listed, or none."""
     for path, kind in _middlewares():
-        if kind.__module__ in _WRAPPERS:
+        if _is_wrapper(kind):
             yield checks.Error(
                 f"{path} in MIDDLEWARE wraps a whole application, and is no middleware of Django.",
                 hint=f'Write "{_OURS}" instead.',
@@ -165,7 +164,7 @@ def _wrapping(path: str | None) -> Iterator[UserContext]:
     for _ in range(_MAX_WRAPPERS):
         if app is None:
             return
-        if type(app).__module__ in _WRAPPERS:
+        if _is_wrapper(type(app)):
             yield app._own
         app = getattr(app, "app", None) or getattr(app, "application", None)
 
@@ -185,6 +184,10 @@ def _imported(path: str) -> Any:
 
 def _is_ours(kind: Any) -> bool:
     return any(one.__module__ == f"{_APP}.middleware" for one in _bases(kind))
+
+
+def _is_wrapper(kind: Any) -> bool:
+    return any(one.__module__ in _WRAPPERS for one in _bases(kind))
 
 
 def _is_a(kind: Any, path: str) -> bool:

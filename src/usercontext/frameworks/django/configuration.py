@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from usercontext.context import UserContext
 from usercontext.exceptions import ConfigurationError
 from usercontext.options import checked
 
@@ -27,7 +28,9 @@ def read_options() -> dict[str, Any]:
     if not isinstance(given, Mapping):
         kind = type(given).__name__
         raise ConfigurationError(f"settings.USERCONTEXT must be a dict, not {kind}: {_EXAMPLE}")
-    return {name: _checked(name, value) for name, value in given.items()}
+    options = {name: _checked(name, value) for name, value in given.items()}
+    _check_together(options)
+    return options
 
 
 def _checked(name: str, value: object) -> object:
@@ -38,6 +41,14 @@ def _checked(name: str, value: object) -> object:
     except ConfigurationError as error:
         raise ConfigurationError(f'settings.USERCONTEXT["{name}"]: {error}') from None
     return value
+
+
+def _check_together(options: dict[str, Any]) -> None:
+    """Check what one option says of another: a scrub rule that hashes needs a key."""
+    try:
+        UserContext(**{**options, "clients": None})
+    except ConfigurationError as error:
+        raise ConfigurationError(f"settings.USERCONTEXT: {error}") from None
 
 
 def _imported(path: str) -> object:

@@ -1,0 +1,1 @@
+"""Half of what `django-admin startproject` writes: found, and never imported."""
