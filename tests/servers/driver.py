@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 __all__ = ["Asked", "Connection", "ConnectionLostError", "Observer", "Response"]
@@ -62,11 +62,21 @@ class Response:
 
 
 class Connection:
-    """One connection; when the server closes it between requests, it connects anew."""
+    """One connection; when the server closes it between requests, it connects anew.
 
-    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+    `settle` is called with the last request before the next one on the same connection is sent.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        address: str = "127.0.0.1",
+        settle: Callable[[Asked], object] = lambda asked: None,
+    ) -> None:
         self._port = port
         self._from = address, 0
+        self._settle = settle
+        self._last: Asked | None = None
         self._socket: socket.socket | None = None
         self._buffer = b""
 
@@ -88,6 +98,9 @@ class Connection:
             self._socket = socket.create_connection(
                 ("127.0.0.1", self._port), PATIENCE, source_address=self._from
             )
+        elif self._last is not None:
+            self._settle(self._last)
+        self._last = requests[-1]
         self._socket.sendall(b"".join(request.encoded() for request in requests))
 
     def request(self, request: Asked) -> Response:

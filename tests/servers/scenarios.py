@@ -7,6 +7,7 @@ anew for each request, so that one who turns up elsewhere is always a leak.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 from dataclasses import dataclass
@@ -55,8 +56,12 @@ class Target:
     @contextlib.contextmanager
     def connect(self, address: str = "127.0.0.1") -> Iterator[Connection]:
         """Open a connection from an address of this machine."""
-        with Connection(self.running.port, address) as connection:
+        with Connection(self.running.port, address, self._settle) as connection:
             yield connection
+
+    def _settle(self, asked: Asked) -> None:
+        if not self.server.early:
+            self.seen(asked, "flushed" if "x-flush" in asked.headers else "outside")
 
     def ask(self, asked: Asked, address: str = "127.0.0.1") -> Response:
         """Send one request on a connection of its own."""
@@ -231,7 +236,7 @@ def anonymous_behind_a_user_on_keep_alive(at: Target) -> None:
     """An anonymous request that follows a user's on its connection sees nobody."""
     for prefix in at.prefixes:
         with at.connect() as connection:
-            for asked in both(f"{prefix}/whoami") * 2:
+            for asked in (*both(f"{prefix}/whoami"), *both(f"{prefix}/whoami")):
                 answer = checked(connection.request(asked)).json()
                 assert answer == {"user": user_of(asked)}
                 assert_nobody_next(connection)
@@ -268,7 +273,7 @@ def _pipelined(at: Target, *requests: Asked) -> None:
 def anonymous_pipelined_behind_a_user(at: Target) -> None:
     """Anonymous requests pipelined between those of users see nobody."""
     for prefix in at.prefixes:
-        users = both(f"{prefix}/whoami") * 2
+        users = *both(f"{prefix}/whoami"), *both(f"{prefix}/whoami")
         _pipelined(at, *(one for user in users for one in (user, anonymous())))
 
 
@@ -391,7 +396,7 @@ def tasks_of_a_request(at: Target) -> None:
 def sync_endpoints_in_the_threadpool(at: Target) -> None:
     """A sync endpoint sees and sets the user as an async one does."""
     with at.connect() as connection:
-        for asked in both("/whoami-sync") * 2:
+        for asked in (*both("/whoami-sync"), *both("/whoami-sync")):
             assert checked(connection.request(asked)).json() == {"user": user_of(asked)}
             assert_nobody_next(connection)
 
@@ -688,11 +693,10 @@ def outer_reporters_find_the_user_of_a_bare_error(at: Target) -> None:
     for asked in both("/raw/boom", flush="1"):
         with at.connect() as connection:
             connection.send(asked)
-            with contextlib.suppress(ConnectionError, ConnectionLostError):
-                connection.read()
+            # The response is not read: uwsgi has none for such an error.
+            assert at.seen(asked, "outer reporter") == user_of(asked)
             connection.close()
             assert_nobody_next(connection)
-        assert at.seen(asked, "outer reporter") == user_of(asked)
         assert at.reported(asked) == [user_of(asked)]
 
 
@@ -767,8 +771,10 @@ def wrapped_around_the_app(at: Target) -> None:
 @scenario("websockets")
 def websockets_change_their_user(at: Target) -> None:
     """A websocket keeps the user that it last set, and no other connection sees them."""
-    from websockets.sync.client import connect
+    import websockets.sync.client
 
+    # gunicorn never answers the closing.
+    connect = functools.partial(websockets.sync.client.connect, close_timeout=1)
     first, second, changed, identifier = fresh(), fresh(), fresh(), fresh("id")
     address = f"ws://127.0.0.1:{at.running.port}/websocket"
     with (

@@ -34,11 +34,14 @@ class Server:
     """How a server is started, and what it can do.
 
     Attributes:
+        command: what to run, a module of Python or (`binary`) a program beside it.
         needs: the modules that must be installed.
+        distribution: the package that has its version, if not called as the first of these.
         concurrency: requests that one process works on at once.
         processes: workers that share the port.
         lifespan: whether it tells the app when it starts and stops.
         pipelining: whether it answers requests that were sent before the answer to the first.
+        early: whether it answers requests that were sent before the app returned from the last.
         write: whether `start_response` returns the `write()` that PEP 3333 asks for.
         limits: what it cannot do.
     """
@@ -51,8 +54,19 @@ class Server:
     processes: int = 1
     lifespan: bool = True
     pipelining: bool = True
+    early: bool = True
     write: bool = True
     limits: tuple[Limit, ...] = ()
+    binary: bool = False
+    distribution: str = ""
+
+    def arguments(self, app: str, port: int) -> list[str]:
+        """Return what to run so that the server serves `apps.x_app:application` on this port."""
+        module = app.partition(":")[0]
+        program, *rest = self.command.format(app=app, module=module, port=port).split()
+        if self.binary:
+            return [str(Path(sys.executable).with_name(program)), *rest]
+        return [sys.executable, "-m", program, *rest]
 
     def missing(self) -> str | None:
         """Return why this server cannot be started here, or None."""
@@ -61,7 +75,7 @@ class Server:
 
     def version(self) -> str:
         """Return the server's name and version."""
-        program = self.needs[0]
+        program = self.distribution or self.needs[0]
         return f"{program} {importlib.metadata.version(program)}"
 
 
@@ -76,13 +90,28 @@ def _uvicorn(http: str, loop: str) -> Server:
     )
 
 
-def _gunicorn(name: str, options: str, *needs: str, **capabilities: int | bool) -> Server:
+def _gunicorn(
+    name: str, options: str, *needs: str, interface: str = "wsgi", **capabilities: int | bool
+) -> Server:
     return Server(
         f"gunicorn-{name}",
-        "wsgi",
+        interface,
         "gunicorn {app} --bind 127.0.0.1:{port} --log-level error --graceful-timeout 1"
         f" --no-control-socket --keep-alive 10 {options}",
         ("gunicorn", *needs),
+        **capabilities,  # type: ignore[arg-type]
+    )
+
+
+def _uwsgi(name: str, options: str, **capabilities: int | bool) -> Server:
+    return Server(
+        name,
+        "wsgi",
+        "uwsgi --http 127.0.0.1:{port} --http-keepalive --http-auto-chunked --module {app}"
+        f" --post-buffering 65536 --master --die-on-term --need-app --disable-logging {options}",
+        ("uwsgidecorators",),
+        binary=True,
+        distribution="uwsgi",
         **capabilities,  # type: ignore[arg-type]
     )
 
@@ -114,6 +143,14 @@ SERVERS = {
             ("daphne",),
             lifespan=False,
         ),
+        # Mended after 26.2.0: https://github.com/benoitc/gunicorn/pull/3727.
+        _gunicorn("asgi", "--worker-class asgi", interface="asgi", pipelining=False, early=False),
+        _gunicorn(
+            "uvicorn",
+            "--worker-class uvicorn_worker.UvicornWorker",
+            *("uvicorn_worker", "uvicorn"),
+            interface="asgi",
+        ),
         _gunicorn("sync", "--worker-class sync --workers 1", concurrency=1),
         _gunicorn("gthread", "--worker-class gthread --threads 16", pipelining=False),
         _gunicorn("gevent", "--worker-class gevent", "gevent"),
@@ -143,6 +180,24 @@ SERVERS = {
             "waitress --listen=127.0.0.1:{port} --threads=16 --outbuf-high-watermark=500000 {app}",
             ("waitress",),
         ),
+        Server(
+            "cheroot",
+            "wsgi",
+            "cheroot {app} --bind 127.0.0.1:{port} --threads 16",
+            ("cheroot",),
+        ),
+        _uwsgi("uwsgi", "--py-call-uwsgi-fork-hooks", concurrency=1),
+        _uwsgi("uwsgi-threads", "--enable-threads --threads 16 --lazy-apps"),
+        # Frameworks that serve themselves.
+        Server("aiohttp", "aiohttp", "{module} {port}", ("aiohttp",)),
+        _gunicorn(
+            "aiohttp",
+            "--worker-class aiohttp.GunicornWebWorker",
+            "aiohttp",
+            interface="aiohttp",
+        ),
+        Server("sanic", "sanic", "{module} {port}", ("sanic",)),
+        Server("tornado", "tornado", "{module} {port}", ("tornado",)),
     )
 }
 
@@ -169,10 +224,9 @@ class Running:
         self.port = _free_port()
         self._output = self.folder / "output"
         self._token = secrets.token_hex(8)
-        command = self.server.command.format(app=self.app, port=self.port).split()
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *command],
+                self.server.arguments(self.app, self.port),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

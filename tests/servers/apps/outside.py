@@ -136,8 +136,7 @@ class OutsideWSGI:
             raise
         seen = {before, _named(who(resolve=False))}
         if path.startswith("/raw/file"):
-            unwrapped = isinstance(body, environ.get("wsgi.file_wrapper", object))
-            observe(headers, "file wrapper kept", unwrapped)
+            observe(headers, "file wrapper kept", environ.get("tests.file", body) is body)
             observe(headers, "outside", sorted(seen))
             return body
         return _WatchedBody(body, headers, seen, flush)

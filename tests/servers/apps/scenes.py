@@ -80,6 +80,8 @@ FILE_TEXT = b"the file\n" * 1000
 pool = ThreadPoolExecutor(8)
 
 _sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+# gevent lets one greenlet at a time wait for a socket, as they do whose datagrams queue up.
+_sender_lock = threading.Lock()
 _gates: dict[str, asyncio.Barrier] = {}
 _thread_gates: dict[str, threading.Barrier] = {}
 _thread_gates_lock = threading.Lock()
@@ -129,7 +131,8 @@ def observe(headers: Headers, point: str, seen: object) -> None:
     if "x-id" not in headers:
         return
     seen_there = {"request": headers["x-id"], "point": point, "seen": seen}
-    _sender.sendto(json.dumps(seen_there).encode(), os.environ["OBSERVER"])
+    with _sender_lock:
+        _sender.sendto(json.dumps(seen_there).encode(), os.environ["OBSERVER"])
 
 
 def start() -> None:
@@ -612,8 +615,11 @@ def raw_file(environ: Any, start_response: Any) -> Any:
     set_if_asked(_headers_of(environ))
     headers = [("content-type", "text/plain"), ("content-length", str(len(FILE_TEXT)))]
     start_response("200 OK", headers)
-    wrapper = environ.get("wsgi.file_wrapper", FileWrapper)
-    return wrapper(Path(FILE).open("rb"), 4096)
+    file = Path(FILE).open("rb")  # noqa: SIM115 - whoever sends the body closes it
+    if "wsgi.file_wrapper" not in environ:
+        return FileWrapper(file, 4096)
+    body = environ["tests.file"] = environ["wsgi.file_wrapper"](file, 4096)
+    return body
 
 
 def raw_list(environ: Any, start_response: Any) -> list[bytes]:
@@ -690,10 +696,13 @@ async def websocket(scope: Any, receive: Any, send: Any) -> None:
     headers = {key.decode().lower(): value.decode() for key, value in scope["headers"]}
     await receive()
     await send({"type": "websocket.accept"})
-    while (message := await receive())["type"] == "websocket.receive":
-        answer = await websocket_answer(message.get("text") or "")
-        await send({"type": "websocket.send", "text": answer})
-    observe(headers, "closed", who())
+    try:
+        while (message := await receive())["type"] == "websocket.receive":
+            answer = await websocket_answer(message.get("text") or "")
+            await send({"type": "websocket.send", "text": answer})
+    finally:
+        # Servers tell that the client has gone; gunicorn cancels the task instead.
+        observe(headers, "closed", who())
 
 
 async def websocket_answer(text: str) -> str:

@@ -82,10 +82,13 @@ async def thousand(request: Request) -> Response:
 async def websocket(socket: WebSocket) -> None:
     """Answer each message with who is seen."""
     await socket.accept()
-    with contextlib.suppress(WebSocketDisconnect):
+    try:
         while True:
             await socket.send_text(await scenes.websocket_answer(await socket.receive_text()))
-    scenes.observe(socket.headers, "closed", scenes.who())
+    except WebSocketDisconnect:
+        pass
+    finally:
+        scenes.observe(socket.headers, "closed", scenes.who())
 
 
 async def on_handled(request: Request, error: Exception) -> Response:
