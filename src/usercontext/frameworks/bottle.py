@@ -1,0 +1,138 @@
+"""Bottle: its own request for the resolver, and the errors that it turns into responses itself."""
+
+from __future__ import annotations
+
+from functools import wraps
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any, Unpack
+
+import bottle
+
+from usercontext import resolution
+from usercontext.capture import report_unhandled
+from usercontext.exceptions import ConfigurationError
+from usercontext.options import checked
+from usercontext.record import current
+from usercontext.wsgi import UserContextMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from usercontext.options import ContextOptions
+    from usercontext.types import Environ, ExcInfo, StartResponse, WSGIApp
+
+__all__ = ["UserContext"]
+
+
+class UserContext:
+    """Give every request of a Bottle app a user of its own, and report its unhandled errors.
+
+    A plugin: `app.install(UserContext(resolver=...))`. It puts the middleware around `app.wsgi`.
+    An error that Bottle answers with a 500 is reported, also where `@app.error(500)` makes the
+    page; an `HTTPError` or `HTTPResponse` that the app raises is its answer.
+
+    Bottle has no users. What `request.auth` gives is whatever the client wrote into its
+    Authorization header, checked by nobody: never return it from a resolver as it is.
+
+    Args:
+        options: see `ContextOptions`. The resolver is called with a request of Bottle's.
+
+    Raises:
+        ConfigurationError: an option is wrong, or the plugin is installed where it cannot be;
+            the message names the fix.
+    """
+
+    name = "usercontext"
+    api = 2
+
+    def __init__(self, **options: Unpack[ContextOptions]) -> None:
+        self._options = checked(options)
+
+    def setup(self, app: Any) -> None:
+        """Put the middleware around an app, as Bottle asks a plugin to when it installs it."""
+        if not isinstance(app, bottle.Bottle):
+            raise ConfigurationError(
+                f"UserContext is a plugin of a Bottle app, not of {type(app).__name__}: write "
+                "app.install(UserContext(...)); any other WSGI app takes "
+                "usercontext.wsgi.UserContextMiddleware(app)"
+            )
+        if any(isinstance(plugin, UserContext) for plugin in app.plugins):
+            raise ConfigurationError(
+                "this app has a UserContext already, and two could disagree about its users: "
+                "install one, with all options"
+            )
+        # Past the `__setattr__` of Bottle, which lets nobody wrap what another plugin has set.
+        vars(app)["wsgi"] = _Middleware(_reporting(app.wsgi), **self._options)
+
+    def apply(self, callback: Callable[..., Any], _route: object) -> Callable[..., Any]:
+        """Report what a generator fails with before its first chunk, which Bottle answers too."""
+
+        @wraps(callback)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = callback(*args, **kwargs)
+            if isinstance(result, GeneratorType):
+                return _reported(result)
+            if isinstance(result, bottle.HTTPResponse) and isinstance(result.body, GeneratorType):
+                result.body = _reported(result.body)
+            return result
+
+        return call
+
+
+class _Middleware(UserContextMiddleware):
+    """The WSGI middleware, whose resolver gets a request of Bottle's."""
+
+    @staticmethod
+    def _request_maker(_options: ContextOptions) -> Callable[[Any], object]:
+        return _make_request
+
+
+def _make_request(environ: Any) -> object:
+    # Past `__init__`, which would put this request in place of Bottle's own into the environ.
+    request = bottle.BaseRequest.__new__(bottle.BaseRequest)
+    request.environ = environ
+    return request
+
+
+def _reporting(app: WSGIApp) -> WSGIApp:
+    """Report the errors that an app answers: it hands them to the server, as PEP 3333 says."""
+
+    def serve(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        def start(
+            status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
+        ) -> Callable[[bytes], object]:
+            if exc_info is not None:
+                # Where the page for an error fails as well, Bottle hands over that error only.
+                _report(environ.get("bottle.exc_info", exc_info)[1])
+                _report(exc_info[1])
+                return start_response(status, headers, exc_info)
+            return start_response(status, headers)
+
+        return app(environ, start)
+
+    return serve
+
+
+def _report(error: object) -> None:
+    record = current()
+    if record is None or not isinstance(error, Exception):
+        return
+    resolution.ask(record)
+    report_unhandled(_original(error), record)
+
+
+def _original(error: Exception) -> Exception:
+    """Return the error of a mounted WSGI app, which Bottle raises anew, itself its argument."""
+    while error.args and type(error.args[0]) is type(error):
+        error = error.args[0]
+    return error
+
+
+def _reported(body: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from body
+    except bottle.HTTPResponse:
+        raise
+    except Exception as error:
+        _report(error)
+        raise
