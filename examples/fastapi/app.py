@@ -7,16 +7,16 @@ and so some requests fail: each report names the customer whose request it was.
 import os
 import secrets
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 
 import usercontext
-from usercontext import RequestData, use_user
-from usercontext.asgi import UserContextMiddleware
+from usercontext import RequestData, get_user, use_user
+from usercontext.frameworks.fastapi import CurrentUser, RequiredUser, UserContext
 
 CUSTOMERS = {
     "ada": {"id": 1, "username": "ada", "email": "ada@shop.example"},
@@ -38,8 +38,8 @@ def customer_of(connection: HTTPConnection) -> dict[str, Any] | None:
 usercontext.init(os.environ.get("USERCONTEXT_DSN", "sqlite:///reports.db"))
 
 app = FastAPI(title="Shop")
-app.add_middleware(
-    UserContextMiddleware,
+UserContext(
+    app,
     resolver=customer_of,
     # A proxy on this machine may say whose address it forwards; nobody else may.
     request_data=RequestData(include_ip=True, trusted_proxies=["127.0.0.1", "::1"]),
@@ -131,9 +131,22 @@ async def as_customer(username: str, number: int) -> dict[str, float]:
 
 
 @app.get("/me")
-async def me(user: Annotated[usercontext.User | None, Depends(usercontext.resolve_user)]) -> Any:
+async def me(user: CurrentUser) -> Any:
     """Show what a report of this request would say."""
     return user.to_dict() if user else None
+
+
+@app.get("/basket")
+def basket(user: RequiredUser) -> dict[str, str | None]:
+    """Show a customer's basket; a visitor is answered 401."""
+    return {"basket of": user.username}
+
+
+@app.exception_handler(500)
+async def apologise(request: Request, error: Exception) -> JSONResponse:
+    """Answer for the bug of this shop, which is reported without this."""
+    user = get_user()
+    return JSONResponse({"sorry": user.username if user else None}, status_code=500)
 
 
 if __name__ == "__main__":

@@ -98,10 +98,31 @@ def test_an_admin_acts_as_a_customer(talk: Talk, usercontext_recorder: Recording
 
 
 def test_the_current_user_is_a_dependency(talk: Talk) -> None:
-    """`Depends(resolve_user)` hands an endpoint the user that a report would name."""
+    """`CurrentUser` hands an endpoint the user that a report would name, or nobody."""
 
     async def conversation(client: httpx.AsyncClient) -> None:
         answer = await client.get("/me", headers=await log_in(client, "ada"))
         assert answer.json()["username"] == "ada"
+
+    talk(conversation)
+
+
+def test_a_required_user_is_let_in(talk: Talk) -> None:
+    """`RequiredUser` answers 401 to visitors."""
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        customer = await client.get("/basket", headers=await log_in(client, "ada"))
+        visitor = await client.get("/basket")
+        assert (customer.json(), visitor.status_code) == ({"basket of": "ada"}, 401)
+
+    talk(conversation)
+
+
+def test_the_page_of_a_500_knows_the_customer(talk: Talk) -> None:
+    """The handler that apologises says to whom."""
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        answer = await client.get("/orders/7", headers=await log_in(client, "ada"))
+        assert answer.json() == {"sorry": "ada"}
 
     talk(conversation)

@@ -1,6 +1,6 @@
 """A small shop on Starlette whose customers Starlette's own AuthenticationMiddleware finds.
 
-The resolver only passes on what authentication found, so there is one place that knows customers.
+`request_user` only passes on what authentication found, so there is one place that knows customers.
 A websocket is a request too: an order book that reports the customer who is connected.
 """
 
@@ -27,7 +27,7 @@ from starlette.websockets import WebSocket
 
 import usercontext
 from usercontext import RequestData
-from usercontext.asgi import UserContextMiddleware
+from usercontext.frameworks.starlette import UserContext, request_user
 
 PASSWORDS = {"ada": "lovelace", "bob": "builder"}
 PRICES = {1: 12.50, 2: 3.20, 3: 99.00}
@@ -48,12 +48,6 @@ class BasicAuthentication(AuthenticationBackend):
         if password == "" or PASSWORDS.get(username) != password:
             raise AuthenticationError("nobody here has that name and password")
         return AuthCredentials(["customer"]), SimpleUser(username)
-
-
-def customer_of(connection: HTTPConnection) -> BaseUser | None:
-    """Find who makes a request: whomever AuthenticationMiddleware has found by then."""
-    user: BaseUser | None = connection.scope.get("user")
-    return user
 
 
 async def order(request: Request) -> Response:
@@ -110,16 +104,10 @@ app = Starlette(
         Route("/orders/{number:int}/export", export),
         WebSocketRoute("/book", order_book),
     ],
-    middleware=[
-        # Outside or inside of authentication: the resolver is only asked when it has happened.
-        Middleware(
-            UserContextMiddleware,
-            resolver=customer_of,
-            request_data=RequestData(include_ip=True),
-        ),
-        Middleware(AuthenticationMiddleware, backend=BasicAuthentication()),
-    ],
+    middleware=[Middleware(AuthenticationMiddleware, backend=BasicAuthentication())],
 )
+# Around authentication: the resolver is only asked when that has happened.
+UserContext(app, resolver=request_user, request_data=RequestData(include_ip=True))
 
 if __name__ == "__main__":
     import uvicorn
