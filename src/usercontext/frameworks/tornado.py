@@ -1,0 +1,223 @@
+"""Tornado: a record around each request of an application, whichever handler serves it."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+from urllib.parse import unquote
+from weakref import WeakSet
+
+from tornado.iostream import StreamClosedError
+from tornado.web import Application, HTTPError, RequestHandler
+from tornado.websocket import WebSocketClosedError
+
+from usercontext import resolution
+from usercontext.capture import report_unhandled
+from usercontext.context import OverDefault
+from usercontext.context import UserContext as Context
+from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks._identity import identity_of
+from usercontext.record import KEY, RequestRecord, enter, leave
+from usercontext.serving import RequestScope, Serving, push, push_now
+
+if TYPE_CHECKING:
+    from asyncio import Future
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
+
+    from usercontext.options import ContextOptions
+
+__all__ = ["UserContext", "request_user"]
+
+_initialised: WeakSet[Application] = WeakSet()
+
+
+def request_user(handler: RequestHandler) -> object:
+    """Return who `handler.current_user` is: a ready resolver, taken where none is given.
+
+    Tornado asks the app's `get_current_user()` once a request; here it happens only if a report
+    needs the user. Text, as a signed cookie gives it, is a username. Of a mapping only the four
+    fields and `name` are taken, as of an object.
+    """
+    user = handler.current_user
+    if isinstance(user, bytes):
+        user = user.decode("utf-8")
+    if isinstance(user, str):
+        return {"username": user}
+    return identity_of(user)
+
+
+class UserContext:
+    """Give every request and websocket of a Tornado application a user of its own.
+
+    `UserContext(application, ...)`, or with a factory `context = UserContext(...)` and
+    `context.init_app(application)`. Each handler is served by a subclass of its own class, which
+    also reports what Tornado logs as an error.
+
+    Args:
+        application: the application; None where `init_app` is called later.
+        options: see `ContextOptions`; what is left out comes from `init()`. The resolver, `def`
+            or `async def`, is called with the `RequestHandler`; without any, `request_user` is.
+
+    Raises:
+        ConfigurationError: an option is wrong; the message names it and the fix.
+    """
+
+    def __init__(
+        self, application: Application | None = None, **options: Unpack[ContextOptions]
+    ) -> None:
+        make_request = attrgetter("request")
+        self._defaults = OverDefault(Context(make_request=make_request, **options))
+        options["resolver"] = options.get("resolver") or request_user
+        self._ready = OverDefault(Context(make_request=make_request, **options))
+        self._served: dict[type[RequestHandler], type[RequestHandler]] = {}
+        if application is not None:
+            self.init_app(application)
+
+    def init_app(self, application: Application) -> None:
+        """Go around all requests of an application.
+
+        Raises:
+            ConfigurationError: it is no Tornado application, or has a `UserContext`.
+        """
+        _check(application)
+        _initialised.add(application)
+        delegate = application.get_handler_delegate
+
+        def delegate_served(
+            request: HTTPServerRequest,
+            target_class: type[RequestHandler],
+            *args: Any,
+            **kwargs: Any,
+        ) -> HTTPMessageDelegate:
+            return delegate(request, self._around(target_class), *args, **kwargs)
+
+        application.get_handler_delegate = delegate_served  # type: ignore[method-assign,assignment]
+
+    def _around(self, handler: type[RequestHandler]) -> type[RequestHandler]:
+        served = self._served.get(handler)
+        if served is None:
+            names = {"__module__": handler.__module__, "__qualname__": handler.__qualname__}
+            served = type(handler.__name__, (_Served, handler), {**names, "_usercontext": self})
+            self._served[handler] = served
+        return served
+
+    def _record_of(self, handler: RequestHandler) -> RequestRecord:
+        context = self._defaults.joined
+        if context.resolver is None:
+            context = self._ready.joined
+        record = RequestRecord(RequestScope(handler, _PARTS), context)
+        vars(handler.request)[KEY] = record
+        return record
+
+
+class _Served(RequestHandler):
+    """What a handler does inside its request's record."""
+
+    _usercontext: ClassVar[UserContext]
+    _record: RequestRecord | None = None
+
+    async def _execute(self, transforms: Any, *args: bytes, **kwargs: bytes) -> None:
+        self._record = record = self._usercontext._record_of(self)
+        async with Serving(record):
+            if record.context.awaits:
+                # Later, as the response starts, nothing can be awaited.
+                await push(record)
+            await super()._execute(transforms, *args, **kwargs)
+
+    def flush(self, include_footers: bool = False) -> Future[None]:
+        """Start or go on with the response, kept apart from the request's user.
+
+        What waits for the connection from here on runs in this very context: after a response
+        with something to wait for, that is what the next request of the connection begins with.
+        """
+        if self._record is not None and not self._headers_written:
+            push_now(self._record)
+        token = enter(None)
+        try:
+            return super().flush(include_footers)
+        finally:
+            leave(token)
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self._record is not None and isinstance(value, Exception) and _is_error(self, value):
+            resolution.ask(self._record)
+            report_unhandled(value, self._record)
+        super().log_exception(typ, value, tb)
+
+    # These two are called by the connection, in whatever context that is.
+
+    async def data_received(self, chunk: bytes) -> None:
+        token = enter(self._record)
+        try:
+            received: Any = super().data_received(chunk)
+            if received is not None:
+                await received
+        finally:
+            leave(token)
+
+    def on_connection_close(self) -> None:
+        token = enter(self._record)
+        try:
+            super().on_connection_close()
+        finally:
+            leave(token)
+
+
+def _check(application: object) -> None:
+    if not isinstance(application, Application):
+        raise ConfigurationError(
+            f"UserContext takes a tornado.web.Application, not {type(application).__name__}: "
+            "write UserContext(application), where application = Application([...])"
+        )
+    if application in _initialised:
+        raise ConfigurationError(
+            "this application has a UserContext already: keep one, and give it all options; an "
+            "application that it routes to may have one of its own"
+        )
+
+
+def _is_error(handler: RequestHandler, error: Exception) -> bool:
+    """Tell errors from answers, and from the news that the client has gone away."""
+    if isinstance(error, HTTPError):
+        return error.status_code >= 500
+    if isinstance(error, StreamClosedError | WebSocketClosedError):
+        return not _is_gone(handler)
+    return True
+
+
+def _is_gone(handler: RequestHandler) -> bool:
+    stream = getattr(handler.request.connection, "stream", None)
+    return stream is None or stream.closed()
+
+
+def _client_of(handler: RequestHandler) -> tuple[str, None] | None:
+    address = handler.request.remote_ip
+    return (address, None) if address else None
+
+
+def _headers_of(handler: RequestHandler) -> list[tuple[bytes, bytes]]:
+    return [
+        (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
+        for name, value in handler.request.headers.get_all()
+    ]
+
+
+_PARTS: dict[str, Callable[[RequestHandler], Any]] = {
+    "type": lambda _: "http",
+    "http_version": lambda handler: handler.request.version.removeprefix("HTTP/"),
+    "method": lambda handler: handler.request.method,
+    "scheme": lambda handler: handler.request.protocol,
+    "path": lambda handler: unquote(handler.request.path),
+    "query_string": lambda handler: handler.request.query.encode("latin-1", "replace"),
+    "headers": _headers_of,
+    "client": _client_of,
+    "server": lambda _: None,
+}
