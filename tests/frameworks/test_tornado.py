@@ -220,7 +220,7 @@ def test_the_loop_learns_nothing_of_a_response() -> None:
     class Waiting(RequestHandler):
         async def get(self) -> None:
             set_user({"id": "eve"})
-            self.write("x")
+            self.write(b"x" * 10_000_000)
             await self.flush()
 
     async def conversation(client: httpx.AsyncClient) -> None:
