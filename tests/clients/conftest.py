@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,11 @@ from usercontext import testing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+# Read when ddtrace is imported: nothing is to look for an agent.
+os.environ.setdefault("DD_INSTRUMENTATION_TELEMETRY_ENABLED", "false")
+os.environ.setdefault("DD_REMOTE_CONFIGURATION_ENABLED", "false")
 
 
 @pytest.fixture(autouse=True)

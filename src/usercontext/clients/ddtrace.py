@@ -1,0 +1,161 @@
+"""Names the user in Datadog's traces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary, ref
+
+from usercontext.clients.base import BaseClient
+from usercontext.clients.log_fields import checked_fields
+from usercontext.clients.per_request import RequestTransaction
+from usercontext.context import pull_user
+from usercontext.diagnostics import harmless
+from usercontext.exceptions import MissingDependencyError
+from usercontext.record import current
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from usercontext.record import RequestRecord
+    from usercontext.types import GetUser
+    from usercontext.user import User
+
+__all__ = ["FIELDS", "DdtraceClient"]
+
+#: The user's fields, and the tags that hold them.
+FIELDS: Final[Mapping[str, str]] = {
+    "id": "usr.id",
+    "username": "usr.name",
+    "email": "usr.email",
+    "name": "usr.full_name",
+    "ip_address": "http.client_ip",
+}
+
+# What ddtrace itself takes of the peer, and of headers that anybody can write.
+_COLLECTED: Final = ("http.client_ip", "network.client.ip")
+
+
+class DdtraceClient(BaseClient):
+    """Names the user on the root span of the request, as `ddtrace`'s own `set_user()` does.
+
+    A root span that starts inside of our middleware takes the user when it starts, if known,
+    and asks for the user when it finishes; one that started outside takes the user who becomes
+    known, at the latest when the response starts. A trace that is dropped by the sampling of a
+    service further up asks nobody.
+
+    Inside a request ours is the whole truth about these tags: what others set is replaced, and
+    removed where the user is nobody. So is the address that `DD_TRACE_CLIENT_IP_ENABLED` or App
+    and API Protection find: `http.client_ip` is ours, and `network.client.ip` is removed. The
+    user is never propagated to the services that are called.
+
+    What it cannot do: it does not tell App and API Protection of the user, which may block
+    people: that takes `ddtrace.contrib.trace_utils.set_user()`. A trace whose sampling is not
+    decided yet when the user is asked for counts as one that is sent.
+
+    Args:
+        fields: the user's fields to set, each with its tag; extra keys such as
+            `{**FIELDS, "plan": "usr.plan"}` are possible. By default `FIELDS`.
+
+    Attributes:
+        span_processor: what `setup()` registers with ddtrace; `unregister()` undoes that.
+
+    Raises:
+        ConfigurationError: `fields` is no mapping of names.
+        MissingDependencyError: ddtrace is not installed.
+    """
+
+    def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
+        self._fields = checked_fields(FIELDS if fields is None else fields)
+        try:
+            from ddtrace._trace.processor import SpanProcessor
+            from ddtrace.trace import tracer
+        except ImportError:
+            raise MissingDependencyError("ddtrace", "ddtrace", purpose="DdtraceClient") from None
+        self.span_processor: Any = _span_processor(SpanProcessor, self)
+        self._get_user: GetUser = pull_user
+        self._root: RequestTransaction[Any] = RequestTransaction(
+            tracer.current_root_span, lambda span: not span.finished
+        )
+        self._started_in: WeakKeyDictionary[Any, ref[RequestRecord]] = WeakKeyDictionary()
+
+    def setup(self, get_user: GetUser, /) -> None:
+        """Register the processor, which is told of spans that start and finish."""
+        self._get_user = get_user
+        self.span_processor.register()
+
+    def request_scope(self, get_user: GetUser, /) -> None:
+        """Keep the root span, where ddtrace's middleware is outside of ours."""
+        del get_user
+        root = self._root.get()
+        if root is not None:
+            _remove(root, *_COLLECTED)
+
+    def is_recording(self) -> bool:
+        """Return whether the request has an open root span that is not dropped already."""
+        root = self._root.get()
+        if root is None:
+            return False
+        priority = root.context.sampling_priority
+        return priority is None or priority > 0
+
+    def set_user(self, user: User | None, /) -> None:
+        """Replace the user of the root span."""
+        root = self._root.get()
+        if root is not None:
+            self._name(root, None if user is None else user.to_dict())
+
+    def start_root(self, span: Any) -> None:
+        """Name the known user of a root span that starts; what the processor calls."""
+        record = current()
+        if record is None:
+            return
+        with harmless("ddtrace span", "a root span of ddtrace went out without its user"):
+            self._started_in[span] = ref(record)
+            self._root.get()
+            self._name(span, self._get_user(resolve=False))
+
+    def finish_root(self, span: Any) -> None:
+        """Ask for the user of a root span that started in this request, and finishes in it."""
+        record = current()
+        started_in = self._started_in.get(span)
+        if record is None or started_in is None or started_in() is not record:
+            return
+        with harmless("ddtrace span", "a root span of ddtrace went out without its user"):
+            priority = span.context.sampling_priority
+            sent = priority is None or priority > 0
+            self._name(span, self._get_user(resolve=sent))
+
+    def _name(self, span: Any, user: dict[str, Any] | None) -> None:
+        _remove(span, *_COLLECTED)
+        for field, name in self._fields.items():
+            value = None if user is None else user.get(field)
+            if isinstance(value, str | bool | int | float):
+                # As text: numbers would become metrics.
+                span.set_tag(name, str(value))
+            else:
+                _remove(span, name)
+
+
+def _remove(span: Any, *names: str) -> None:
+    for name in names:
+        if hasattr(span, "remove_tag"):
+            span.remove_tag(name)
+        elif hasattr(span, "_meta"):  # up to ddtrace 4.8, in a dict
+            span._meta.pop(name, None)
+        else:  # 4.9 to 4.13
+            span._remove_attribute(name)
+
+
+def _span_processor(base: Any, client: DdtraceClient) -> Any:
+    class UserSpanProcessor(base):  # type: ignore[misc]
+        """Hands every root span to the client: of a trace, or of this service's part in it."""
+
+        def on_span_start(self, span: Any) -> None:
+            if span._local_root is span:
+                client.start_root(span)
+
+        def on_span_finish(self, span: Any) -> None:
+            if span._local_root is span:
+                client.finish_root(span)
+
+    return UserSpanProcessor()
