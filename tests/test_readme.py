@@ -20,6 +20,7 @@ NEEDED = {"README": "fastapi", "tutorial": "fastapi", "delivery": "httpx"}
 FRAMEWORKS = ("fastapi", "starlette", "litestar", "quart", "flask", "django")
 CLIENTS = {
     "bugsnag": "bugsnag",
+    "ddtrace": "ddtrace.trace",
     "elasticapm": "elasticapm",
     "honeybadger": "honeybadger",
     "logging": "logging",
