@@ -7,6 +7,6 @@ In `MIDDLEWARE` stands `usercontext.frameworks.django.UserContextMiddleware`; in
 from __future__ import annotations
 
 from usercontext.frameworks.django.middleware import UserContextMiddleware
-from usercontext.frameworks.django.users import request_user, scope_user
+from usercontext.frameworks.django.users import request_user
 
-__all__ = ["UserContextMiddleware", "request_user", "scope_user"]
+__all__ = ["UserContextMiddleware", "request_user"]

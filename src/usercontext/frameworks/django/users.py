@@ -1,4 +1,4 @@
-"""Who Django, or Channels, says makes a request: the ready resolvers."""
+"""Who Django says makes a request: the ready resolver."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from django.db.transaction import TransactionManagementError
 from django.utils.functional import LazyObject, empty
 
 from usercontext import event_loop
-from usercontext.diagnostics import warn_once
 from usercontext.record import UNKNOWN
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-__all__ = ["in_foreign_thread", "request_user", "scope_user"]
+__all__ = ["in_foreign_thread", "is_read", "request_user"]
 
 #: Set while code runs in a thread that Django makes no queries in: a connection opened there
 #: would stay open, and see nothing of the transaction that a test runs in.
@@ -37,7 +36,7 @@ def request_user(request: HttpRequest) -> object:
     """
     found = vars(request)
     user = found.get("user", UNKNOWN)
-    if user is not UNKNOWN and _is_read(user):
+    if user is not UNKNOWN and is_read(user):
         return user
     for name in ("_acached_user", "_cached_user"):
         if name in found:
@@ -47,7 +46,7 @@ def request_user(request: HttpRequest) -> object:
     return _read(request)
 
 
-def _is_read(user: Any) -> bool:
+def is_read(user: Any) -> bool:
     """Return whether reading a user asks nobody."""
     return not issubclass(type(user), LazyObject) or user._wrapped is not empty
 
@@ -78,25 +77,3 @@ async def _await_user(request: Any) -> object:
 
 # Where a task awaits the user of a request, it awaits this.
 request_user.__dict__["async_form"] = _await_user
-
-
-def scope_user(connection: Any) -> object:
-    """Return the user in the ASGI scope, where Channels' `AuthMiddleware` puts it.
-
-    A ready resolver for `usercontext.asgi.UserContextMiddleware`, which stands inside of
-    `AuthMiddlewareStack`: that one hands on a copy of the scope.
-    """
-    scope = getattr(connection, "scope", connection)
-    if "user" not in scope:
-        _warn_outside(scope)
-        return UNKNOWN
-    return scope["user"] if _is_read(scope["user"]) else UNKNOWN
-
-
-def _warn_outside(scope: Any) -> None:
-    if scope["type"] == "websocket":
-        warn_once(
-            "scope_user",
-            "scope_user found no user in a websocket's scope: put UserContextMiddleware inside of "
-            "AuthMiddlewareStack, as AuthMiddlewareStack(UserContextMiddleware(URLRouter(...)))",
-        )

@@ -1,0 +1,65 @@
+"""Channels: the user whom its `AuthMiddleware` puts into the scope of a websocket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Unpack
+
+from usercontext import asgi
+from usercontext.diagnostics import warn_once
+from usercontext.frameworks.django.users import is_read
+from usercontext.record import UNKNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from usercontext.options import ContextOptions
+    from usercontext.types import ASGIApp
+
+__all__ = ["UserContextMiddleware", "scope_user"]
+
+
+class UserContextMiddleware(asgi.UserContextMiddleware):
+    """Give every websocket of Channels a user of its own, and report its consumers' errors.
+
+    It stands inside of the authentication, which hands on a copy of the scope:
+    `AuthMiddlewareStack(UserContextMiddleware(URLRouter([...])))`.
+
+    Args:
+        app: the router, or a consumer's `as_asgi()`.
+        options: see `ContextOptions`. The resolver is called with the ASGI scope, as consumers
+            have it in `self.scope`; by default it is `scope_user`.
+
+    Raises:
+        ConfigurationError: an option is wrong; the message names it and the fix.
+    """
+
+    def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
+        if options.get("resolver") is None:
+            options["resolver"] = scope_user
+        super().__init__(app, **options)
+
+    @staticmethod
+    def _request_maker(options: ContextOptions) -> Callable[[Any], object]:  # noqa: ARG004
+        return _scope_itself
+
+
+def _scope_itself(scope: Any) -> object:
+    return scope
+
+
+def scope_user(scope: Any) -> object:
+    """Return the user in an ASGI scope, where `AuthMiddleware` puts it: a ready resolver."""
+    if "user" not in scope:
+        _warn_outside(scope)
+        return UNKNOWN
+    # AuthMiddleware fills its lazy object once it has asked the database.
+    return scope["user"] if is_read(scope["user"]) else UNKNOWN
+
+
+def _warn_outside(scope: Any) -> None:
+    if scope["type"] == "websocket":
+        warn_once(
+            "scope_user",
+            "scope_user found no user in a websocket's scope: put UserContextMiddleware inside of "
+            "AuthMiddlewareStack, as AuthMiddlewareStack(UserContextMiddleware(URLRouter(...)))",
+        )
