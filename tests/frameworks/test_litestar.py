@@ -106,9 +106,9 @@ def of_header(connection: Any) -> dict[str, str] | None:
     return {"id": name} if name else None
 
 
-def seen() -> str | None:
+def seen(**where: Any) -> str | None:
     """Say who is seen."""
-    user = get_user()
+    user = get_user(**where)
     return None if user is None else user.id
 
 
@@ -158,10 +158,10 @@ def test_the_page_of_a_500_knows_the_user(
     """An app that makes the page itself has not mended the error: it is reported."""
 
     def handler(request: Any, error: Exception) -> Response[Any]:
-        return Response({"id": seen()}, status_code=500)
+        return Response([seen(), seen(request=request), seen(error=error)], status_code=500)
 
     app = make_app(exception_handlers={key: handler})
-    assert send(app, "/boom", **ADA).json() == {"id": "ada"}
+    assert send(app, "/boom", **ADA).json() == ["ada"] * 3
     assert reported(usercontext_recorder) == ["ada"]
 
 

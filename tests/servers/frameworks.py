@@ -6,9 +6,11 @@ has the feature for and cannot pass, for a reason that is not ours, is a `Limit`
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 from dataclasses import dataclass
 
-__all__ = ["ASGI", "FRAMEWORKS", "OWN", "WSGI", "Framework", "Limit"]
+__all__ = ["ASGI", "FRAMEWORKS", "OWN", "WSGI", "Framework", "Limit", "in_slice"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class Framework:
     features: frozenset[str]
     limits: tuple[Limit, ...] = ()
 
+    def version(self) -> str:
+        """Return the version that is installed."""
+        if importlib.util.find_spec(self.needs[0]) is None:
+            return "not installed"
+        return importlib.metadata.version(self.needs[0])
+
 
 #: What every app has that is served over ASGI: take away what a framework cannot do.
 ASGI = frozenset(
@@ -75,8 +83,19 @@ FRAMEWORKS = {
     for framework in (
         Framework("starlette", "asgi", ("starlette", "a2wsgi"), ASGI | _STARLETTE),
         Framework("fastapi", "asgi", ("fastapi", "a2wsgi"), ASGI | _STARLETTE | {"dependencies"}),
+        Framework("litestar", "asgi", ("litestar", "a2wsgi"), ASGI | {"background_tasks", "files"}),
+        Framework("quart", "asgi", ("quart", "a2wsgi"), ASGI | {"background_tasks", "files"}),
         Framework("django_asgi", "asgi", ("django", "a2wsgi", "starlette"), ASGI | {"auser"}),
         Framework("flask", "wsgi", ("flask", "blinker"), WSGI | {"teardown"}),
         Framework("django_wsgi", "wsgi", ("django", "werkzeug"), WSGI),
     )
 }
+
+#: The frameworks that the slice runs on every server, and the servers that it runs all others on.
+_EVERYWHERE = {"starlette", "flask"}
+_EVERYTHING = {"uvicorn-httptools-asyncio", "gunicorn-gthread", "aiohttp", "sanic", "tornado"}
+
+
+def in_slice(framework: str, server: str) -> bool:
+    """Return whether a pair is part of what a plain run of the tests runs."""
+    return framework in _EVERYWHERE or server in _EVERYTHING

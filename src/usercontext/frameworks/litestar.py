@@ -14,7 +14,7 @@ from usercontext.capture import report_unhandled
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
-from usercontext.record import KEY, UNKNOWN, RequestRecord
+from usercontext.record import KEY, UNKNOWN, RequestRecord, attach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,6 +139,9 @@ async def _no_app(scope: Any, receive: Any, send: Any) -> None:
 async def _note(error: Exception, scope: Any) -> None:
     """Keep an error until its answer tells whether the app has handled it."""
     scope[_ERROR] = error
+    record = scope.get(KEY)
+    if isinstance(record, RequestRecord):
+        attach(error, record)
 
 
 def _is_failure(message: Any, error: Exception) -> bool:
