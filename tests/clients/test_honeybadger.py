@@ -106,6 +106,27 @@ def test_the_hook_of_the_app_still_runs(sent: list[Any]) -> None:
     assert sent == []
 
 
+def test_a_hook_configured_later_is_chained_at_the_next_request(sent: list[Any]) -> None:
+    """Its integrations configure honeybadger when the app is loaded; that happens once."""
+    seen: list[Any] = []
+    init(None, clients=[HoneybadgerClient()])
+    honeybadger.configure(before_notify=lambda notice: seen.append(notice.context))
+    for _ in range(2):
+        serve("wsgi", report, resolver=lambda _: ADA)
+    assert seen == [ADAS, ADAS]
+
+
+def test_the_username_that_django_told_is_replaced(sent: list[Any]) -> None:
+    """Its integration sets `username` beside `user_id`: two identities are never blended."""
+
+    def handler() -> None:
+        honeybadger.set_context(username="bob", user_id=9)
+        report()
+
+    serve("wsgi", handler, HoneybadgerClient(), resolver=lambda _: {"id": 1})
+    assert contexts(sent) == [{"user_id": "1"}]
+
+
 def test_outside_of_requests_nothing_is_changed(sent: list[Any]) -> None:
     """A job's own context stays."""
     init(None, clients=[HoneybadgerClient()])
@@ -119,7 +140,8 @@ def test_the_environ_that_a_plugin_collected_tells_no_address(sent: list[Any]) -
     made = Notice(exception=LookupError(), config=honeybadger.config, context={})
 
     def handler() -> None:
-        made.cgi_data = {"REMOTE_ADDR": "203.0.113.9", "HTTP_X_REAL_IP": "6.6.6.6", "HTTP_A": "b"}
+        peer = {"REMOTE_ADDR": "203.0.113.9", "REMOTE_HOST": "203.0.113.9"}
+        made.cgi_data = {**peer, "HTTP_X_REAL_IP": "6.6.6.6", "HTTP_A": "b"}
         honeybadger.config.before_notify(made)
 
     serve("wsgi", handler, HoneybadgerClient())

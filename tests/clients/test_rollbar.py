@@ -145,6 +145,21 @@ def test_the_address_is_ours(
     assert ("X-Forwarded-For" in made["request"]["headers"]) is include
 
 
+def test_handlers_survive_an_initialisation_that_comes_later(
+    sent: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rollbar.init() forgets all of them, and its integrations call it late; a request mends it."""
+    init(None, clients=[RollbarClient()])
+    monkeypatch.setattr(rollbar, "_initialized", False)
+    rollbar.init("token", handler="blocking")
+    kept: list[Any] = []
+    serve("wsgi", lambda: None)
+    events.add_payload_handler(lambda payload: kept.append(payload["data"]) or payload, pos=99)
+    serve("wsgi", lambda: (set_user({"id": 1}), report()))
+    assert person(kept) == [{"id": "1"}]
+    assert len(events._event_handlers[events.PAYLOAD]) == 2
+
+
 def test_outside_of_requests_nothing_is_changed(sent: list[Any]) -> None:
     """A job's own person stays."""
     init(None, clients=[RollbarClient()])

@@ -70,6 +70,8 @@ def cleaned_environ(environ: Mapping[str, Any], record: RequestRecord) -> dict[s
     """Return an environ with our address in REMOTE_ADDR, or none, and cleaned headers."""
     address = address_of(record)
     withheld = {f"HTTP_{name.upper().replace('-', '_')}" for name in withheld_headers(record)}
+    # Over ASGI Django puts the peer there, too; by name it tells no less.
+    withheld.add("REMOTE_HOST")
     cleaned = {name: value for name, value in environ.items() if name not in withheld}
     if "REMOTE_ADDR" in cleaned and address is None:
         del cleaned["REMOTE_ADDR"]

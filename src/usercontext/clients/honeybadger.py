@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import address_of, cleaned_environ, cleaned_headers, record_of
 from usercontext.clients.log_fields import FIELDS, checked_fields
+from usercontext.context import pull_user
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import MissingDependencyError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from usercontext.record import RequestRecord
     from usercontext.types import GetUser
@@ -22,12 +23,13 @@ __all__ = ["HoneybadgerClient"]
 class HoneybadgerClient(BaseClient):
     """Puts `user_id`, `user_email` and the like into the context of every notice.
 
-    Inside a request ours is the whole truth about these keys: what `set_context` was given for
-    them is replaced, and removed where the user is nobody.
+    Inside a request ours is the whole truth about these keys, and about the `username` that
+    honeybadger takes from Django: what `set_context` was given for them is replaced, and removed
+    where the user is nobody.
 
-    What it cannot do: honeybadger has one `before_notify`. The one configured before ours still
-    runs, and runs after it; one that is configured later replaces ours. Insights events do not
-    name the user.
+    What it cannot do: honeybadger has one `before_notify`. The one that is configured still runs,
+    and runs after ours; one configured later replaces ours until the next request. Insights
+    events do not name the user.
 
     Args:
         fields: the user's fields, each with its key in the context; by default `user_id`,
@@ -47,31 +49,49 @@ class HoneybadgerClient(BaseClient):
                 "honeybadger", "honeybadger", purpose="HoneybadgerClient"
             ) from None
         self._honeybadger: Any = honeybadger
+        self._get_user: GetUser = pull_user
 
     def setup(self, get_user: GetUser, /) -> None:
         """Put the hook before the one that is configured."""
+        self._get_user = get_user
+        self._hook()
+
+    def request_scope(self, get_user: GetUser, /) -> None:
+        """Put the hook before one that was configured meanwhile, as Django's settings are."""
+        del get_user
+        self._hook()
+
+    def _hook(self) -> None:
         configured = self._honeybadger.config.before_notify
+        if not isinstance(configured, _BeforeNotify):
+            hook = _BeforeNotify(self._name_user, configured)
+            self._honeybadger.configure(before_notify=hook)
 
-        def before_notify(notice: Any) -> Any:
-            with harmless(
-                "honeybadger notice", "a notice of honeybadger went out without its user"
-            ):
-                self._name_user(notice, get_user)
-            return configured(notice) if callable(configured) else notice
-
-        self._honeybadger.configure(before_notify=before_notify)
-
-    def _name_user(self, notice: Any, get_user: GetUser) -> None:
+    def _name_user(self, notice: Any) -> None:
         error = notice.exception if isinstance(notice.exception, BaseException) else None
         record = record_of(error)
         if record is None:
             return
-        user = get_user(error) or {}
+        user = self._get_user(error) or {}
+        notice.context.pop("username", None)
         for field, name in self._fields.items():
             notice.context.pop(name, None)
             if field in user:
                 notice.context[name] = user[field]
         _clean_request(notice, record)
+
+
+class _BeforeNotify:
+    """Our hook, and the one that was configured before."""
+
+    def __init__(self, name_user: Callable[[Any], None], configured: Any) -> None:
+        self._name_user = name_user
+        self._configured = configured
+
+    def __call__(self, notice: Any) -> Any:
+        with harmless("honeybadger notice", "a notice of honeybadger went out without its user"):
+            self._name_user(notice)
+        return self._configured(notice) if callable(self._configured) else notice
 
 
 def _clean_request(notice: Any, record: RequestRecord) -> None:

@@ -50,7 +50,19 @@ class RollbarClient(BaseClient):
     def setup(self, get_user: GetUser, /) -> None:
         """Add the handlers, behind all others."""
         self._get_user = get_user
-        # Without a position rollbar inserts before the last one.
+        self._add_handlers()
+
+    def request_scope(self, get_user: GetUser, /) -> None:
+        """Add the handlers again, should `rollbar.init()` have forgotten them meanwhile.
+
+        Its integrations with Django and Flask call it when the app is loaded.
+        """
+        del get_user
+        self._add_handlers()
+
+    def _add_handlers(self) -> None:
+        # What is there already is not added twice; without a position rollbar inserts before the
+        # last one.
         self._events.add_exception_info_handler(_keep_error, pos=sys.maxsize)
         self._events.add_message_handler(_forget_error, pos=sys.maxsize)
         self._events.add_payload_handler(self._name_person, pos=sys.maxsize)
