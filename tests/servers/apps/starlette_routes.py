@@ -16,6 +16,7 @@ from starlette.routing import Mount, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import usercontext.asgi
+import usercontext.frameworks.starlette
 
 from . import scenes
 from .outside import OutsideASGI
@@ -159,12 +160,12 @@ def add_middlewares(app: Starlette, *, times: int) -> None:
 
 
 def serve(build: Callable[[], Starlette]) -> OutsideASGI:
-    """Return the app with ours added once, twice, or wrapped around it."""
+    """Return the app with ours added once, twice, or in its native form around all of it."""
     once, twice, wrapped, bare = build(), build(), build(), build()
     add_middlewares(once, times=1)
     add_middlewares(twice, times=2)
     add_middlewares(wrapped, times=0)
-    around = usercontext.asgi.UserContextMiddleware(wrapped, resolver=scenes.resolver)
+    usercontext.frameworks.starlette.UserContext(wrapped, resolver=scenes.resolver)
     # Without Starlette's own middlewares, each of which makes a request ten times as slow.
     bare.add_middleware(usercontext.asgi.UserContextMiddleware, resolver=scenes.resolver)
-    return OutsideASGI(once, {"/twice": twice, "/wrapped": around, "/bare": bare})
+    return OutsideASGI(once, {"/twice": twice, "/wrapped": wrapped, "/bare": bare})
