@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sys
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ import pytest
 pytest.register_assert_rewrite("tests.servers.scenarios")
 
 from tests.servers.driver import Observer  # noqa: E402
-from tests.servers.frameworks import FRAMEWORKS  # noqa: E402
+from tests.servers.frameworks import FRAMEWORKS, in_slice  # noqa: E402
 from tests.servers.scenarios import Target  # noqa: E402
 from tests.servers.servers import SERVERS, Running, ServerFailedError  # noqa: E402
 
@@ -89,15 +90,30 @@ def target(request: pytest.FixtureRequest, launcher: Launcher) -> Target:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Bring the tests of each pair together, in whatever order they were shuffled."""
+    if not _chosen(config):
+        _take_slice(config, items)
     places = [place for place, item in enumerate(items) if _pair(item)]
     ordered = sorted((items[place] for place in places), key=_pair)
     for place, item in zip(places, ordered, strict=True):
         items[place] = item
 
 
-def _pair(item: pytest.Item) -> tuple[str, ...]:
+def _chosen(config: pytest.Config) -> bool:
+    """Return whether whoever runs the tests has said which."""
+    named = any("::" in argument for argument in config.args)
+    return bool(named or config.option.keyword or os.environ.get("MATRIX"))
+
+
+def _take_slice(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left = {item for item in items if (pair := _pair(item)) and not in_slice(*pair)}
+    config.hook.pytest_deselected(items=list(left))
+    items[:] = [item for item in items if item not in left]
+
+
+def _pair(item: pytest.Item) -> tuple[str, str] | tuple[()]:
     callspec = getattr(item, "callspec", None)
     pair = callspec.params.get("target") if callspec else None
-    return pair if isinstance(pair, tuple) else ()  # other tests have targets of their own
+    # Other tests have targets of their own.
+    return pair if isinstance(pair, tuple) and pair[0] in FRAMEWORKS else ()

@@ -1,0 +1,165 @@
+"""The page `docs/support.md`, written from the results of a whole run of the matrix."""
+
+from __future__ import annotations
+
+import platform
+import time
+from typing import TYPE_CHECKING
+
+from tests.servers.scenarios import SCENARIOS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from tests.servers.frameworks import Framework
+    from tests.servers.results import Result
+    from tests.servers.servers import Server
+
+__all__ = ["page", "write_page"]
+
+INTERFACES = {
+    "asgi": "ASGI",
+    "wsgi": "WSGI",
+    "": "Servers of their own",
+}
+
+HEAD = """\
+# Support
+
+This page is written by `tox run -e matrix`, which starts every framework below on every server that
+can run it, asks it what browsers, proxies and attackers ask, and looks at who is seen: in the
+response, in what runs around and after it, in the reports, and outside of our middleware.
+Last run: {date}, {python}, {pairs} pairs, {scenarios} runs of a scenario: {verdict}.
+
+A cell says what came of all [scenarios](#what-is-tried) that fit the framework:
+
+- `ok`: every one passed.
+- `n leaks`: a user was seen who had no business there. There must be none.
+- `n lost`: nobody was seen where there was a user; `n stale`: the one before the last `set_user()`.
+- `n failed`: something else was not as it should be.
+- `not run`: the package is not there on the machine that wrote this page.
+- A number in parentheses leads to a note: what the server or the framework cannot do, with or
+  without us.
+"""
+
+TAIL = """\
+## Nobody, on purpose
+
+Some places see nobody although a request has a user, on every pair alike:
+
+- A thread that you start yourself, and a function that is handed to an executor, have no request:
+  a pool's thread outlives the request that started it, and would name its user for good. Hand
+  over `usercontext.bind(function)`. `asyncio.to_thread` and the frameworks' own thread pools need
+  nothing.
+- A lifespan, an import and a script have no request either: `usercontext.isolation_scope()` is for
+  them.
+- A generator that a framework abandons in a reference cycle ends where garbage is collected. It
+  sees its own user or nobody then, and the request in which that happens keeps its own.
+
+## To run it
+
+```console
+$ sh scripts/test -e matrix                     # all of it; run it again to go on
+$ sh scripts/test -e matrix -- flask            # only pairs whose name holds "flask"
+$ sh scripts/test -e matrix -- --again          # what failed, once more
+```
+
+Results are kept in `.matrix/` as long as neither our code nor an installed package changes. The
+run ends with 0 if everything passed, with 1 if a scenario failed, with 2 if a pair could not be
+run. What `sh scripts/test` runs is a slice of it: Starlette and Flask on every server, all other
+frameworks on one.
+"""
+
+
+class Notes:
+    """Numbers the notes in the order in which they are met."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def mark(self, notes: Iterable[str]) -> str:
+        """Return the numbers of these notes, as they stand behind a word."""
+        numbers = [self._numbers.setdefault(note, len(self._numbers) + 1) for note in notes]
+        return "".join(f" ({number})" for number in sorted(numbers))
+
+    def lines(self) -> list[str]:
+        """Return all notes as a list."""
+        return [f"{number}. {note}" for note, number in self._numbers.items()]
+
+
+def write_page(
+    path: Path, pairs: Sequence[tuple[Framework, Server]], results: Mapping[str, Result]
+) -> None:
+    """Write the page from the results, which are known by `<framework>-<server>`."""
+    path.write_text(page(pairs, results))
+
+
+def page(pairs: Sequence[tuple[Framework, Server]], results: Mapping[str, Result]) -> str:
+    """Return the page's text."""
+    notes = Notes()
+    parts = [_head(results)]
+    for interface, title in INTERFACES.items():
+        chosen = [(f, s) for f, s in pairs if _group(f) == interface]
+        if chosen:
+            parts.append(f"## {title}\n\n{_table(chosen, results, notes)}\n")
+    if lines := notes.lines():
+        parts.append("## Notes\n\n" + "\n".join(lines) + "\n")
+    return "\n".join([*parts, TAIL, _tried()])
+
+
+def _group(framework: Framework) -> str:
+    return framework.interface if framework.interface in INTERFACES else ""
+
+
+def _head(results: Mapping[str, Result]) -> str:
+    kinds = ("leak", "leaks"), ("lost", "lost"), ("stale", "stale"), ("failed", "failed")
+    return HEAD.format(
+        date=time.strftime("%Y-%m-%d"),
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        pairs=sum(not result.absent for result in results.values()),
+        scenarios=sum(result.passed + result.kinds.total() for result in results.values()),
+        verdict=", ".join(
+            f"{sum(result.kinds[kind] for result in results.values())} {word}"
+            for kind, word in kinds
+        ),
+    )
+
+
+def _table(
+    pairs: Sequence[tuple[Framework, Server]], results: Mapping[str, Result], notes: Notes
+) -> str:
+    frameworks = list(dict.fromkeys(framework for framework, _ in pairs))
+    servers = list(dict.fromkeys(server for _, server in pairs))
+    rows = [
+        ["", "version", *(framework.name for framework in frameworks)],
+        ["---"] * (len(frameworks) + 2),
+        ["version", "", *(framework.version() for framework in frameworks)],
+        ["scenarios", "", *(str(_fitting(framework)) for framework in frameworks)],
+    ]
+    for server in servers:
+        name = server.name + notes.mark([server.note] if server.note else [])
+        cells = [_cell(results.get(f"{one.name}-{server.name}"), notes) for one in frameworks]
+        rows.append([name, server.version(), *cells])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _fitting(framework: Framework) -> int:
+    return sum(scenario.fits(framework) for scenario in SCENARIOS.values())
+
+
+def _cell(result: Result | None, notes: Notes) -> str:
+    if result is None:
+        return ""
+    if result.absent:
+        return "not run"
+    reasons: dict[str, list[str]] = {}
+    for scenario, reason in result.cannot.items():
+        reasons.setdefault(reason, []).append(scenario.replace("_", " "))
+    limits = [f"{reason} Left out: {'; '.join(sorted(s))}." for reason, s in reasons.items()]
+    return result.summary() + notes.mark(limits)
+
+
+def _tried() -> str:
+    facts = (scenario.run.__doc__ or "" for scenario in SCENARIOS.values())
+    return "## What is tried\n\n" + "\n".join(f"- {fact}" for fact in facts) + "\n"
