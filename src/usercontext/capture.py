@@ -77,10 +77,11 @@ def _is_first_report(error: BaseException, record: RequestRecord) -> bool:
     exception and frames into a cycle, and the id of a dead exception is used again.
     """
     marks = vars(error).get("__usercontext_reported__", ())
-    alive = [mark for mark in marks if mark() is not None]
-    if any(mark() is record for mark in alive):
-        return False
-    marks = (*alive[-15:], weakref.ref(record))
+    if marks:
+        marks = tuple([mark for mark in marks if mark() is not None])
+        if any(mark() is record for mark in marks):
+            return False
+    marks = (*marks[-15:], weakref.ref(record))
     BaseException.__setattr__(error, "__usercontext_reported__", marks)
     return True
 

@@ -5,7 +5,7 @@ Whatever stands there came from the network: it is copied, bounded and filtered,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,6 +29,7 @@ _MAX_PAIRS = 128
 _MAX_QUERY = 4096
 _MAX_PATH = 2048
 _CUT = "..."
+_NOTHING: tuple[object, ...] = (None, "", {})  # 0, False and [] are data like any other
 
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]")
 _PLAIN_PATH = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=:@/"
@@ -56,34 +57,26 @@ def build(
     if options.include_headers or options.include_cookies:
         headers = list(_headers(source))
     request: dict[str, Any] = {}
-    parts: dict[str, tuple[bool, Any]] = {
-        "method": (True, lambda: _method(source)),
-        "url": (options.include_url, lambda: _url(source, hidden)),
-        "query_string": (
-            options.include_query_string,
-            lambda: _filtered_query(_query(source), hidden),
-        ),
-        "headers": (
-            options.include_headers,
-            lambda: _reported_headers(options, headers, hidden, drops=hides_raw_address),
-        ),
-        "cookies": (options.include_cookies, lambda: _cookies(headers, hidden)),
-        "data": (
-            options.include_data and data is not None,
-            lambda: copied(data, hides=hidden.is_in),
-        ),
-    }
-    for name, (wanted, part) in parts.items():
-        if wanted:
-            _add(request, name, part)
+    _add(request, "method", _method, source)
+    if options.include_url:
+        _add(request, "url", _url, source, hidden)
+    if options.include_query_string:
+        _add(request, "query_string", _query, source, hidden)
+    if options.include_headers:
+        shown = partial(_reported_headers, options, drops=hides_raw_address)
+        _add(request, "headers", shown, headers, hidden)
+    if options.include_cookies:
+        _add(request, "cookies", _cookies, headers, hidden)
+    if options.include_data and data is not None:
+        _add(request, "data", partial(copied, hides=hidden.is_in), data)
     if address is not None:
         request["env"] = {"REMOTE_ADDR": address}
     return request
 
 
-def _add(request: dict[str, Any], name: str, part: Any) -> None:
+def _add(request: dict[str, Any], name: str, part: Callable[..., Any], *of: Any) -> None:
     try:
-        value = part()
+        value = part(*of)
     except Exception as error:  # noqa: BLE001
         # Not with the traceback, whose last line may quote what the request held.
         diagnostics.warn_once(
@@ -93,7 +86,7 @@ def _add(request: dict[str, Any], name: str, part: Any) -> None:
             type(error).__name__,
         )
         return
-    if value not in (None, "", {}):
+    if value or value not in _NOTHING:
         request[name] = value
 
 
@@ -228,8 +221,10 @@ def _quoted_path(source: Source, hidden: HiddenAddresses) -> str:
     if not raw.startswith(b"/"):
         raw = b"/" + raw
     raw = raw[: 2 * _MAX_PATH]
-    if not raw.translate(None, _PLAIN_PATH) and not hidden.is_in(raw.decode("ascii")):
-        return raw.decode("ascii")  # nearly every path, and quickly
+    if not raw.translate(None, _PLAIN_PATH):
+        path = raw.decode("ascii")
+        if not hidden.is_in(path):
+            return path  # nearly every one, and quickly
     from urllib.parse import quote
 
     segments = raw.split(b"/")
@@ -257,8 +252,9 @@ def _scope_path(scope: Source) -> str:
 # -- query, headers, cookies --
 
 
-def _query(source: Source) -> str:
-    return _text(source.get("QUERY_STRING" if _is_environ(source) else "query_string"))
+def _query(source: Source, hidden: HiddenAddresses) -> str:
+    query = _text(source.get("QUERY_STRING" if _is_environ(source) else "query_string"))
+    return _filtered_query(query, hidden)
 
 
 def _filtered_query(query: str, hidden: HiddenAddresses) -> str:

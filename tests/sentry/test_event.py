@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
 import time
 from typing import Any
@@ -71,6 +73,24 @@ def test_ids_differ() -> None:
     ids = {build(ValueError())["event_id"] for _ in range(1000)}
 
     assert len(ids) == 1000
+    assert all(re.fullmatch("[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}", one) for one in ids)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_ids_differ_after_a_fork_that_python_does_not_see() -> None:
+    """A server that forks in C, as uwsgi does, has no two workers name their events alike."""
+    build(ValueError())
+    reader, writer = os.pipe()
+    for _ in range(2):
+        if ctypes.CDLL(None).fork() == 0:
+            os.write(writer, build(ValueError())["event_id"].encode())
+            os._exit(0)
+        os.wait()
+    ids = os.read(reader, 64), build(ValueError())["event_id"]
+    os.close(reader)
+    os.close(writer)
+
+    assert len({ids[0][:32], ids[0][32:], ids[1].encode()}) == 3
 
 
 @pytest.mark.parametrize(

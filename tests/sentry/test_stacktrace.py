@@ -147,6 +147,34 @@ def test_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(traces._source._files) < 25
 
 
+def test_files_without_source_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that was never in a file, such as a template's, does not pile up either."""
+    monkeypatch.setattr(stacktrace, "_MAX_CACHED_FILES", 10)
+    traces = StackTraces()
+    for number in range(50):
+        traces.frames(traceback_of(run_code(SOURCE, f"<template {number}>")))
+
+    assert len(traces._source._files) <= 10
+
+
+def test_frames_of_a_file_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that raises in many places a bounded number is kept ready."""
+    monkeypatch.setattr(stacktrace, "_MAX_CACHED_FRAMES", 10)
+    traces = StackTraces()
+    for number in range(50):
+        traces.frames(traceback_of(run_code("\n" * number + SOURCE, "<code>")))
+
+    assert len(traces._source._files["<code>"].frames) <= 10
+
+
+def test_one_line_of_two_functions() -> None:
+    """Frames of one line are told apart by their functions."""
+    frames = frames_of(run_code("go = lambda: (lambda x: 1 / x)(0)\n", "<code>"))
+
+    names = [frame["function"] for frame in frames[-2:]]
+    assert names == ["<lambda>", "<lambda>.<locals>.<lambda>"]
+
+
 def test_places_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """So is what is known of modules."""
     monkeypatch.setattr(stacktrace, "_MAX_CACHED_PLACES", 10)
@@ -283,6 +311,9 @@ def test_frames_are_copies() -> None:
     traces, traceback = StackTraces(), traceback_of(fail)
     first = traces.frames(traceback)[-1]
     first["pre_context"].clear()
+    first["post_context"].clear()
     first["filename"] = "x"
+    second = traces.frames(traceback)[-1]
 
-    assert len(traces.frames(traceback)[-1]["pre_context"]) == 5
+    assert (len(second["pre_context"]), len(second["post_context"])) == (5, 5)
+    assert second["filename"] != "x"

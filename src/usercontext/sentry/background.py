@@ -454,17 +454,21 @@ def _weight(event: Event) -> int:
         weight += _EVENT_BYTES + len(value.get("value") or "")
         frames = (value.get("stacktrace") or {}).get("frames") or ()
         weight += _FRAME_BYTES * len(frames)
-        weight += sum([_weight_of(frame["vars"]) for frame in frames if "vars" in frame])
-    return weight + sum([_weight_of(event[key]) for key in event if key not in _SMALL_PARTS])
+        for frame in frames:
+            if "vars" in frame:
+                weight += _weight_of(frame["vars"])
+    for key, part in event.items():
+        if key not in _SMALL_PARTS:
+            weight += _weight_of(part)
+    return weight
 
 
 def _weight_of(value: Any, depth: int = 12) -> int:
     if isinstance(value, str | bytes):
         return 50 + len(value)
-    if depth <= 0:
+    if depth <= 0 or not isinstance(value, dict | list | tuple):
         return 50
-    if isinstance(value, dict):
-        return 100 + sum([100 + _weight_of(item, depth - 1) for item in value.values()])
-    if isinstance(value, list | tuple):
-        return 50 + sum([_weight_of(item, depth - 1) for item in value])
-    return 30
+    weight = 50 + 50 * len(value)
+    for item in value.values() if isinstance(value, dict) else value:
+        weight += 50 + len(item) if type(item) is str else _weight_of(item, depth - 1)
+    return weight

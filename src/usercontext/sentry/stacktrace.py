@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 import sysconfig
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from usercontext.sentry.local_variables import describe_locals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType, TracebackType
+    from types import CodeType, FrameType, TracebackType
 
 __all__ = ["StackTraces"]
 
@@ -27,6 +27,8 @@ _CONTEXT_LINES = 5
 _MAX_LINE = 512
 _MAX_CACHED_CHARACTERS = 4_000_000
 _MAX_CACHED_PLACES = 4096
+_MAX_CACHED_FILES = 1024  # code without a file has names, too
+_MAX_CACHED_FRAMES = 256  # of one file
 _TRUST_SECONDS = 1.0
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -36,12 +38,23 @@ _LIBRARIES = tuple(
 _INSTALLED = ("site-packages" + os.sep, "dist-packages" + os.sep)
 
 
+# Line, function and module: what tells the frames of one file apart.
+_Key: TypeAlias = "tuple[int | None, str, object]"
+
+
 class _File(NamedTuple):
-    """The lines of a source file, as they were when it was last looked at."""
+    """The lines of a source file, as they were when it was last looked at, and frames there."""
 
     lines: Sequence[str]
     stamp: tuple[int, int] | None
     checked: float
+    frames: dict[_Key, dict[str, Any]]
+
+    def remember(self, key: _Key, frame: dict[str, Any]) -> None:
+        """Keep a frame, the next of which differs in its variables alone."""
+        if len(self.frames) >= _MAX_CACHED_FRAMES:
+            self.frames.clear()
+        self.frames[key] = frame
 
 
 class _Place(NamedTuple):
@@ -90,7 +103,26 @@ class StackTraces:
 
     def _frame(self, frame: FrameType, lineno: int | None, now: float) -> dict[str, Any]:
         code = frame.f_code
-        place = self._place(code.co_filename, frame.f_globals.get("__name__"))
+        file = self._source.file(code.co_filename, frame.f_globals, now)
+        key = (lineno, code.co_qualname, frame.f_globals.get("__name__"))
+        known = file.frames.get(key)
+        if known is None:
+            known = self._describe(code, key, file.lines)
+            file.remember(key, known)
+        # Copied to the last list: what `before_send` changes is this event's alone.
+        result = known.copy()
+        if "pre_context" in known:
+            result["pre_context"] = known["pre_context"].copy()
+        if "post_context" in known:
+            result["post_context"] = known["post_context"].copy()
+        if self._include_local_variables and known["in_app"]:
+            # Of the app's own frames only: those of servers and frameworks hold whole requests.
+            result["vars"] = describe_locals(frame)
+        return result
+
+    def _describe(self, code: CodeType, key: _Key, lines: Sequence[str]) -> dict[str, Any]:
+        lineno, _, module = key
+        place = self._place(code.co_filename, module)
         result: dict[str, Any] = {
             "filename": place.filename,
             "abs_path": place.abs_path,
@@ -101,10 +133,7 @@ class StackTraces:
             result["module"] = place.module
         if lineno:
             result["lineno"] = lineno
-            self._source.add_context(result, code.co_filename, lineno, frame.f_globals, now)
-        if self._include_local_variables and place.in_app:
-            # Of the app's own frames only: those of servers and frameworks hold whole requests.
-            result["vars"] = describe_locals(frame)
+            _add_context(result, lines, lineno)
         return result
 
     def _place(self, filename: str, module: object) -> _Place:
@@ -155,44 +184,43 @@ class _SourceLines:
         self._files: dict[str, _File] = {}
         self._characters = 0
 
-    def add_context(
-        self,
-        result: dict[str, Any],
-        filename: str,
-        lineno: int,
-        module_globals: dict[str, Any],
-        now: float,
-    ) -> None:
+    def file(self, filename: str, module_globals: dict[str, Any], now: float) -> _File:
+        """Return a file as it is now, or was a second ago."""
         file = self._files.get(filename)
         if file is None or now - file.checked > _TRUST_SECONDS:
             file = self._look(filename, module_globals, file, now)
-        lines = file.lines
-        if lineno > len(lines):
-            return
-        index = lineno - 1
-        result["context_line"] = lines[index]
-        if index > 0:
-            result["pre_context"] = lines[max(0, index - _CONTEXT_LINES) : index]
-        if lineno < len(lines):
-            result["post_context"] = lines[lineno : lineno + _CONTEXT_LINES]
+        return file
 
     def _look(
         self, filename: str, module_globals: dict[str, Any], known: _File | None, now: float
     ) -> _File:
         stamp = _stamp(filename)
-        if known is None or known.stamp != stamp:
+        if known is not None and known.stamp == stamp:
+            file = known._replace(checked=now)
+        else:
             lines = _read_lines(filename, module_globals, on_disk=stamp is not None)
             self._make_room(sum(map(len, lines)))
-        else:
-            lines = known.lines
-        file = self._files[filename] = _File(lines, stamp, now)
+            file = _File(lines, stamp, now, {})
+        self._files[filename] = file
         return file
 
     def _make_room(self, characters: int) -> None:
-        if self._characters + characters > _MAX_CACHED_CHARACTERS:
+        is_full = self._characters + characters > _MAX_CACHED_CHARACTERS
+        if is_full or len(self._files) >= _MAX_CACHED_FILES:
             self._files = {}
             self._characters = 0
         self._characters += characters
+
+
+def _add_context(result: dict[str, Any], lines: Sequence[str], lineno: int) -> None:
+    if lineno > len(lines):
+        return
+    index = lineno - 1
+    result["context_line"] = lines[index]
+    if index > 0:
+        result["pre_context"] = list(lines[max(0, index - _CONTEXT_LINES) : index])
+    if lineno < len(lines):
+        result["post_context"] = list(lines[lineno : lineno + _CONTEXT_LINES])
 
 
 def _stamp(filename: str) -> tuple[int, int] | None:
