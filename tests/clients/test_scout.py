@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from threading import Thread
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import flask
 import pytest
@@ -29,6 +32,7 @@ from tests.driver import (
 )
 from usercontext import RequestData, asgi, bind, init, isolation_scope, set_user, wsgi
 from usercontext.clients.scout import FIELDS, ScoutClient
+from usercontext.record import current
 from usercontext.testing import client_conformance
 
 if TYPE_CHECKING:
@@ -194,10 +198,15 @@ def test_where_nobody_is_asked_the_app_is_right(sent: Sent) -> None:
 
 def test_nothing_leaks_outside_of_a_transaction(sent: Sent) -> None:
     """What Scout is told there stays in its thread for whatever comes next."""
+
+    def handler() -> None:
+        Context.add("cart", 3)
+        set_user(ADA)
+
     serve("wsgi", lambda: set_user(ADA), ScoutClient())
     assert scout_context_var.get(None) is None
-    report()
-    assert sent.named() == [{}]
+    serve("wsgi", handler, ScoutClient())
+    assert scout_context_var.get().tags == {"cart": 3}
 
 
 def test_an_ignored_transaction_asks_nobody(sent: Sent) -> None:
@@ -213,8 +222,7 @@ def test_an_ignored_transaction_asks_nobody(sent: Sent) -> None:
 
 
 def test_a_thread_names_the_user_of_the_transaction(sent: Sent) -> None:
-    """Where Scout itself sees no transaction, in a thread of ours, it is remembered."""
-    from threading import Thread
+    """Scout sees no transaction in a thread of ours: it is told as the transaction ends."""
 
     def handler() -> None:
         with WebTransaction("cart"):
@@ -225,6 +233,28 @@ def test_a_thread_names_the_user_of_the_transaction(sent: Sent) -> None:
 
     serve("wsgi", handler, ScoutClient())
     assert sent.named() == [ADAS]
+
+
+def test_the_transaction_around_the_request_names_the_user(sent: Sent) -> None:
+    """It is sent after the request, whose user is asked for when the response starts."""
+    with WebTransaction("cart"):
+        Context.add("user_ip", "6.6.6.6")
+        serve("wsgi", lambda: None, ScoutClient(), resolver=lambda _: ADA)
+    assert sent.named() == [ADAS]
+
+
+def test_nothing_is_kept_of_a_request_that_is_over(sent: Sent) -> None:
+    """Neither its record nor its transaction."""
+    records: list[Any] = []
+
+    def handler() -> None:
+        report()
+        records.append(ref(current()))
+
+    client = ScoutClient()
+    serve("wsgi", handler, client, resolver=lambda _: ADA)
+    gc.collect()
+    assert [record() for record in records] == [None]
 
 
 def test_a_job_does_not_take_the_transaction_around_it(sent: Sent) -> None:

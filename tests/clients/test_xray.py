@@ -11,6 +11,7 @@ import pytest
 from aws_xray_sdk.core import xray_recorder
 from aws_xray_sdk.core.async_context import AsyncContext
 from aws_xray_sdk.core.context import Context
+from aws_xray_sdk.core.exceptions.exceptions import AlreadyEndedException
 from aws_xray_sdk.core.models.facade_segment import FacadeSegment
 from aws_xray_sdk.ext.flask.middleware import XRayMiddleware
 
@@ -191,6 +192,29 @@ def test_a_segment_that_has_ended_is_left_alone(
     serve("wsgi", handler, XRayClient())
     assert sent.users() == [None]
     assert caplog.records == []
+
+
+def test_a_segment_that_is_ended_twice(sent: Kept, caplog: pytest.LogCaptureFixture) -> None:
+    """What X-Ray says of it is all that is said."""
+
+    def handler() -> None:
+        xray_recorder.begin_segment("shop")
+        xray_recorder.begin_subsegment("cart")
+        xray_recorder.end_segment()
+        with pytest.raises(AlreadyEndedException):
+            xray_recorder.end_segment()
+
+    serve("wsgi", handler, XRayClient(), resolver=lambda _: ADA)
+    assert caplog.records == []
+
+
+def test_a_segment_around_two_requests_names_the_first(sent: Kept) -> None:
+    """It is of one request only, and two people are never blended."""
+    client = XRayClient()
+    with xray_recorder.in_segment("shop"):
+        for user in (ADA, {"id": 2, "plan": "pro"}):
+            serve("wsgi", lambda: None, client, resolver=lambda _, user=user: user)
+    assert [user["id"] for user in sent.users()] == ["1"]
 
 
 def test_an_unsampled_segment_asks_nobody(sent: Kept) -> None:

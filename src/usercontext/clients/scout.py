@@ -70,7 +70,6 @@ class ScoutClient(BaseClient):
         self._errors: Any = ErrorMonitor
         self._transactions: Any = TrackedRequest
         self._get_user: GetUser = pull_user
-        self._kept: PerRequest[Any] = PerRequest()
         self._around: PerRequest[str] = PerRequest()
         # By their ids, until they end: Scout's transactions take no weak reference.
         self._owners: dict[str, RequestRecord] = {}
@@ -97,15 +96,16 @@ class ScoutClient(BaseClient):
         self._errors.send = staticmethod(name_and_send)
 
     def request_scope(self, get_user: GetUser, /) -> None:
-        """Keep the transaction that was begun outside of our middleware."""
+        """Find the transaction that was begun outside of our middleware."""
+        del get_user
         record, transaction = current(), self._open_here()
         if record is None or transaction is None:
             return
         if record.source is None:
             # The transaction that a job starts in is not the job's: other jobs may follow in it.
             self._around.keep(transaction.request_id)
-        elif self._transaction() is not None:
-            self._name(transaction, record, get_user(resolve=False))
+        else:
+            self._owner(transaction)
 
     def _open_here(self) -> Any:
         """Return the open transaction here; the public call would make one where none is."""
@@ -124,14 +124,10 @@ class ScoutClient(BaseClient):
 
     def _transaction(self) -> Any:
         """Return the open transaction of the current request, or None."""
-        kept, record = self._kept.get(), current()
-        if record is None or (kept is not None and kept.active_spans):
-            return kept
-        found = self._open_here()
-        if found is None or self._owner(found) is not record.root:
+        record, transaction = current(), self._open_here()
+        if record is None or transaction is None or self._owner(transaction) is not record.root:
             return None
-        self._kept.keep(found)
-        return found
+        return transaction
 
     def is_recording(self) -> bool:
         """Return whether the request is in a transaction that will be sent."""

@@ -45,9 +45,10 @@ _LETTERS: Final = frozenset(string.ascii_letters + string.digits + "_")
 class XRayClient(BaseClient):
     """Makes ours the user of every segment that is sampled, and our address its client.
 
-    A segment takes the user when it begins, if known, when the user becomes known while it is
-    open, and asks for the user when it ends. Its `user` is the user's id, else the username, else
-    the email; other fields are annotations, by which traces can be searched.
+    A segment takes the user who becomes known while it is open, and asks for the user when it
+    ends: X-Ray's own middlewares may be outside of ours or inside. Its `user` is the user's id,
+    else the username, else the email; other fields are annotations, by which traces can be
+    searched.
 
     Inside a request ours is the whole truth: a `set_user()` of the app on the segment is replaced,
     and removed where the user is nobody. The `client_ip` that X-Ray's middlewares take of the
@@ -87,7 +88,7 @@ class XRayClient(BaseClient):
 
         def begin_segment(*args: Any, **kwargs: Any) -> Any:
             segment = begin(*args, **kwargs)
-            with harmless("X-Ray begin", "a segment of X-Ray began without its user"):
+            with harmless("X-Ray begin", "a segment of X-Ray goes without its user"):
                 self._keep(segment)
             return segment
 
@@ -134,9 +135,7 @@ class XRayClient(BaseClient):
         if segment in self._owners or isinstance(segment, self._of_lambda):
             return
         self._owners[segment] = record
-        if record.root is record:
-            self._segments.keep([*(self._segments.get() or ()), segment])
-        self._name(segment, record, self._get_user(resolve=False))
+        self._segments.keep([*(self._segments.get() or ()), segment])
 
     def _name_ending(self) -> None:
         segment = self._current()
