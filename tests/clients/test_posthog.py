@@ -235,13 +235,16 @@ def test_a_request_has_a_context_of_its_own(project: Project) -> None:
     assert [(one["number"], "shared" in one) for one in seen] == [(n, False) for n in range(5)]
 
 
-def test_an_error_that_passes_is_not_captured_twice(project: Project) -> None:
+def test_an_error_that_passes_is_not_captured_twice(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The request's context captures nothing by itself."""
+    monkeypatch.setattr(posthog, "default_client", project)
+    monkeypatch.setattr(posthog, "before_send", project.keep)
 
     def fail() -> None:
         raise LookupError("no such order")
 
-    project.enable_exception_autocapture = True
     with pytest.raises(LookupError):
         serve("wsgi", fail, PosthogClient(project))
     assert project.sent == []

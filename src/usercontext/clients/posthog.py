@@ -68,6 +68,7 @@ class PosthogClient(BaseClient):
 
     def setup(self, get_user: GetUser, /) -> None:
         """Put the hook before the one that is set."""
+        # What the module is told, it tells its client at each call.
         target = self._posthog if self._client is None else self._client
         following = target.before_send
 
@@ -77,9 +78,6 @@ class PosthogClient(BaseClient):
             return event if following is None else following(event)
 
         target.before_send = before_send
-        if self._client is None and self._posthog.default_client is not None:
-            # What the module is told is handed on when its client is made: that was before.
-            self._posthog.default_client.before_send = before_send
 
     def request_scope(self, get_user: GetUser, /) -> AbstractContextManager[object]:
         """Give the request a context of its own: tasks share what their parent has made."""
