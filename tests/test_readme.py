@@ -17,7 +17,17 @@ PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if "```python" in page.read_text()]
 # Other pages need what they are named for.
 NEEDED = {"README": "fastapi", "tutorial": "fastapi", "delivery": "httpx"}
-FRAMEWORKS = ("fastapi", "starlette", "litestar", "quart", "flask", "django")
+FRAMEWORKS = (
+    "fastapi",
+    "starlette",
+    "litestar",
+    "quart",
+    "flask",
+    "django",
+    "falcon",
+    "pyramid",
+    "bottle",
+)
 CLIENTS = {
     "bugsnag": "bugsnag",
     "ddtrace": "ddtrace.trace",
