@@ -6,11 +6,17 @@ has the feature for and cannot pass, for a reason that is not ours, is a `Limit`
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
+import platform
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["ASGI", "FRAMEWORKS", "OWN", "WSGI", "Framework", "Limit", "in_slice"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ASGI", "FRAMEWORKS", "OWN", "WSGI", "Framework", "Limit", "in_slice", "release"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,21 @@ class Framework:
 
     def version(self) -> str:
         """Return the version that is installed."""
-        if importlib.util.find_spec(self.needs[0]) is None:
-            return "not installed"
-        return importlib.metadata.version(self.needs[0])
+        return release(self.needs[0])
+
+
+def release(module: str) -> str:
+    """Return the name and the version of the installed package that has this module."""
+    if importlib.util.find_spec(module) is None:
+        return "not installed"
+    for package in _packages().get(module, ()):
+        return f"{package} {importlib.metadata.version(package)}"
+    return f"Python {platform.python_version()}"
+
+
+@functools.cache
+def _packages() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 #: What every app has that is served over ASGI: take away what a framework cannot do.

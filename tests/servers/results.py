@@ -59,7 +59,7 @@ def read_result(path: Path, name: str) -> Result:
     result = Result(name)
     if not path.exists():
         result.kinds["failed"] += 1
-        result.failures.append(f"pytest did not end; see {path.with_suffix('.log')}")
+        result.failures.append(f"pytest did not end; see {path.with_name('log')}")
         return result
     for case in ElementTree.parse(path).getroot().iter("testcase"):
         result.seconds += float(case.get("time", 0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -16,12 +17,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
-from importlib.metadata import distributions
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import usercontext
+from tests.servers.frameworks import FRAMEWORKS, release
 from tests.servers.results import Result, read_result
 from tests.servers.support import write_page
 from tests.servers.test_matrix import PAIRS
@@ -41,17 +42,26 @@ KEPT = ROOT / ".matrix"
 LONGEST = 900  # seconds that a pair may take
 
 
-def _key() -> str:
-    """Name what results depend on: our code, the tests' and the versions of all packages."""
-    digest = hashlib.sha256(sys.version.encode())
-    own = Path(__file__)
-    code = [*Path(usercontext.__file__).parent.rglob("*.py"), *own.parent.rglob("*.py")]
-    for path in sorted(code):
-        if path.name not in {own.name, "support.py"}:
-            digest.update(path.name.encode() + path.read_bytes())
-    versions = sorted(f"{one.metadata['Name']} {one.version}" for one in distributions())
-    digest.update("\n".join(versions).encode())
+#: Code that no result depends on; what pairs need of the last two is in their keys.
+_APART = {"results.py", "run_matrix.py", "support.py", "frameworks.py", "servers.py"}
+
+
+def _key(pair: Pair) -> str:
+    """Name what a result depends on: our code, the tests' and the versions of the packages."""
+    framework, server = pair
+    needs = {name: release(name) for name in (*framework.needs, *server.needs)}
+    parts = sys.version, needs, asdict(framework), asdict(server)
+    digest = hashlib.sha256(json.dumps(parts, default=sorted, sort_keys=True).encode())
+    for path in _code(framework):
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _code(framework: Framework) -> list[Path]:
+    """Return our modules and those of the tests, but no other framework's app."""
+    apps = {f"{name}_app.py" for name in FRAMEWORKS} - {f"{framework.name}_app.py"}
+    tests = [p for p in Path(__file__).parent.rglob("*.py") if p.name not in _APART | apps]
+    return sorted([*Path(usercontext.__file__).parent.rglob("*.py"), *tests])
 
 
 @dataclass
@@ -87,14 +97,21 @@ class Matrix:
         return not (again and result.failed)
 
     def _path(self, pair: Pair) -> Path:
-        return self.folder / f"{_name(pair)}.xml"
+        """Return where the result is kept; what other code brought about is removed."""
+        path = self.folder / _name(pair) / f"{_key(pair)}.xml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for other in path.parent.glob("*.xml"):
+            if other != path:
+                other.unlink()
+        return path
 
     def _run_pair(self, pair: Pair) -> Result:
         name, path = _name(pair), self._path(pair)
+        path.unlink(missing_ok=True)
         unfinished = path.with_suffix(".part")
         command = [sys.executable, "-m", "pytest", "-q", "tests/servers/test_matrix.py"]
         command += ["-p", "no:cacheprovider", f"--junitxml={unfinished}"]
-        with path.with_suffix(".log").open("wb") as log:
+        with path.with_name("log").open("wb") as log:
             environment = {**os.environ, "MATRIX": name}
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
@@ -136,17 +153,6 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
-def _folder(fresh: bool) -> Path:
-    """Return where the results of this code are kept; those of other code are removed."""
-    folder = KEPT / _key()
-    if KEPT.exists():
-        for other in KEPT.iterdir():
-            if fresh or other != folder:
-                shutil.rmtree(other)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="run_matrix",
@@ -184,7 +190,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     pairs = _chosen(options.pairs)
-    matrix = Matrix(pairs, _folder(options.fresh), options.jobs)
+    if options.fresh:
+        shutil.rmtree(KEPT, ignore_errors=True)
+    matrix = Matrix(pairs, KEPT, options.jobs)
     try:
         matrix.run(options.again)
     except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import secrets
@@ -13,6 +12,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+from tests.servers.frameworks import release
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +37,6 @@ class Server:
     Attributes:
         command: what to run, a module of Python or (`binary`) a program beside it.
         needs: the modules that must be installed.
-        distribution: the package that has its version, if not called as the first of these.
         concurrency: requests that one process works on at once.
         processes: workers that share the port.
         lifespan: whether it tells the app when it starts and stops.
@@ -60,7 +60,6 @@ class Server:
     limits: tuple[Limit, ...] = ()
     note: str = ""
     binary: bool = False
-    distribution: str = ""
 
     def arguments(self, app: str, port: int) -> list[str]:
         """Return what to run so that the server serves `apps.x_app:application` on this port."""
@@ -76,11 +75,8 @@ class Server:
         return f"{self.name} needs {', '.join(absent)}, not installed" if absent else None
 
     def version(self) -> str:
-        """Return the package's name and the version that is installed."""
-        if self.missing():
-            return "not installed"
-        package = self.distribution or self.needs[0]
-        return f"{package} {importlib.metadata.version(package)}"
+        """Return the name and the version of the installed package."""
+        return release(self.needs[0])
 
 
 def _uvicorn(http: str, loop: str) -> Server:
@@ -128,7 +124,6 @@ def _uwsgi(name: str, options: str, **more: int | bool | str) -> Server:
         f" --post-buffering 65536 --master --die-on-term --need-app --disable-logging {options}",
         ("uwsgidecorators",),
         binary=True,
-        distribution="uwsgi",
         note="uwsgi has no answer to an error that passed through the app, and needs"
         " `--post-buffering` for bodies that the app does not read.",
         **more,  # type: ignore[arg-type]
