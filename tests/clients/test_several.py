@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import threading
 import warnings
+from threading import current_thread
 from typing import TYPE_CHECKING, Any
 
+import bugsnag
 import pytest
 import sentry_sdk
 import structlog
+from bugsnag.configuration import RequestConfiguration
 from honeybadger import honeybadger
 from loguru import logger
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from raygun4py.raygunprovider import RaygunSender
 
 from tests.clients.serving import BOTH, serve
 from tests.driver import asgi_call, plain_asgi_app, scope_of
-from usercontext import RequestData, asgi, set_user
+from usercontext import RequestData, asgi, init, set_user
 from usercontext.clients import BaseClient
+from usercontext.clients.bugsnag import BugsnagClient
 from usercontext.clients.honeybadger import HoneybadgerClient
 from usercontext.clients.logging import LoggingClient
 from usercontext.clients.loguru import LoguruClient
 from usercontext.clients.opentelemetry import OpenTelemetryClient
+from usercontext.clients.raygun import RaygunClient
 from usercontext.clients.sentry_sdk import SentrySdkClient
 from usercontext.clients.structlog import StructlogClient
+from usercontext.privacy import hash_id
 from usercontext.testing import RecordingClient
 
 if TYPE_CHECKING:
@@ -182,6 +191,136 @@ def test_concurrent_requests_stay_apart_in_all(six: Six) -> None:
     numbers = iter(range(5))
     asyncio.run(run())
     assert six.rounds() == [{(str(number), False)} for number in range(5)]
+
+
+@BOTH
+def test_rules_and_addresses_hold_for_all(interface: str, six: Six) -> None:
+    """A hashed id is the same pseudonym in all six, beside our address."""
+    rule, key = ("$user.id", "hash"), "sixteen bytes at least"
+    options: Any = {"scrub": [rule], "hash_key": key, "request_data": RequestData(include_ip=True)}
+    serve(interface, six.report, *six.clients, resolver=lambda _: ADA, **options)
+    assert six.rounds() == [{(hash_id("1", key=key), True)}]
+
+
+def test_requests_in_threads_stay_apart_in_all(six: Six) -> None:
+    """Over WSGI each thread's requests, one after the other, are named as their own users."""
+    both = threading.Barrier(2, timeout=10)
+
+    def handler() -> None:
+        set_user({"id": current_thread().name})
+        both.wait()
+        with reporting:
+            six.report()
+        set_user(None)
+        both.wait()
+        with reporting:
+            six.report()
+
+    def requests() -> None:
+        for _ in range(2):
+            serve("wsgi", handler, *six.clients)
+
+    reporting = threading.Lock()
+    threads = [threading.Thread(target=requests, name=name) for name in ("1", "2")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seen = [min(one, key=str) for one in six.rounds() if len(one) == 1]
+    assert sorted(map(str, seen)) == sorted(
+        map(str, [("1", False), ("2", False)] * 2 + [(None, False)] * 4)
+    )
+
+
+class Shared:
+    """Libraries that keep a user for the whole process or in a scope that tasks share."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, Any]] = []
+        self.sender = RaygunSender("key")
+        self.sender.on_before_send(lambda details: self.say("raygun", details["user"]))
+        self.clients = [
+            SentrySdkClient(),
+            BugsnagClient(),
+            HoneybadgerClient(),
+            RaygunClient(self.sender),
+        ]
+
+    def say(self, library: str, user: Any) -> None:
+        """Take what a library's report says of the user."""
+        user = user or {}
+        ids = [user.get(name) for name in ("id", "user_id", "identifier")]
+        self.said.append((library, next(filter(None, ids), None)))
+
+    def deliver(self, _config: Any, payload: Any, options: Any = None) -> None:
+        """Take bugsnag's payload."""
+        for event in json.loads(payload)["events"]:
+            self.say("bugsnag", event["user"])
+
+    def tell(self) -> None:
+        """Tell each library a user outside of any request, as a worker does at its start."""
+        sentry_sdk.set_user({"id": "worker"})
+        bugsnag.configure_request(user={"id": "worker"})
+        honeybadger.set_context(user_id="worker")
+        self.sender.set_user({"identifier": "worker"})
+
+    def report(self) -> None:
+        """Have all of them report something."""
+        sentry_sdk.capture_message("x")
+        try:
+            raise LookupError
+        except LookupError as error:
+            bugsnag.notify(error)
+            honeybadger.notify(error)
+            self.sender.send_exception()
+
+
+@pytest.fixture
+def shared(six: Six) -> Iterator[Shared]:
+    """Configure these libraries, two of them as those of the six are."""
+    made = Shared()
+    six.say = made.say  # type: ignore[method-assign]
+    bugsnag.configure(
+        api_key="0" * 32, delivery=made, asynchronous=False, auto_capture_sessions=False
+    )
+    stack = bugsnag.configure().middleware
+    callbacks = list(stack.stack)
+    yield made
+    stack.stack[:] = callbacks
+    RequestConfiguration.clear()
+    honeybadger.reset_context()
+
+
+@BOTH
+def test_a_user_of_the_process_reaches_no_request(interface: str, shared: Shared) -> None:
+    """Neither one whose user is known nor one of nobody; outside of requests it stays."""
+    init(None, clients=shared.clients)
+    shared.tell()
+    for user in (ADA, None):
+        serve(interface, lambda user=user: (set_user(user), shared.report()))  # type: ignore[misc]
+    assert [one for _, one in shared.said] == ["1"] * 4 + [None] * 4
+    shared.said.clear()
+    shared.report()
+    assert {one for _, one in shared.said} == {"worker"}
+
+
+def test_requests_at_once_stay_apart_beside_a_user_of_the_process(shared: Shared) -> None:
+    """The scope that was made before the tasks is shared by none of them."""
+
+    async def handler() -> None:
+        number = next(numbers)
+        set_user({"id": number} if number % 2 else None)
+        await asyncio.sleep(0)
+        shared.report()
+
+    async def run() -> None:
+        app = asgi.UserContextMiddleware(plain_asgi_app(handler), clients=shared.clients)
+        await asyncio.gather(*(asgi_call(app, scope_of()) for _ in range(4)))
+
+    numbers = iter(range(4))
+    shared.tell()
+    asyncio.run(run())
+    assert [one for _, one in shared.said] == [None] * 4 + ["1"] * 4 + [None] * 4 + ["3"] * 4
 
 
 class Broken(BaseClient):
