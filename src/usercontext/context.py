@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import weakref
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Unpack
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from usercontext import record as records
 from usercontext import resolution
-from usercontext.diagnostics import failure, harmless
+from usercontext.diagnostics import failure, harmless, warn_once
 from usercontext.exceptions import InvalidUserError
 from usercontext.options import TAKER_METHODS, ContextOptions, check_methods, checked
 from usercontext.privacy import Scrubber
@@ -21,12 +22,18 @@ from usercontext.user import User
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from types import TracebackType
 
     from usercontext.types import Event, ReportingClient, ReportTaker, Resolver
 
 __all__ = ["UserContext", "default", "forget_clients", "make_default", "pull_user"]
 
 _AUTO = "{{auto}}"
+_SLOW_SECONDS = 1.0
+_SLOW = (
+    "reporting client %s took more than a second in %s(), which runs inside of the request: "
+    "what waits belongs into a thread of its own"
+)
 _NO_ADDRESS = RequestData()
 
 
@@ -126,7 +133,7 @@ class UserContext:
         for client in self.clients:
             check = getattr(client, "check_settings", None)
             if check is not None:
-                with _unharmed_by(client, "check_settings"):
+                with _unharmed_by(client, "check_settings", harmless):
                     check(includes_ip=self.includes_ip)
 
     def request_of(self, record: RequestRecord) -> object:
@@ -455,7 +462,7 @@ def _set_up(client: ReportingClient) -> None:
     if any(one is client for one in _clients_set_up):
         return
     _clients_set_up.append(client)
-    with _unharmed_by(client, "setup"):
+    with _unharmed_by(client, "setup", harmless):
         client.setup(pull_user)
 
 
@@ -465,9 +472,31 @@ def _is_recording(client: ReportingClient) -> bool:
     return False
 
 
-def _unharmed_by(client: ReportingClient, method: str) -> harmless:
+class _Unharmed(harmless):
+    """Calls a method of a client: that it fails, or makes the request wait, is said once."""
+
+    __slots__ = ("_begin",)
+
+    def __enter__(self) -> Self:
+        self._begin = monotonic()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if monotonic() - self._begin >= _SLOW_SECONDS:
+            warn_once(f"{self._cause}: slow", _SLOW, *self._args)
+        return super().__exit__(kind, error, traceback)
+
+
+def _unharmed_by(
+    client: ReportingClient, method: str, kind: type[harmless] = _Unharmed
+) -> harmless:
     name = type(client).__qualname__
-    return harmless(f"{name}.{method}", "reporting client %s failed in %s()", name, method)
+    return kind(f"{name}.{method}", "reporting client %s failed in %s()", name, method)
 
 
 # --- finding the record -------------------------------------------------------------------------

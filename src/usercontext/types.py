@@ -81,7 +81,9 @@ class ReportingClient(Protocol):
     """Told, or asks, who makes the current request.
 
     `usercontext.clients.BaseClient` gives no-ops for all four; whatever a client raises is
-    caught, logged once and counted, and harms neither the request nor another client.
+    caught, logged once and counted, and harms neither the request nor another client. All but
+    `setup` run inside of the request, over ASGI on its event loop: what waits belongs into a
+    thread, and a call that takes more than a second is logged once.
     """
 
     def setup(self, get_user: GetUser, /) -> None:
