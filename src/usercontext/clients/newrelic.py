@@ -1,0 +1,100 @@
+"""Names the user in New Relic's transactions and their errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from usercontext.clients.base import BaseClient
+from usercontext.clients.log_fields import checked_fields
+from usercontext.clients.per_request import RequestTransaction
+from usercontext.exceptions import MissingDependencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from usercontext.types import GetUser
+    from usercontext.user import User
+
+__all__ = ["FIELDS", "NewrelicClient"]
+
+#: The user's fields beside the id, and the custom attributes that hold them.
+FIELDS: Final[Mapping[str, str]] = {
+    "username": "user.name",
+    "email": "user.email",
+    "name": "user.full_name",
+    "ip_address": "client.address",
+}
+
+# The agent's own attribute, by which New Relic counts the users that an error meets.
+_ID: Final = "enduser.id"
+
+_MAX_LENGTH: Final = 255
+
+
+class NewrelicClient(BaseClient):
+    """Names the user of the transaction: `enduser.id`, and custom attributes for the rest.
+
+    A transaction takes the user who becomes known, and at the latest the one who is known when
+    the response starts. It does not matter whether New Relic's own wrapper is outside of ours or
+    inside. A user without an id is counted by username or email.
+
+    Inside a request ours is the whole truth: what `newrelic.agent.set_user_id()` was given is
+    replaced, and removed where the user is nobody. New Relic has no call that clears it, and
+    ignores None: we take it out of the transaction's own dictionaries. Should an agent to come
+    keep them elsewhere, this is logged once, and its transactions name nobody.
+
+    What it cannot do: a transaction and all of its errors name one user, the last one; who logs
+    out is not named by an error before. Where New Relic's wrapper is inside of ours, an error
+    that nothing turns into a response names a user who was set, and asks no resolver.
+
+    Args:
+        fields: the user's fields to add, each with its custom attribute, of which New Relic takes
+            128; `{}` for the id alone. By default `FIELDS`.
+
+    Raises:
+        ConfigurationError: `fields` is no mapping of names.
+        MissingDependencyError: newrelic is not installed.
+    """
+
+    def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
+        self._fields = checked_fields(FIELDS if fields is None else fields)
+        try:
+            from newrelic.agent import current_transaction
+        except ImportError:
+            raise MissingDependencyError("newrelic", "newrelic", purpose="NewrelicClient") from None
+        self._transaction: RequestTransaction[Any] = RequestTransaction(
+            current_transaction, lambda one: not one.end_time
+        )
+
+    def request_scope(self, get_user: GetUser, /) -> None:
+        """Keep the transaction, where New Relic's wrapper is outside of ours."""
+        del get_user
+        self._transaction.get()
+
+    def is_recording(self) -> bool:
+        """Return whether the request is in a transaction that is not to be ignored."""
+        transaction = self._transaction.get()
+        return transaction is not None and not transaction.ignore_transaction
+
+    def set_user(self, user: User | None, /) -> None:
+        """Replace the user of the transaction."""
+        transaction = self._transaction.get()
+        if transaction is None:
+            return
+        self._clear(transaction)
+        if user is None:
+            return
+        identifier = user.id or user.username or user.email
+        if identifier is not None:
+            # Not by `set_user_id()`, which looks for the transaction of this thread or task.
+            transaction._add_agent_attribute(_ID, identifier[:_MAX_LENGTH])
+        fields = user.to_dict()
+        for field, name in self._fields.items():
+            if isinstance(fields.get(field), str | bool | int | float):
+                transaction.add_custom_attribute(name, fields[field])
+
+    def _clear(self, transaction: Any) -> None:
+        # Before anything is added: a full transaction refuses new values of old names, too.
+        transaction._agent_attributes.pop(_ID, None)
+        for name in self._fields.values():
+            transaction._custom_params.pop(name, None)
