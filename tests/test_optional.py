@@ -92,6 +92,7 @@ def test_a_resolver_needs_a_request(module: Any, package: str, extra: str) -> No
     ("module", "name", "extra"),
     [
         ("bugsnag", "BugsnagClient", "bugsnag"),
+        ("newrelic", "NewrelicClient", "newrelic"),
         ("ddtrace", "DdtraceClient", "ddtrace"),
         ("elasticapm", "ElasticapmClient", "elasticapm"),
         ("honeybadger", "HoneybadgerClient", "honeybadger"),

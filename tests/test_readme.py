@@ -35,6 +35,7 @@ CLIENTS = {
     "honeybadger": "honeybadger",
     "logging": "logging",
     "loguru": "loguru",
+    "newrelic": "newrelic.agent",
     "opentelemetry": "opentelemetry.sdk",
     "posthog": "posthog",
     "pybrake": "pybrake",
