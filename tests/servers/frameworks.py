@@ -25,7 +25,7 @@ class Limit:
 
     Attributes:
         reason: what does not work, whose limit it is, and since when it is known.
-        scenarios: the names of the functions in `scenarios`.
+        scenarios: the names of the functions in `scenarios`; all of them if empty.
         others: the frameworks (of a server) or servers (of a framework) that it is limited to;
             all of them if empty.
     """
@@ -96,13 +96,36 @@ _STARLETTE = frozenset(
     {"background_tasks", "files", "outer_middleware", "outer_reporter", "wrapped"}
 )
 
+_WITH_TASKS = ASGI | {"background_tasks", "files"}
+
+# Each of them seen without ours, too.
+_SHARED_STATE = Limit(
+    "gunicorn 26.2 hands all requests of its ASGI worker one `state`, of which the ASGI "
+    "specification wants a copy for each; Litestar 2.25 keeps what it has read of a request there, "
+    "and so answers every request as if it were the first, whoever sent it.",
+    frozenset(),
+    frozenset({"gunicorn-asgi"}),
+)
+_NO_SCHEME = Limit(
+    "daphne 4.2 sends no `scheme` with a websocket, which the ASGI specification allows and "
+    "Quart 0.22 needs.",
+    frozenset({"websockets_change_their_user"}),
+    frozenset({"daphne"}),
+)
+_NO_END = Limit(
+    "gunicorn 26.2 cancels the app when the client of a websocket has gone, and Quart 0.22 leaves "
+    "the websocket's own task running then: it never ends.",
+    frozenset({"websockets_change_their_user"}),
+    frozenset({"gunicorn-asgi"}),
+)
+
 FRAMEWORKS = {
     framework.name: framework
     for framework in (
         Framework("starlette", "asgi", ("starlette", "a2wsgi"), ASGI | _STARLETTE),
         Framework("fastapi", "asgi", ("fastapi", "a2wsgi"), ASGI | _STARLETTE | {"dependencies"}),
-        Framework("litestar", "asgi", ("litestar", "a2wsgi"), ASGI | {"background_tasks", "files"}),
-        Framework("quart", "asgi", ("quart", "a2wsgi"), ASGI | {"background_tasks", "files"}),
+        Framework("litestar", "asgi", ("litestar", "a2wsgi"), _WITH_TASKS, (_SHARED_STATE,)),
+        Framework("quart", "asgi", ("quart", "a2wsgi"), _WITH_TASKS, (_NO_SCHEME, _NO_END)),
         Framework("django_asgi", "asgi", ("django", "a2wsgi", "starlette"), ASGI | {"auser"}),
         Framework("flask", "wsgi", ("flask", "blinker"), WSGI | {"teardown"}),
         Framework("django_wsgi", "wsgi", ("django", "werkzeug"), WSGI),

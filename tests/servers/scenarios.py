@@ -111,7 +111,8 @@ class Scenario:
         limits = [(limit, server.name) for limit in framework.limits]
         limits += [(limit, framework.name) for limit in server.limits]
         for limit, other in limits:
-            if self.name in limit.scenarios and other in (limit.others or {other}):
+            names, others = limit.scenarios or {self.name}, limit.others or {other}
+            if self.name in names and other in others:
                 return limit.reason
         return None
 
