@@ -148,6 +148,20 @@ def test_an_error_page_of_the_app_changes_nothing(usercontext_recorder: Recordin
     assert handled == [False, True]
 
 
+def test_an_error_page_finds_the_user_by_the_error() -> None:
+    """As the current user, and by the error alone."""
+    seen: list[User | None] = []
+
+    def page(error: Any) -> str:
+        seen.extend([get_user(), get_user(error=error.exception)])
+        return "sorry"
+
+    app = make_app()
+    app.error(500)(page)
+    get(app)
+    assert seen == [User(id="ada")] * 2
+
+
 @pytest.mark.parametrize("hook", ["before_request", "after_request"])
 def test_an_error_in_a_hook_is_reported(hook: str, usercontext_recorder: RecordingClient) -> None:
     """Hooks run outside of all plugins."""

@@ -313,6 +313,16 @@ def test_an_error_that_its_handler_reports_is_reported_once(
     assert event["exception"]["values"][-1]["mechanism"]["handled"] is True
 
 
+def test_a_handler_finds_the_user_by_the_error(interface: str) -> None:
+    """As the current user, and by the error alone."""
+    seen: list[User | None] = []
+    app = make_app(interface)
+    look = handler(interface, lambda _, error: seen.extend([get_user(), get_user(error=error)]))
+    app.add_error_handler(Exception, look)
+    get(wrap(app, resolver=request_user), X_User="ada")
+    assert seen == [User(id="ada")] * 2
+
+
 def test_an_error_that_a_handler_passes_on_is_reported_once(
     interface: str, usercontext_recorder: RecordingClient
 ) -> None:

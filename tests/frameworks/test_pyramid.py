@@ -324,6 +324,20 @@ def test_an_exception_view_that_reports_is_the_only_one(
     assert event["exception"]["values"][-1]["mechanism"]["handled"] is True
 
 
+def test_an_exception_view_finds_the_user_by_the_error() -> None:
+    """As the current user, and by the error alone."""
+    seen: list[User | None] = []
+
+    def view(error: Exception, request: Any) -> Any:
+        seen.extend([get_user(), get_user(error=error)])
+        return Response("sorry", status=500)
+
+    config = configure()
+    config.add_exception_view(view, context=Exception)
+    get(config.make_wsgi_app())
+    assert seen == [User(**ADA)] * 2
+
+
 def test_an_http_exception_is_an_answer(usercontext_recorder: RecordingClient) -> None:
     """Raised or returned, also as a 500, it is what the app has to say."""
 

@@ -12,7 +12,7 @@ from usercontext import resolution
 from usercontext.capture import report_unhandled
 from usercontext.exceptions import ConfigurationError
 from usercontext.options import checked
-from usercontext.record import current
+from usercontext.record import attach, current
 from usercontext.wsgi import UserContextMiddleware
 
 if TYPE_CHECKING:
@@ -65,11 +65,22 @@ class UserContext:
         vars(app)["wsgi"] = _Middleware(_reporting(app.wsgi), **self._options)
 
     def apply(self, callback: Callable[..., Any], _route: object) -> Callable[..., Any]:
-        """Report what a generator fails with before its first chunk, which Bottle answers too."""
+        """Let an error page find the user of its error.
+
+        It also reports what a generator fails with before its first chunk, which Bottle answers.
+        """
 
         @wraps(callback)
         def call(*args: Any, **kwargs: Any) -> Any:
-            result = callback(*args, **kwargs)
+            try:
+                result = callback(*args, **kwargs)
+            except bottle.HTTPResponse:
+                raise
+            except Exception as error:
+                record = current()
+                if record is not None:
+                    attach(error, record)
+                raise
             if isinstance(result, GeneratorType):
                 return _reported(result)
             if isinstance(result, bottle.HTTPResponse) and isinstance(result.body, GeneratorType):

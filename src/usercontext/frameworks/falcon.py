@@ -12,7 +12,7 @@ from usercontext import asgi, resolution, wsgi
 from usercontext.capture import report_unhandled
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import ConfigurationError
-from usercontext.record import KEY, UNKNOWN, RequestRecord
+from usercontext.record import KEY, UNKNOWN, RequestRecord, attach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,11 +145,18 @@ def _record_of(source: Mapping[str, Any], request: object) -> RequestRecord | No
     return record
 
 
+def _carried_by(error: Exception, record: RequestRecord | None) -> RequestRecord | None:
+    """Let whoever gets the error find its user, the app's own handler first."""
+    if record is not None:
+        attach(error, record)
+    return record
+
+
 def _reporting(handler: Callable[..., None]) -> Callable[..., None]:
     """Report what the handler of every other error answers with a 500."""
 
     def handle(req: Any, resp: Any, error: Exception, params: Any) -> None:
-        record = _record_of(req.env, req)
+        record = _carried_by(error, _record_of(req.env, req))
         try:
             handler(req, resp, error, params)
         except (falcon.HTTPError, falcon.HTTPStatus) as answer:
@@ -176,7 +183,7 @@ def _reporting_async(handler: Callable[..., Any]) -> Callable[..., Any]:
     takes_websocket = "ws" in _parameters(handler)
 
     async def handle(req: Any, resp: Any, error: Exception, params: Any, ws: Any = None) -> None:
-        record = _record_of(req.scope, req)
+        record = _carried_by(error, _record_of(req.scope, req))
         more = {"ws": ws} if takes_websocket else {}
         try:
             await handler(req, resp, error, params, **more)

@@ -16,7 +16,7 @@ from usercontext.capture import report_unhandled
 from usercontext.context import default
 from usercontext.exceptions import ConfigurationError
 from usercontext.options import checked
-from usercontext.record import KEY, RequestRecord
+from usercontext.record import KEY, RequestRecord, attach
 from usercontext.user import User
 from usercontext.wsgi import UserContextMiddleware
 
@@ -177,10 +177,11 @@ def _ask_where_a_view_fails(view: Callable[..., Any], _info: object) -> Callable
             return view(context, request)
         except HTTPException:
             raise
-        except Exception:
+        except Exception as error:
             record = _record_of(request)
             if record is not None:
                 resolution.ask(record)
+                attach(error, record)
             raise
 
     return asking
