@@ -1,0 +1,162 @@
+"""BlackSheep: the ASGI middleware around an application, and the errors that it answers itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable  # noqa: TC003 - BlackSheep reads annotations
+from typing import TYPE_CHECKING, Any, Unpack
+
+from blacksheep.messages import Request
+from blacksheep.server.application import Application
+from blacksheep.server.websocket import WebSocket, WebSocketDisconnectError
+
+from usercontext.asgi import UserContextMiddleware
+from usercontext.exceptions import ConfigurationError
+from usercontext.record import KEY, UNKNOWN, RequestRecord
+from usercontext.serving import fail
+
+if TYPE_CHECKING:
+    from usercontext.options import ContextOptions
+    from usercontext.types import Receive, Scope, Send
+
+__all__ = ["UserContext", "request_user"]
+
+# Where the middleware leaves the request that BlackSheep made of a scope.
+_REQUEST = "usercontext.blacksheep"
+
+# Of an identity's claims, those that name somebody (OpenID Connect Core 1.0, section 5.1).
+_CLAIMS = {"id": "sub", "username": "preferred_username", "email": "email", "name": "name"}
+
+
+def request_user(request: Request) -> object:
+    """Return whom BlackSheep's authentication found: a ready resolver.
+
+    It reads the claims of `request.user`. While that is not authenticated the question stays
+    open, as it may be so later.
+    """
+    identity: Any = request.user
+    if identity is None or not identity.is_authenticated():
+        return UNKNOWN
+    named = {field: identity.get(claim) for field, claim in _CLAIMS.items()}
+    return {**named, "id": identity.get("id") or named["id"]}
+
+
+class UserContext:
+    """Give every request and websocket of a BlackSheep app a user of its own, and report errors.
+
+    `UserContext(app, resolver=...)`, or with an app factory `context = UserContext(resolver=...)`
+    and `context.init_app(app)`. It goes around all of the app, mounted apps included.
+
+    Args:
+        app: the application; None where `init_app` is called later.
+        options: as `UserContextMiddleware` of `usercontext.asgi` takes them. The resolver, `def`
+            or `async def`, is called with BlackSheep's `Request`, or its `WebSocket`.
+
+    Raises:
+        ConfigurationError: an option is wrong; the message names it and the fix.
+    """
+
+    def __init__(self, app: Application | None = None, **options: Unpack[ContextOptions]) -> None:
+        self._middleware = _Middleware(_no_app, **options)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Application) -> None:
+        """Go around all requests of an app, and listen for its errors.
+
+        Raises:
+            ConfigurationError: it is no BlackSheep app, has started, or has a `UserContext`.
+        """
+        _check(app)
+        vars(app)["_usercontext"] = self._middleware
+        app.middlewares.insert(0, _serve)
+        app.__class__ = _around(type(app))
+
+
+class _Middleware(UserContextMiddleware):
+    """The ASGI middleware, with BlackSheep's own request for the resolver."""
+
+    @staticmethod
+    def _request_maker(options: ContextOptions) -> Callable[[Any], object]:  # noqa: ARG004
+        return _request_of
+
+
+def _request_of(scope: Any) -> Request:
+    found = scope.get(_REQUEST)
+    if found is None:
+        # Asked before the app has made its own, as `resolve="eager"` does.
+        path = scope.get("raw_path") or scope["path"].encode("utf-8")
+        headers = list(scope["headers"])
+        found = Request.incoming(scope.get("method", "GET"), path, scope["query_string"], headers)
+        found.scope = scope
+    request: Request = found
+    return request
+
+
+def _around(kind: type[Application]) -> type[Application]:
+    """Return a class of apps that goes around what the class of an app does."""
+
+    class Served(kind):  # type: ignore[valid-type, misc]
+        _usercontext_is_outermost = True
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            app = vars(self)["_usercontext"]._around(super().__call__)
+            try:
+                await app(scope, receive, send)
+            finally:
+                scope.pop(_REQUEST, None)  # each refers to the other
+
+        async def log_unhandled_exc(self, request: Request, exc: Exception) -> None:
+            await _report(request, exc)
+            await super().log_unhandled_exc(request, exc)
+
+        def extend(self, mixin: type) -> None:
+            # What the app is extended by, such as mounting, goes around the class that it has.
+            super().extend(mixin)
+            if "_usercontext_is_outermost" not in vars(type(self)):
+                self.__class__ = _around(type(self))  # type: ignore[assignment]
+
+    Served.__name__, Served.__qualname__ = kind.__name__, kind.__qualname__
+    return Served
+
+
+async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand where the app will be."""
+
+
+async def _serve(request: Request, handler: Callable[[Request], Awaitable[Any]]) -> Any:
+    """Keep the request for the resolver; report an error that ends a websocket."""
+    scope: Any = request.scope
+    scope[_REQUEST] = request
+    try:
+        return await handler(request)
+    except WebSocketDisconnectError:
+        raise
+    except Exception as error:
+        if isinstance(request, WebSocket):
+            await _report(request, error)
+        raise
+
+
+async def _report(request: Request, error: Exception) -> None:
+    scope: Any = request.scope
+    record = scope.get(KEY) if scope else None
+    if isinstance(record, RequestRecord):
+        await fail(record, error)
+
+
+def _check(app: object) -> None:
+    if not isinstance(app, Application):
+        raise ConfigurationError(
+            f"UserContext takes a BlackSheep Application, not {type(app).__name__}: write "
+            "UserContext(app), where app = Application()"
+        )
+    if "_usercontext" in vars(app):
+        raise ConfigurationError(
+            "this app has a UserContext already: keep one, and give it all options; an app that "
+            "is mounted in it may have one of its own"
+        )
+    if app.started:
+        raise ConfigurationError(
+            "the app has started, and its middlewares are fixed: write UserContext(app) where "
+            "the app is made"
+        )
