@@ -1,0 +1,138 @@
+"""Connexion: the ASGI middleware in its stack, and the errors that it answers itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Unpack
+from weakref import WeakSet
+
+from connexion.apps.abstract import AbstractApp
+from connexion.exceptions import ProblemException
+from connexion.middleware import ConnexionMiddleware, MiddlewarePosition
+from starlette.exceptions import HTTPException
+
+from usercontext.asgi import UserContextMiddleware
+from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks._identity import identity_of
+from usercontext.record import KEY, UNKNOWN, RequestRecord
+from usercontext.serving import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from starlette.requests import HTTPConnection
+
+    from usercontext.options import ContextOptions
+    from usercontext.types import ASGIApp, Receive, Scope, Send
+
+__all__ = ["UserContext", "request_user"]
+
+_initialised: WeakSet[Any] = WeakSet()
+
+
+def request_user(connection: HTTPConnection) -> object:
+    """Return whom the app's security function named: a ready resolver.
+
+    It reads what Connexion keeps of that in its context: `user` is the id, where it is text or a
+    number, and `token_info` may name more. Until it has been called the question stays open.
+    """
+    context = connection.scope.get("extensions", {}).get("connexion_context", {})
+    if "user" not in context:
+        return UNKNOWN
+    user, token = context["user"], context.get("token_info")
+    if user is not None and not isinstance(user, str | int):
+        return identity_of(user)
+    token = token if isinstance(token, Mapping) else {}
+    named = {field: token.get(field) for field in ("username", "email", "name")}
+    named["username"] = named["username"] or token.get("preferred_username")
+    return {"id": user, **named} if user is not None else None
+
+
+class UserContext:
+    """Give every request of a Connexion app a user of its own, and report its unhandled errors.
+
+    `UserContext(app, resolver=...)`, or with an app factory `context = UserContext(resolver=...)`
+    and `context.init_app(app)`. It stands before Connexion's own error handling, of which it
+    reports what no error handler of the app answers.
+
+    Args:
+        app: an `AsyncApp`, a `FlaskApp`, or a `ConnexionMiddleware` around another app; None
+            where `init_app` is called later.
+        options: as `UserContextMiddleware` of `usercontext.asgi` takes them.
+
+    Raises:
+        ConfigurationError: an option is wrong; the message names it and the fix.
+    """
+
+    def __init__(
+        self,
+        app: AbstractApp | ConnexionMiddleware | None = None,
+        **options: Unpack[ContextOptions],
+    ) -> None:
+        self._middleware = UserContextMiddleware(_no_app, **options)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: AbstractApp | ConnexionMiddleware) -> None:
+        """Put the middleware into the stack of an app, before its requests are handled.
+
+        Raises:
+            ConfigurationError: it is no Connexion app, has started, or has a `UserContext`.
+        """
+        stack = _stack_of(app)
+        _initialised.add(stack)
+        around: Any = self._middleware._around
+        stack.add_middleware(around, position=MiddlewarePosition.BEFORE_EXCEPTION)
+        report: Any = _Reporter
+        handlers = stack.error_handlers
+        # Just inside of what handles errors, where all of them still pass.
+        stack.add_middleware(report, position=MiddlewarePosition.BEFORE_SWAGGER, handlers=handlers)
+
+
+class _Reporter:
+    """Reports the errors for which the app has no handler of its own."""
+
+    def __init__(self, app: ASGIApp, handlers: Iterable[tuple[Any, Callable[..., Any]]]) -> None:
+        self.app = app
+        self._handlers = handlers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Connexion goes on with a copy: what its security functions find is to be seen here too.
+        scope.setdefault("extensions", {})
+        try:
+            await self.app(scope, receive, send)
+        except Exception as error:
+            record = scope.get(KEY)
+            if isinstance(record, RequestRecord) and not self._is_answered(error):
+                await fail(record, error)
+            raise
+
+    def _is_answered(self, error: Exception) -> bool:
+        if any(isinstance(kind, type) and isinstance(error, kind) for kind, _ in self._handlers):
+            return True
+        if isinstance(error, ProblemException):
+            return bool(error.status < 500)
+        return isinstance(error, HTTPException)
+
+
+async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand where the app will be."""
+
+
+def _stack_of(app: object) -> ConnexionMiddleware:
+    stack = app.middleware if isinstance(app, AbstractApp) else app
+    if not isinstance(stack, ConnexionMiddleware):
+        raise ConfigurationError(
+            f"UserContext takes a Connexion app, not {type(app).__name__}: write "
+            "UserContext(app), where app = AsyncApp(__name__) or FlaskApp(__name__)"
+        )
+    if stack in _initialised:
+        raise ConfigurationError(
+            "this app has a UserContext already: keep one, and give it all options"
+        )
+    if stack.middleware_stack is not None:
+        raise ConfigurationError(
+            "the app has started, and its middlewares are fixed: write UserContext(app) where "
+            "the app is made, before its first request"
+        )
+    return stack
