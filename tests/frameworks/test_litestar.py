@@ -6,6 +6,7 @@ What a test says holds for an app that a server has started, and for one that no
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,11 @@ pytest.importorskip("litestar")
 pytest.importorskip("httpx")
 
 import httpx
-from litestar import Litestar, Response, WebSocket, asgi, get, websocket
+from litestar import Litestar, Request, Response, WebSocket, asgi, get, websocket
 from litestar.background_tasks import BackgroundTask
 from litestar.connection import ASGIConnection
 from litestar.di import Provide
+from litestar.events import listener
 from litestar.exceptions import (
     HTTPException,
     InternalServerException,
@@ -344,6 +346,27 @@ def test_hooks_see_the_user(send: Any) -> None:
     app = make_app(before_request=look, after_request=look_at, after_response=look)
     send(app, "/me", **ADA)
     assert found == ["ada"] * 3
+
+
+def test_listeners_have_no_user() -> None:
+    """They run in a task of the app's, which is nobody's request."""
+    found: list[str | None] = []
+    heard = threading.Event()
+
+    @listener("order")
+    async def on_order() -> None:
+        found.append(seen())
+        heard.set()
+
+    @get("/order")
+    async def order(request: Request[Any, Any, Any]) -> str | None:
+        request.app.emit("order")
+        return seen()
+
+    with TestClient(make_app(order, listeners=[on_order])) as client:
+        assert client.get("/order", headers=ADA).text == "ada"
+        assert heard.wait(10)
+    assert found == [None]
 
 
 def test_the_resolver_gets_litestars_connection(send: Any) -> None:
