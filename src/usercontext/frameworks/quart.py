@@ -130,7 +130,7 @@ def _request_of(scope: Any) -> BaseRequestWebsocket:
     )
     return BaseRequestWebsocket(
         scope.get("method", "GET"),
-        scope["scheme"],
+        scope.get("scheme", "http"),
         scope["path"],
         scope["query_string"],
         headers,
