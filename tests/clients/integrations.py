@@ -69,10 +69,12 @@ class Rollbar:
         return RollbarClient()
 
     def flask(self, app: Any) -> None:
-        """Set Rollbar up for a Flask app."""
+        """Set Rollbar up for a Flask app, as every version can be."""
         import rollbar.contrib.flask
+        from flask import got_request_exception
 
-        rollbar.contrib.flask.init(app, "token", environment="test", **self.options)
+        rollbar.init("token", "test", **self.options)
+        got_request_exception.connect(rollbar.contrib.flask.report_exception, app)
 
     def seen(self, item: Any) -> list[Any]:
         """Return the user of an item, and its address."""

@@ -141,8 +141,23 @@ def test_the_environ_that_a_plugin_collected_tells_no_address(sent: list[Any]) -
 
     def handler() -> None:
         peer = {"REMOTE_ADDR": "203.0.113.9", "REMOTE_HOST": "203.0.113.9"}
-        made.cgi_data = {**peer, "HTTP_X_REAL_IP": "6.6.6.6", "HTTP_A": "b"}
+        told = {**peer, "HTTP_X_REAL_IP": "6.6.6.6", "HTTP_A": "b"}
+        made.payload["request"]["cgi_data"] = told
         honeybadger.config.before_notify(made)
 
     serve("wsgi", handler, HoneybadgerClient())
-    assert made.cgi_data == {"HTTP_A": "b"}
+    assert made.payload["request"]["cgi_data"] == {"HTTP_A": "b"}
+
+
+def test_the_hook_of_the_app_may_change_the_notice(sent: list[Any]) -> None:
+    """The payload is made when it has run."""
+    seen: list[Any] = []
+
+    def group(notice: Any) -> Any:
+        seen.append("payload" in vars(notice))
+        return notice
+
+    honeybadger.configure(before_notify=group)
+    serve("wsgi", report, HoneybadgerClient(), resolver=lambda _: ADA)
+    assert seen == [False]
+    assert contexts(sent) == [ADAS]

@@ -14,7 +14,6 @@ from usercontext.exceptions import MissingDependencyError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from usercontext.record import RequestRecord
     from usercontext.types import GetUser
 
 __all__ = ["HoneybadgerClient"]
@@ -78,11 +77,10 @@ class HoneybadgerClient(BaseClient):
             notice.context.pop(name, None)
             if field in user:
                 notice.context[name] = user[field]
-        _clean_request(notice, record)
 
 
 class _BeforeNotify:
-    """Our hook, and the one that was configured before."""
+    """Our hook, around the one that was configured before."""
 
     def __init__(self, name_user: Callable[[Any], None], configured: Any) -> None:
         self._name_user = name_user
@@ -91,15 +89,26 @@ class _BeforeNotify:
     def __call__(self, notice: Any) -> Any:
         with harmless("honeybadger notice", "a notice of honeybadger went out without its user"):
             self._name_user(notice)
-        return self._configured(notice) if callable(self._configured) else notice
+        if callable(self._configured):
+            notice = self._configured(notice)
+        with harmless("honeybadger request", "a notice of honeybadger may tell an address"):
+            _clean_request(notice)
+        return notice
 
 
-def _clean_request(notice: Any, record: RequestRecord) -> None:
-    """Replace the addresses that honeybadger's own middlewares collect, in context or CGI data."""
+def _clean_request(notice: Any) -> None:
+    """Replace the addresses that honeybadger's own middlewares collect, in context or CGI data.
+
+    Last, as it makes the payload, after which the app's hook could change no fingerprint.
+    """
+    record = record_of(getattr(notice, "exception", None))
+    if record is None or not hasattr(notice, "payload"):
+        return
     context = notice.context  # the payload refers to this very dict
     if isinstance(context.get("headers"), dict):
         context["headers"] = cleaned_headers(context["headers"], record)
     if isinstance(context.get("client"), tuple | list):
         context["client"] = address_of(record)
-    if notice.cgi_data:
-        notice.cgi_data = cleaned_environ(notice.cgi_data, record)
+    request = notice.payload["request"]
+    if request.get("cgi_data"):
+        request["cgi_data"] = cleaned_environ(request["cgi_data"], record)
