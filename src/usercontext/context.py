@@ -93,7 +93,7 @@ class UserContext:
         self.async_form: Callable[[Any], Awaitable[object]] | None = _async_form(self.resolver)
         self.isolating: tuple[ReportingClient, ...] = _overriding(self.clients, "request_scope")
         self.recording: tuple[ReportingClient, ...] = _overriding(self.clients, "is_recording")
-        self.is_plain: bool = not self.clients and not self.eager
+        self.is_plain: bool = not (self.isolating or self.recording or self.eager)
 
     def over(self, base: UserContext) -> UserContext:
         """Return these options with those of `base` where they were left out.
