@@ -129,6 +129,15 @@ FRAMEWORKS = {
         Framework("django_asgi", "asgi", ("django", "a2wsgi", "starlette"), ASGI | {"auser"}),
         Framework("flask", "wsgi", ("flask", "blinker"), WSGI | {"teardown"}),
         Framework("django_wsgi", "wsgi", ("django", "werkzeug"), WSGI),
+        Framework(
+            "falcon_asgi",
+            "asgi",
+            ("falcon", "a2wsgi"),
+            (ASGI | {"background_tasks"}) - {"sync_streams"},
+        ),
+        Framework("falcon_wsgi", "wsgi", ("falcon", "werkzeug"), WSGI),
+        Framework("pyramid", "wsgi", ("pyramid", "werkzeug"), WSGI),
+        Framework("bottle", "wsgi", ("bottle", "werkzeug"), WSGI),
     )
 }
 
