@@ -90,7 +90,10 @@ class ReportingClient(Protocol):
         """Install the processor, filter or callback that pulls; called once per process."""
 
     def request_scope(self, get_user: GetUser, /) -> AbstractContextManager[object] | None:
-        """Isolate that client for one request and undo it at the end; None: nothing to do."""
+        """Isolate that client for one request or `isolation_scope` and undo it at the end.
+
+        None: nothing to do.
+        """
 
     def is_recording(self) -> bool:
         """Return True if this request will be sent anyway: resolve the user and push it now."""
