@@ -16,7 +16,12 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if "```python" in page.read_text()]
 # Other pages need what they are named for.
-NEEDED = {"README": "fastapi", "tutorial": "fastapi", "delivery": "httpx"}
+NEEDED = {
+    "README": "fastapi",
+    "tutorial": "fastapi",
+    "delivery": "httpx",
+    "django-rest-framework": "rest_framework",
+}
 FRAMEWORKS = (
     "fastapi",
     "starlette",
@@ -33,6 +38,7 @@ CLIENTS = {
     "ddtrace": "ddtrace.trace",
     "elasticapm": "elasticapm",
     "honeybadger": "honeybadger",
+    "logfire": "logfire",
     "logging": "logging",
     "loguru": "loguru",
     "newrelic": "newrelic.agent",
