@@ -227,6 +227,21 @@ def a_thousand_requests_at_once(at: Target) -> None:
     assert_seen(at.ask(anonymous("/thousand")).json(), {"users": users})
 
 
+@scenario()
+def many_requests_on_fifty_connections(at: Target) -> None:
+    """Of up to a thousand requests on fifty connections, all busy, each sees its own user."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(at.connect()) for _ in range(50)]
+        for turn in range(at.server.rounds):
+            requests = [
+                (found, put, anonymous)[(number + turn) % 3]("/whoami") for number in range(50)
+            ]
+            for connection, asked in zip(connections, requests, strict=True):
+                connection.send(asked)
+            for connection, asked in zip(connections, requests, strict=True):
+                assert_seen(checked(connection.read()).json(), {"user": user_of(asked)})
+
+
 # One request after the other.
 
 

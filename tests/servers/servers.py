@@ -44,6 +44,7 @@ class Server:
         early: whether it answers requests that were sent before the app returned from the last.
         write: whether `start_response` returns the `write()` that PEP 3333 asks for.
         limits: scenarios that cannot be run on it.
+        rounds: requests in a row that fifty connections have an answer to in good time.
         note: what its users should know, for the support table.
     """
 
@@ -58,6 +59,7 @@ class Server:
     early: bool = True
     write: bool = True
     limits: tuple[Limit, ...] = ()
+    rounds: int = 20
     note: str = ""
     binary: bool = False
 
@@ -178,6 +180,15 @@ SERVERS = {
         ),
         _gunicorn("gevent", "--worker-class gevent", "gevent"),
         _gunicorn(
+            "gevent-preload",
+            "--worker-class gevent --workers 2 --preload --config python:apps.gevent_first",
+            "gevent",
+            processes=2,
+            note="With `--preload`, gunicorn patches for gevent when the app has been loaded. Let"
+            " its configuration file begin with `from gevent import monkey; monkey.patch_all()`,"
+            " as here: else no thread of the app comes to life in a worker, and reports are lost.",
+        ),
+        _gunicorn(
             "sync-preload",
             "--worker-class sync --workers 2 --preload",
             concurrency=1,
@@ -210,6 +221,8 @@ SERVERS = {
             "wsgi",
             "cheroot {app} --bind 127.0.0.1:{port} --threads 16",
             ("cheroot",),
+            # It looks for requests on open connections twice a second.
+            rounds=1,
         ),
         _uwsgi("uwsgi", "--py-call-uwsgi-fork-hooks", concurrency=1),
         _uwsgi("uwsgi-threads", "--enable-threads --threads 16 --lazy-apps"),
