@@ -11,6 +11,7 @@ pytest.importorskip("tornado")
 pytest.importorskip("httpx")
 
 import httpx
+import tornado
 from tornado.httpclient import HTTPRequest
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_unix_socket
@@ -309,18 +310,34 @@ def test_an_upload_is_received_inside_its_request() -> None:
     assert set(seen) == {"eve"}
 
 
-def test_a_websocket_changes_its_user(usercontext_recorder: RecordingClient) -> None:
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_websocket_changes_its_user(
+    is_async: bool, usercontext_recorder: RecordingClient
+) -> None:
     """A websocket's user is its own, may change, and is named when a message fails."""
+    if is_async and tornado.version_info < (6, 6):
+        pytest.skip("this Tornado hands no handler the error of an async on_message")
 
     class Chat(WebSocketHandler):
-        async def on_message(self, message: str | bytes) -> None:
-            await self.write_message(str(who()))
+        def on_message(self, message: str | bytes) -> Any:
+            self.write_message(str(who()))
             set_user({"id": str(message)})
+            return self.end(message) if is_async else self.check(message)
+
+        def check(self, message: str | bytes) -> None:
             if message == "boom":
                 raise LookupError("boom")
 
+        async def end(self, message: str | bytes) -> None:
+            await asyncio.sleep(0)
+            self.check(message)
+
+        def log_exception(self, *error: Any) -> None:
+            failed.set()
+
         def on_close(self) -> None:
             seen.append(who())
+            closed.set()
 
     async def conversation(client: httpx.AsyncClient) -> list[Any]:
         url = f"ws://127.0.0.1:{client.base_url.port}/chat"
@@ -329,10 +346,12 @@ def test_a_websocket_changes_its_user(usercontext_recorder: RecordingClient) -> 
         for message in ("bob", "eve", "boom"):
             await connection.write_message(message)
             answers.append(await connection.read_message())
-        assert await connection.read_message() is None
+        await failed.wait()
         connection.close()
+        await closed.wait()
         return answers
 
+    failed, closed = asyncio.Event(), asyncio.Event()
     assert talk(make_app(Chat), conversation) == ["ada", "bob", "eve"]
     assert users(usercontext_recorder) == [{"id": "boom"}]
     assert seen == ["boom"]

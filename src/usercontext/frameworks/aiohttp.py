@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Unpack
-from weakref import WeakSet
 
 from aiohttp import web
 from aiohttp.payload import Payload
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from usercontext.options import ContextOptions
 
 __all__ = ["UserContextMiddleware", "request_user", "setup"]
-
-_set_up: WeakSet[web.Application] = WeakSet()
 
 # From 3.14 on aiohttp warns of keys that are text. Unlike attributes, clones of a request share it.
 _KEY: Any = web.RequestKey(KEY, RequestRecord) if hasattr(web, "RequestKey") else KEY
@@ -106,7 +103,6 @@ def setup(app: web.Application, **options: Unpack[ContextOptions]) -> None:
     app.middlewares.insert(0, UserContextMiddleware(**options))
     app.on_response_prepare.append(_push_at_start)
     app.on_cleanup.append(_flush)
-    _set_up.add(app)
 
 
 def _check(app: object) -> None:
@@ -115,10 +111,10 @@ def _check(app: object) -> None:
             f"setup() takes a web.Application, not {type(app).__name__}: write setup(app), where "
             "app = web.Application()"
         )
-    if app in _set_up:
+    if any(isinstance(one, UserContextMiddleware) for one in app.middlewares):
         raise ConfigurationError(
-            "this app has been set up already: give all options to one setup(); an app that is "
-            "added to it with add_subapp() may have a setup() of its own"
+            "this app has a UserContextMiddleware already: give all options to one setup(); an "
+            "app that is added to it with add_subapp() may have one of its own"
         )
     if app.frozen:
         raise ConfigurationError(
