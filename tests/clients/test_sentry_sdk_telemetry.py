@@ -201,10 +201,16 @@ def test_the_hooks_of_the_app_still_run(sentry: Any) -> None:
 
 
 def test_without_the_sdks_setting_logs_name_nobody(sentry: Any) -> None:
-    """The SDK's own setting decides whether a user may be sent."""
+    """The SDK's own setting decides about it; what the app gives a line itself is left alone."""
     kept = sentry(enable_logs=True)
-    serve("wsgi", lambda: (set_user(ADA), say()), SentrySdkClient())
-    assert users(kept) == [None]
+
+    def handler() -> None:
+        set_user(ADA)
+        say()
+        sentry_sdk.logger.info("paid", attributes={"user.id": "9"})
+
+    serve("wsgi", handler, SentrySdkClient())
+    assert users(kept) == [None, "9"]
 
 
 def test_without_consent_logs_name_nobody(sentry: Any) -> None:

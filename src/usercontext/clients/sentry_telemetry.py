@@ -59,14 +59,16 @@ class TelemetryNaming:
 
     def _name(self, item: Any, record: RequestRecord) -> None:
         attributes: dict[str, Any] = item["attributes"]
-        found = {field: attributes.pop(name, None) for field, name in _NAMES.items()}
         user = self._get_user(resolve=bool(item.get("is_segment"))) or {}
         clean_attributes(attributes, record, user.get("ip_address"))
+        if not self._may_send_user():
+            # What there is of a user, the app has given this very line.
+            return
+        found = {field: attributes.pop(name, None) for field, name in _NAMES.items()}
         if is_unasked(record):
             user = {**(record.context.scrubber.user(theirs(found)) or {}), **user}
-        if self._may_send_user():
-            named = _NAMES.keys() & user.keys()
-            attributes.update({_NAMES[field]: user[field] for field in named})
+        named = _NAMES.keys() & user.keys()
+        attributes.update({_NAMES[field]: user[field] for field in named})
 
 
 def theirs(user: Mapping[str, Any]) -> dict[str, Any]:
