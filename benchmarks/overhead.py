@@ -2,6 +2,7 @@
 
     python benchmarks/overhead.py                      # everything, some 5 minutes
     python benchmarks/overhead.py --rows 'asgi.*'      # some rows, and those they are judged by
+    python benchmarks/overhead.py --rows 'asgi.client-*'  # what each reporting client adds
     python benchmarks/overhead.py --no-instructions    # without valgrind
     python benchmarks/overhead.py --json > figures.json
 
@@ -322,6 +323,19 @@ def _ratio(value: float | None, floor: float | None) -> str:
     return "-" if value is None or not floor else f"{value / floor:.2f}"
 
 
+def _print_clients(results: list[Result]) -> None:
+    """Print what each reporting client adds to a request that reports nothing, or is traced."""
+    rows = {row.name: row for row in ROWS}
+    counts = {r.name: r.instructions for r in results if r.instructions is not None}
+    lines = [
+        [r.name, f"{counts[r.name] - counts[over]:,.0f}", over, _version(r.peer).rstrip(",")]
+        for r in results
+        if (over := rows[r.name].over) in counts and r.name in counts
+    ]
+    if lines:
+        print_table(["reporting client", "instr. added", "over", ""], lines)
+
+
 def _print_results(results: list[Result]) -> None:
     by_name = {result.name: result for result in results}
     header = ["row", "instr.", "x floor", "best us", "x floor", "bytes", "cyclic", "target", "", ""]
@@ -420,6 +434,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _print_everything(results: list[Result], tables: list[Table], checks: list[list[str]]) -> None:
     print(f"CPython {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores\n")
     _print_results(results)
+    _print_clients(results)
     for table in tables:
         print_table(table.header, table.lines)
     if checks:

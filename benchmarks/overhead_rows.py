@@ -10,8 +10,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from overhead_clients import CLIENTS
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+    from overhead_clients import Client
 
 __all__ = ["ROWS", "Row", "asgi_app", "environ", "http_scope", "wsgi_app"]
 
@@ -127,7 +131,8 @@ class Row:
     """One line of the table.
 
     `build` returns the wrapper, and what the app does inside it or None. `limit` gives the
-    target from the instructions of other rows, as the text shown and the number.
+    target from the instructions of other rows, as the text shown and the number. `over` names
+    the row that a reporting client's is compared with: the difference is what it adds.
     """
 
     name: str
@@ -136,6 +141,7 @@ class Row:
     needs: tuple[str, ...] = ()
     limit: Callable[[dict[str, float]], tuple[str, float]] | None = None
     peer: str = ""
+    over: str = ""
 
     @property
     def interface(self) -> str:
@@ -464,6 +470,54 @@ def _nothing() -> Any:
     return lambda app: app, None
 
 
+# --- reporting clients ------------------------------------------------------------------------
+
+
+def _resolving(**options: Any) -> Callable[[Any], Any]:
+    from usercontext import User
+
+    ada = User(**_FIELDS)
+    return _ours("asgi", resolver=lambda _: ada, **options)
+
+
+def _with_client(client: Client) -> Any:
+    return lambda: (_resolving(clients=[client.make()]), None)
+
+
+def _traced(client: Client, *, ours: bool) -> Any:
+    def build() -> Any:
+        wrap = _resolving(clients=[client.make()] if ours else [])
+        opened = client.trace() if client.trace is not None else None
+
+        def traced(app: Any) -> Any:
+            wrapped = wrap(app)
+
+            async def serve(scope: Any, receive: Any, send: Any) -> None:
+                with opened():  # type: ignore[misc]
+                    await wrapped(scope, receive, send)
+
+            return serve
+
+        return traced, None
+
+    return build
+
+
+def _client_rows() -> Iterator[Row]:
+    for client in CLIENTS:
+        package, silent = client.distribution, "asgi.unread-resolver"
+        name = f"asgi.client-{client.name}"
+        build = _with_client(client)
+        yield Row(name, "the client on, nothing reported", build, (silent,), None, package, silent)
+        if client.trace is None:
+            continue
+        alone = f"asgi.trace-{client.name}"
+        yield Row(alone, "a trace, without the client", _traced(client, ours=False), peer=package)
+        name = f"asgi.client-{client.name}-traced"
+        build = _traced(client, ours=True)
+        yield Row(name, "the client on, in a trace", build, (alone,), None, package, alone)
+
+
 # --- the table --------------------------------------------------------------------------------
 
 
@@ -563,6 +617,7 @@ ROWS: tuple[Row, ...] = (
         _opentelemetry_sdk,
         peer="opentelemetry-sdk",
     ),
+    *_client_rows(),
     Row("wsgi.bare", "the trivial app itself; every other row is over this", _nothing),
     Row("wsgi.floor2", "ContextVar set and reset, one slots object", lambda: (_WsgiFloor2, None)),
     Row(
