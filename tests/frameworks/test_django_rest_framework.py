@@ -134,6 +134,26 @@ def test_who_may_not_enter_is_not_reported(usercontext_recorder: RecordingClient
     assert usercontext_recorder.events == []
 
 
+def early(get_response: Any) -> Any:
+    """Look for the user before anybody has authenticated, as a log line may."""
+
+    def middleware(request: Any) -> Any:
+        assert get_user() is None
+        return get_response(request)
+
+    return middleware
+
+
+@override_settings(MIDDLEWARE=[*AUTHENTICATION, f"{__name__}.early"])
+@pytest.mark.parametrize("serve", [serve_wsgi, serve_asgi])
+def test_nobody_found_before_is_no_final_answer(
+    serve: Any, usercontext_recorder: RecordingClient
+) -> None:
+    """Who has asked too early has not spoiled the report of an error."""
+    serve("orders/fail", authorization=token_of("tom"))
+    assert names(usercontext_recorder) == ["tom"]
+
+
 @override_settings(MIDDLEWARE=AUTHENTICATION[:1])
 def test_no_other_middleware_is_needed(usercontext_recorder: RecordingClient) -> None:
     """With tokens alone there is neither a session nor AuthenticationMiddleware."""

@@ -94,7 +94,7 @@ class UserContextMiddleware:
         """
         record = signals.source_of(request).get(KEY)
         if isinstance(record, RequestRecord) and not signals.is_answered(error):
-            resolution.ask(record)
+            signals.ask_at_last(record)
 
     def _context(self) -> UserContext:
         context = self._defaults.joined

@@ -20,7 +20,7 @@ from usercontext.record import KEY, UNKNOWN, RequestRecord, current
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-__all__ = ["connect", "is_answered", "source_of"]
+__all__ = ["ask_at_last", "connect", "is_answered", "source_of"]
 
 # What `response_for_exception` answers with a 4xx, and announces to nobody.
 _ANSWERED = (Http404, PermissionDenied, SuspiciousOperation, BadRequest, MultiPartParserError)
@@ -36,6 +36,16 @@ def connect() -> None:
 def is_answered(error: Exception) -> bool:
     """Return whether Django makes a response of an error, and no 500."""
     return isinstance(error, _ANSWERED)
+
+
+def ask_at_last(record: RequestRecord) -> None:
+    """Ask who makes a request that has failed, also where nobody was found at an earlier time.
+
+    Django REST framework authenticates inside the view, and others may have asked before.
+    """
+    if record.user is None and record.context.resolver is request_user:
+        record.ask_again()
+    resolution.ask(record)
 
 
 def source_of(request: HttpRequest) -> dict[str, Any]:
@@ -62,7 +72,7 @@ def _report(*, request: HttpRequest | None = None, **_extra: Any) -> None:
         record = RequestRecord(source_of(request), default())
     token = in_foreign_thread.set(_is_foreign(record))
     try:
-        resolution.ask(record)
+        ask_at_last(record)
         report_unhandled(error, record)
     finally:
         in_foreign_thread.reset(token)
