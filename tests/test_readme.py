@@ -29,6 +29,8 @@ FRAMEWORKS = (
     "quart",
     "flask",
     "django",
+    "django-rest-framework",
+    "channels",
     "falcon",
     "pyramid",
     "bottle",

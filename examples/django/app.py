@@ -21,7 +21,6 @@ from django.urls import path
 
 import usercontext
 from usercontext import RequestData, bind, use_user
-from usercontext.wsgi import UserContextMiddleware
 
 PRICES = {1: 12.50, 2: 3.20, 3: 99.00}
 
@@ -30,7 +29,11 @@ settings.configure(
     ALLOWED_HOSTS=["localhost", "127.0.0.1", "testserver"],
     ROOT_URLCONF=__name__,
     WSGI_APPLICATION=f"{__name__}.application",
-    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes"],
+    INSTALLED_APPS=[
+        "django.contrib.auth",
+        "django.contrib.contenttypes",
+        "usercontext.frameworks.django",  # for `manage.py check`
+    ],
     DATABASES={
         "default": {
             "ENGINE": "django.db.backends.sqlite3",
@@ -111,8 +114,7 @@ urlpatterns = [
     path("as/<str:username>/orders/<int:number>", as_customer),
 ]
 
-# Around everything, so that streamed bodies belong to their request too.
-application = UserContextMiddleware(get_wsgi_application())
+application = get_wsgi_application()
 
 
 def prepare() -> None:
