@@ -91,15 +91,14 @@ class Authentication(AbstractAuthenticationMiddleware):
         return AuthenticationResult(user=Account(name, f"{name}@shop.example"), auth=None)
 
 
-class MiddlewareError(Exception):
-    """What a middleware of an app may raise."""
-
-
 class Failing(ASGIMiddleware):
     """Fails before the handler is called."""
 
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
     async def handle(self, scope: Any, receive: Any, send: Any, next_app: Any) -> None:
-        raise MiddlewareError
+        raise self.error
 
 
 def of_header(connection: Any) -> dict[str, str] | None:
@@ -200,11 +199,12 @@ def test_an_http_exception_is_an_answer(
     assert reported(usercontext_recorder) == reports
 
 
+@pytest.mark.parametrize("error", [LookupError(), InternalServerException()], ids=["own", "500"])
 def test_an_error_of_a_middleware_is_reported(
-    send: Any, usercontext_recorder: RecordingClient
+    send: Any, usercontext_recorder: RecordingClient, error: Exception
 ) -> None:
     """It has a user and a request as any other."""
-    assert send(make_app(middleware=[Failing()]), "/me", **ADA).status_code == 500
+    assert send(make_app(middleware=[Failing(error)]), "/me", **ADA).status_code == 500
     (event,) = usercontext_recorder.events
     assert (event["user"], event["request"]["method"]) == ({"id": "ada"}, "GET")
 

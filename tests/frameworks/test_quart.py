@@ -37,9 +37,7 @@ def _fresh() -> Iterator[None]:
 class Account(quart_auth.AuthUser):
     """A user class whose other properties must not be read."""
 
-    @property
-    def email(self) -> str:
-        raise LookupError("the session of this object is closed")
+    email = property(lambda self: 1 / 0)
 
 
 def of_header(request: Any) -> dict[str, str] | None:
@@ -69,10 +67,6 @@ def make_app(**options: Any) -> Any:
         quart_auth.login_user(Account(name))
         quart.session["name"] = name
         return "in"
-
-    @app.get("/me")
-    async def me() -> Any:
-        return {"id": seen()}
 
     UserContext(app, **options)
     return app
@@ -220,6 +214,25 @@ def test_an_error_of_a_background_task_is_reported(
     assert (event["user"], event["exception"]["values"][-1]["value"]) == ({"id": "ada"}, "ada")
 
 
+def test_an_error_of_no_request_is_left_alone(usercontext_recorder: RecordingClient) -> None:
+    """A task that the app starts by itself has no user, and Quart logs its error."""
+    app = make_app(resolver=of_header)
+
+    async def fail() -> None:
+        raise LookupError("no such thing")
+
+    @app.before_serving
+    async def start() -> None:
+        app.add_background_task(fail)
+
+    async def conversation() -> None:
+        async with app.test_app():
+            pass
+
+    run(conversation)
+    assert usercontext_recorder.events == []
+
+
 # --- the user --------------------------------------------------------------------------------
 
 
@@ -363,6 +376,24 @@ def test_quart_auth_names_the_user_of_a_websocket(
 
     run(conversation)
     assert reported(usercontext_recorder) == ["ada"]
+
+
+def test_only_the_singleton_of_quart_auth_is_asked() -> None:
+    """Beside it an app may have others, for tokens of its services: `current_user` is none."""
+    app = quart.Quart("shop")
+    app.secret_key = "not a secret"
+    names = {"attribute_name": "service", "cookie_name": "service", "salt": "service"}
+    quart_auth.QuartAuth(app, singleton=False, **names)
+    quart_auth.QuartAuth(app, mode="bearer")
+    app.add_url_rule("/", view_func=lambda: {"id": seen()})
+    UserContext(app, resolver=request_user)
+    token = app.extensions["QUART_AUTH"][1].dump_token("ada", app=app)
+
+    async def conversation() -> Any:
+        headers = {"authorization": f"Bearer {token}"}
+        return await (await app.test_client().get("/", headers=headers)).get_json()
+
+    assert run(conversation) == {"id": "ada"}
 
 
 def test_a_login_names_the_rest_of_its_request() -> None:

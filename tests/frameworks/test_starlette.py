@@ -168,8 +168,7 @@ def test_middlewares_may_be_added_before_and_after() -> None:
             self.app = app
 
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] == "http":
-                found.append(seen())
+            found.append(seen())
             await self.app(scope, receive, send)
 
     app = make_app()
@@ -257,14 +256,17 @@ def test_a_websocket_has_its_user(usercontext_recorder: RecordingClient) -> None
 
     async def endpoint(websocket: WebSocket) -> None:
         await websocket.accept()
-        await websocket.send_text(str(seen()))
+        found.append(seen())
+        await websocket.receive_text()
         raise LookupError("no such thing")
 
+    found: list[str | None] = []
     app = make_app(WebSocketRoute("/socket", endpoint))
     UserContext(app, resolver=of_header)
     socket = TestClient(app).websocket_connect("/socket", headers=ADA)
     with pytest.raises(LookupError), socket:
-        assert socket.receive_text() == "ada"
+        socket.send_text("go on")
+    assert found == ["ada"]
     assert reported(usercontext_recorder) == ["ada"]
 
 

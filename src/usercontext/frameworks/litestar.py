@@ -154,9 +154,7 @@ def _is_failure(message: Any, error: Exception) -> bool:
 
 
 async def _report(error: Exception, scope: Any) -> None:
-    record = scope.get(KEY)
-    if not isinstance(record, RequestRecord):
-        return
     with harmless("litestar", "an error that Litestar answered could not be reported"):
+        record: RequestRecord = scope[KEY]
         await resolution.ask_within(record)
         report_unhandled(error, record)
