@@ -43,9 +43,11 @@ class Result:
         return bool(self.kinds)
 
     def summary(self) -> str:
-        """Say it in a word: `ok`, or how many leaks and losses there were."""
+        """Say it in a word: `ok`, `cannot`, or how many leaks and losses there were."""
         if self.absent:
             return f"not run: {self.absent}"
+        if self.cannot and not self.passed and not self.failed:
+            return "cannot"
         found = [
             f"{number} {_WORDS.get(kind, (kind, kind))[number > 1]}"
             for kind in ("leak", "lost", "stale", "failed")
@@ -64,7 +66,7 @@ def read_result(path: Path, name: str) -> Result:
     for case in ElementTree.parse(path).getroot().iter("testcase"):
         result.seconds += float(case.get("time", 0))
         _add(result, case)
-    if not result.passed and not result.failed and not result.absent:
+    if not (result.passed or result.failed or result.absent or result.cannot):
         result.kinds["failed"] += 1
         result.failures.append("no scenario was run")
     return result

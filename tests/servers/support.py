@@ -38,6 +38,7 @@ A cell says what came of all [scenarios](#what-is-tried) that fit the framework:
 - `n leaks`: a user was seen who had no business there. There must be none.
 - `n lost`: nobody was seen where there was a user; `n stale`: the one before the last `set_user()`.
 - `n failed`: something else was not as it should be.
+- `cannot`: this server and this framework do not go together; the note says why.
 - `not run`: the package is not there on the machine that wrote this page.
 - A number in parentheses leads to a note: what the server or the framework cannot do, with or
   without us.
@@ -156,8 +157,11 @@ def _cell(result: Result | None, notes: Notes) -> str:
     reasons: dict[str, list[str]] = {}
     for scenario, reason in result.cannot.items():
         reasons.setdefault(reason, []).append(scenario.replace("_", " "))
+    word = result.summary()
+    if word == "cannot":
+        return word + notes.mark(reasons)
     limits = [f"{reason} Left out: {'; '.join(sorted(s))}." for reason, s in reasons.items()]
-    return result.summary() + notes.mark(limits)
+    return word + notes.mark(limits)
 
 
 def _tried() -> str:

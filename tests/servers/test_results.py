@@ -40,6 +40,7 @@ def _read(folder: Path, *cases: str) -> Result:
         pytest.param((_broken("error", "ended with 1"),), "1 failed", id="the server"),
         pytest.param((), "1 failed", id="nothing was run"),
         pytest.param((PASSED, _broken("skipped", "it cannot")), "ok", id="a limit"),
+        pytest.param((_broken("skipped", "it cannot"),), "cannot", id="limits alone"),
         pytest.param(
             (_broken("skipped", "b needs c, not installed"),),
             "not run: b needs c, not installed",
