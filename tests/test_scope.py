@@ -367,6 +367,34 @@ def test_an_exception_that_never_passed_names_nobody() -> None:
 # --- use_user and isolation_scope ---------------------------------------------------------------
 
 
+def test_a_scope_in_a_request_keeps_to_the_middlewares_rules() -> None:
+    """What a middleware never stores is not stored either from an isolation_scope inside of it."""
+    recorder = testing.RecordingClient()
+    usercontext.init(client=recorder)
+
+    def job() -> None:
+        with isolation_scope(
+            user={"id": 7, "email": "x@shop.example", "ip_address": "203.0.113.7"}
+        ):
+            usercontext.capture_message("a job")
+
+    rules: Any = {"never_store_ip": True, "scrub": ["$user.email"], "resolver": lambda _: ADA}
+    asgi_request(asgi.UserContextMiddleware(plain_asgi_app(job), **rules))
+    assert [event["user"] for event in recorder.events] == [{"id": "7"}]
+
+
+def test_a_scope_in_a_request_asks_no_resolver_of_the_request() -> None:
+    """An isolation_scope is blank: the middleware's resolver names nobody in it."""
+    seen: list[User | None] = []
+
+    def job() -> None:
+        with isolation_scope():
+            seen.append(get_user())
+
+    asgi_request(asgi.UserContextMiddleware(plain_asgi_app(job), resolver=lambda _: ADA))
+    assert seen == [None]
+
+
 def test_use_user_holds_for_its_block_alone() -> None:
     """The request's own user is back when the block ends."""
     with isolation_scope(user=ADA):

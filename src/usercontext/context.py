@@ -35,6 +35,7 @@ _SLOW = (
     "what waits belongs into a thread of its own"
 )
 _NO_ADDRESS = RequestData()
+_FINDING_A_USER = ("make_request", "resolve", "resolver", "resolver_thread")
 
 
 class UserContext:
@@ -105,6 +106,15 @@ class UserContext:
             options["make_request"] = base._options["make_request"]
         joined = object.__new__(UserContext)
         joined._apply(options, base.scrubber.merged(self.scrubber))
+        return joined
+
+    def beside(self, base: UserContext) -> UserContext:
+        """Return these options over those of `base`, but for its ways to find a user."""
+        options = {
+            name: value for name, value in base._options.items() if name not in _FINDING_A_USER
+        }
+        joined = object.__new__(UserContext)
+        joined._apply({**options, **self._options}, base.scrubber.merged(self.scrubber))
         return joined
 
     def _over_once(self, outer: UserContext) -> UserContext:

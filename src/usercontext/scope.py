@@ -300,6 +300,9 @@ class use_user(_Block):  # noqa: N801 - it reads as the verb it is: `with use_us
 class isolation_scope(_Block):  # noqa: N801
     """Open a blank scope of its own: for scripts, jobs and tests, also inside a request.
 
+    There it has nothing of the request, but is reported by the same options: its clients and
+    scrub rules, those of the middleware included.
+
     Args:
         user: its user from the start; anything that `User.of` takes.
         resolver: called with None when the user is first needed.
@@ -315,7 +318,10 @@ class isolation_scope(_Block):  # noqa: N801
         self._user = user
 
     def __enter__(self) -> None:
-        record = RequestRecord(None, self._context.over(default()))
+        here = current()
+        # Blank of users alone: what a middleware's rules keep private stays so inside its request.
+        base = default() if here is None else here.context
+        record = RequestRecord(None, self._context.beside(base))
         if self._user is not None:
             record.claim(resolution.person(self._user, "isolation_scope()"))
         self._begin(record)
