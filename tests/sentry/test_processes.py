@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
 import pytest
@@ -193,28 +194,41 @@ def test_no_threads(server: SentryServer, method: str) -> None:
     assert sent(server) == ["x"]
 
 
-def test_uwsgi_without_threads(server: SentryServer) -> None:
-    """Under uwsgi without threads, the log says what to do."""
-    script = """
+@pytest.mark.parametrize(
+    ("options", "says"), [({}, True), ({"enable-threads": True}, False), ({"threads": b"2"}, False)]
+)
+def test_uwsgi_is_told_to_use_threads(
+    server: SentryServer, options: dict[str, Any], says: bool
+) -> None:
+    """Under uwsgi without threads the log says what to do, and with them nothing."""
+    script = f"""
 import logging, types
 logging.basicConfig(stream=sys.stdout)
-sys.modules["uwsgi"] = types.SimpleNamespace(opt={})
+sys.modules["uwsgi"] = types.SimpleNamespace(opt={options})
+from usercontext.sentry import SentryClient
+client = SentryClient({server.dsn!r})
 client.capture_message("x")
 client.flush(10)
 """
-    assert "add --enable-threads" in run(script, server.dsn)
+    assert ("add --enable-threads" in run(script, server.dsn)) is says
 
 
-def test_uwsgi_with_threads(server: SentryServer) -> None:
-    """With threads it says nothing."""
-    script = """
-import logging, types
-logging.basicConfig(stream=sys.stdout)
-sys.modules["uwsgi"] = types.SimpleNamespace(opt={"enable-threads": True})
-client.capture_message("x")
-client.flush(10)
+UWSGI_HOOK = """
+import types
+uwsgi = sys.modules["uwsgi"] = types.SimpleNamespace(opt={})
+uwsgi.after_req_hook = lambda: print("the app's own")
+from usercontext.sentry import SentryClient
+for message in "xy":
+    SentryClient(DSN).capture_message(message)
+uwsgi.after_req_hook()
 """
-    assert run(script, server.dsn) == ""
+
+
+def test_after_a_request_of_uwsgi(server: SentryServer) -> None:
+    """Without threads every client sends when a response is sent, and the app's own hook runs."""
+    assert run(UWSGI_HOOK.replace("DSN", repr(server.dsn)), server.dsn) == "the app's own\n"
+
+    assert sent(server) == ["x", "y"]
 
 
 def test_captured_in_a_signal_handler(server: SentryServer) -> None:
@@ -322,7 +336,9 @@ def served(
     port: int,
     environ: dict[str, str],
     directory: Path,
+    *,
     wait: Callable[[], object] = lambda: None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> None:
     """Run a server of the app until it has served three requests, and end it politely."""
     (directory / "app.py").write_text(APP)
@@ -336,6 +352,7 @@ def served(
             wait()
         finally:
             process.terminate()
+            meanwhile()
             try:
                 _, log = process.communicate(timeout=30)
             finally:
@@ -367,23 +384,65 @@ UWSGI = {
     # Without the hooks, uwsgi forks whatever the threads of its master are doing, and may hang.
     "loaded before the fork": ["--enable-threads", "--py-call-uwsgi-fork-hooks"],
     "loaded after the fork": ["--enable-threads", "--lazy-apps"],
+    "without threads": [],
+    "without threads, loaded after the fork": ["--lazy-apps"],
 }
 
 
-@pytest.mark.parametrize("options", UWSGI.values(), ids=UWSGI)
-def test_uwsgi(server: SentryServer, tmp_path: Path, options: list[str]) -> None:
-    """So do those of uwsgi, while they serve."""
+def served_by_uwsgi(
+    server: SentryServer,
+    directory: Path,
+    options: list[str],
+    kind: str,
+    *,
+    wait: Callable[[], object] = lambda: None,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
+    """Run uwsgi until it has served three requests, and end it politely; or skip without it."""
     program = shutil.which("uwsgi", path=os.path.dirname(sys.executable)) or shutil.which("uwsgi")  # noqa: PTH120
     if program is None:
         pytest.skip("uwsgi is not installed")
-    port = free_port()
+    port, stats = free_port(), free_port()
     command = [program, "--http-socket", f"127.0.0.1:{port}", "--wsgi-file", "app.py", "--master"]
-    environ = {"DSN": server.dsn, "OPTIONS": "{}"}
+    environ = {"DSN": server.dsn, "OPTIONS": options_of(kind, directory)}
+    options = ["--processes", "1", "--die-on-term", "--stats", f"127.0.0.1:{stats}", *options]
+
+    def wait_and_rest() -> None:
+        wait()
+        wait_for_rest(stats)
+
+    served([*command, *options], port, environ, directory, wait=wait_and_rest, meanwhile=meanwhile)
+
+
+def wait_for_rest(stats: int) -> None:
+    """Wait until a uwsgi of one worker is idle: a busy one that is ended runs no exit handlers."""
+    deadline = time.monotonic() + 30
+    status = ""
+    while status != "idle":
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)
+        with socket.create_connection(("127.0.0.1", stats), timeout=10) as connection:
+            status = json.load(connection.makefile())["workers"][0]["status"]
+
+
+@pytest.mark.parametrize("kind", ["http", "outbox"])
+@pytest.mark.parametrize("options", UWSGI.values(), ids=UWSGI)
+def test_uwsgi(server: SentryServer, tmp_path: Path, options: list[str], kind: str) -> None:
+    """So do those of uwsgi, while they serve."""
 
     def wait() -> None:
-        for _ in range(4):
+        while sent(server).count("served") < 3:
             assert server.arrived.acquire(timeout=20)
 
-    served([*command, "--processes", "1", "--die-on-term", *options], port, environ, tmp_path, wait)
+    served_by_uwsgi(server, tmp_path, options, kind, wait=wait)
+
+    assert sent(server).count("served") == 3
+
+
+@pytest.mark.parametrize("options", list(UWSGI.values())[:2], ids=list(UWSGI)[:2])
+def test_the_end_of_uwsgi(server: SentryServer, tmp_path: Path, options: list[str]) -> None:
+    """What is queued when uwsgi is told to end is sent before it has ended."""
+    server.answering.clear()
+    served_by_uwsgi(server, tmp_path, options, "http", meanwhile=server.answering.set)
 
     assert sent(server).count("served") == 3

@@ -16,7 +16,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from usercontext.diagnostics import failure, warn_once
+from usercontext.diagnostics import failure
+from usercontext.sentry import uwsgi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,10 @@ UNREPORTED_BACKOFF = "429"
 #: What `deliver` returns of an event that is safe, although its end is not known yet.
 KEPT = "kept"
 _BACKOFF = "ratelimit_backoff"
+# How long a worker of uwsgi without threads sends after a response, and leaves a server alone that
+# takes longer.
+_AFTER_REQUEST_SECONDS = 2.0
+_REST_SECONDS = 30.0
 
 
 class _OwnWork(threading.local):
@@ -92,6 +97,8 @@ class BackgroundTransport:
         _transports.add(self)
         atexit.register(self._at_exit)
         _flush_in_multiprocessing()
+        if uwsgi.runs_without_threads():
+            uwsgi.call_after_each_request(_send_after_request)
 
     # What a subclass makes of it
 
@@ -160,16 +167,17 @@ class BackgroundTransport:
         deadline = monotonic() + max(0.0, timeout)
         with self._wake:
             target = self._submitted
-        if not self._is_through(target) and not self._ensure_thread():
-            self._deliver_here(target, deadline)
-        with self._wake:
             self._hurried += 1
             self._wake.notify_all()
-            try:
+        try:
+            if not self._is_through(target) and not self._ensure_thread():
+                self._deliver_here(target, deadline)
+            with self._wake:
                 return self._wake.wait_for(
                     lambda: self._is_through(target), max(0.0, deadline - monotonic())
                 )
-            finally:
+        finally:
+            with self._wake:
                 self._hurried -= 1
 
     def close(self, timeout: float = 2.0) -> bool:
@@ -208,6 +216,7 @@ class BackgroundTransport:
         self._pid = os.getpid()
         self._bytes = self._captured = self._sent = self._submitted = self._done = 0
         self._hurried = 0
+        self._rests_until = 0.0
         self._discarded: dict[str, int] = {}
         self._unreported: dict[str, int] = {}
 
@@ -281,7 +290,6 @@ class BackgroundTransport:
                 return True
             if self._closed:
                 return False
-            _warn_of_uwsgi_without_threads()
             self._thread = start_thread(self._run, "usercontext-reports")
             return self._thread is not None
 
@@ -338,6 +346,12 @@ class BackgroundTransport:
         except Exception:  # noqa: BLE001
             failure("transport close", "usercontext could not close its transport")
 
+    def _after_request(self) -> None:
+        """Send on a worker of uwsgi that lets no thread run; not again at once if it is slow."""
+        if self.stats()["queued"] and monotonic() >= self._rests_until:
+            is_through = self.flush(_AFTER_REQUEST_SECONDS)
+            self._rests_until = 0.0 if is_through else monotonic() + _REST_SECONDS
+
     # Processes
 
     def _at_exit(self) -> None:
@@ -357,9 +371,11 @@ class BackgroundTransport:
 def start_thread(run: Callable[[], None], name: str) -> threading.Thread | None:
     """Start a daemon thread; None if there can be none.
 
-    The interpreter may be shutting down, or the system have no more threads: `flush()` does
-    the work on its own thread then.
+    The interpreter may be shutting down, the system have no more threads, or the server let none
+    run: `flush()` does the work on its own thread then.
     """
+    if uwsgi.runs_without_threads():
+        return None
     thread = threading.Thread(target=run, name=name, daemon=True)
     try:
         # Started in an empty context: with `thread_inherit_context` the thread would hold the
@@ -371,6 +387,11 @@ def start_thread(run: Callable[[], None], name: str) -> threading.Thread | None:
 
 
 _transports: WeakSet[BackgroundTransport] = WeakSet()
+
+
+def _send_after_request() -> None:
+    for transport in list(_transports):
+        transport._after_request()
 
 
 def _before_fork() -> None:
@@ -415,18 +436,6 @@ if hasattr(os, "register_at_fork"):
         before=_before_fork,
         after_in_parent=_after_fork_in_parent,
         after_in_child=_after_fork_in_child,
-    )
-
-
-def _warn_of_uwsgi_without_threads() -> None:
-    uwsgi = sys.modules.get("uwsgi")
-    options = getattr(uwsgi, "opt", None)
-    if not isinstance(options, dict) or options.get("enable-threads") or options.get("threads"):
-        return
-    warn_once(
-        "uwsgi without threads",
-        "uwsgi runs without threads, so usercontext can send reports only while requests are "
-        "served and at exit: add --enable-threads",
     )
 
 
