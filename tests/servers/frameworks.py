@@ -118,6 +118,15 @@ _NO_END = Limit(
     frozenset({"websockets_change_their_user"}),
     frozenset({"gunicorn-asgi"}),
 )
+_NO_ERROR_PAGE = Limit(
+    "uwsgi 2.0 raises a SystemError where an app hands it the error that it answers "
+    "(`exc_info`, as PEP 3333 has it): Bottle 0.13 fails to make its error pages, and each such "
+    "failure is reported beside the error, with the same user.",
+    frozenset(
+        {"unhandled_errors", "error_handlers_see_the_user", "wrapped_twice", "forked_workers"}
+    ),
+    frozenset({"uwsgi", "uwsgi-threads"}),
+)
 
 FRAMEWORKS = {
     framework.name: framework
@@ -137,7 +146,7 @@ FRAMEWORKS = {
         ),
         Framework("falcon_wsgi", "wsgi", ("falcon", "werkzeug"), WSGI),
         Framework("pyramid", "wsgi", ("pyramid", "werkzeug"), WSGI),
-        Framework("bottle", "wsgi", ("bottle", "werkzeug"), WSGI),
+        Framework("bottle", "wsgi", ("bottle", "werkzeug"), WSGI, (_NO_ERROR_PAGE,)),
     )
 }
 
