@@ -256,6 +256,7 @@ class ProxyTrust:
         if known[0] == _WATCH:
             self._watch(source)
             return known[1]
+        line: str | bytes | None
         if is_environ:
             value = source.get(self._environ_key)
             line = value if isinstance(value, str) else None
