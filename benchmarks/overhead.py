@@ -1,6 +1,6 @@
 """Measure what a request costs with usercontext around it, beside floors and peers.
 
-    python benchmarks/overhead.py                      # everything, some 5 minutes
+    python benchmarks/overhead.py                      # everything, some 15 minutes
     python benchmarks/overhead.py --rows 'asgi.*'      # some rows, and those they are judged by
     python benchmarks/overhead.py --rows 'asgi.client-*'  # what each reporting client adds
     python benchmarks/overhead.py --no-instructions    # without valgrind
