@@ -231,6 +231,20 @@ def test_a_generator_may_raise_a_response(usercontext_recorder: RecordingClient)
     assert usercontext_recorder.events == []
 
 
+def test_a_route_that_a_test_calls_is_left_alone(usercontext_recorder: RecordingClient) -> None:
+    """Outside of all requests its errors are the caller's."""
+
+    def chunks() -> Iterator[str]:
+        fail()
+        yield "x"
+
+    for callback in (fail, chunks):
+        (route,) = make_app(callback).routes
+        with pytest.raises(LookupError):
+            list(route.call())
+    assert usercontext_recorder.events == []
+
+
 def test_files_keep_their_way_to_the_server() -> None:
     """What can be read goes out as the file that it is."""
     app = make_app(lambda: BytesIO(b"the file"))

@@ -491,6 +491,16 @@ def test_a_threads_work_takes_bind() -> None:
 # --- wrong set-ups ------------------------------------------------------------------------------
 
 
+def test_the_app_itself_still_answers(
+    interface: str, usercontext_recorder: RecordingClient
+) -> None:
+    """Served in place of what wrap() returned, it works as ever, and reports nothing."""
+    app = make_app(interface)
+    wrap(app, resolver=request_user)
+    assert get(app, X_User="ada").status_code == 500
+    assert usercontext_recorder.events == []
+
+
 def test_an_app_that_is_wrapped_already_is_refused(interface: str) -> None:
     """A second call would hide the first one's options."""
     with pytest.raises(ConfigurationError, match=r"wrapped already: call wrap\(\) once"):

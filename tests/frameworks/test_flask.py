@@ -373,6 +373,16 @@ def test_an_error_in_a_teardown_names_its_user(
     assert users_of(usercontext_recorder) == [{"id": "ada"}]
 
 
+def test_an_error_outside_of_all_requests_is_left_alone(
+    usercontext_recorder: RecordingClient,
+) -> None:
+    """Flask's signal also comes from where a test calls its error handling."""
+    app = make_app()
+    with app.test_request_context():
+        assert app.handle_exception(LookupError()).status_code == 500
+    assert usercontext_recorder.events == []
+
+
 def test_an_async_view_has_its_user(usercontext_recorder: RecordingClient) -> None:
     """Flask runs async views on a loop in its own context: both report the same user."""
     pytest.importorskip("asgiref")
