@@ -42,6 +42,7 @@ FOREIGN = {
     "honeybadger",
     "httpx",
     "httpx2",
+    "jwt",
     "litestar",
     "loguru",
     "newrelic",
@@ -89,7 +90,7 @@ def test_nothing_slow_is_loaded() -> None:
     [
         "import usercontext",
         "import usercontext.asgi, usercontext.wsgi",
-        "import usercontext.clients, usercontext.frameworks",
+        "import usercontext.clients, usercontext.frameworks, usercontext.resolvers",
         "import usercontext.testing",
         "import usercontext.cli",
     ],

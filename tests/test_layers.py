@@ -42,7 +42,7 @@ LAYERS = [
     ["serving"],
     # who calls us
     ["asgi", "wsgi"],
-    ["frameworks"],
+    ["frameworks", "resolvers"],
     # whom we call
     ["clients"],
     ["sentry"],
@@ -78,6 +78,7 @@ OPTIONAL = {
     "frameworks.starlette": {"starlette"},
     "frameworks.tornado": {"tornado"},
     "pytest_plugin": {"pytest"},
+    "resolvers.jwt": {"jwt"},
     "sentry.transport": {"httpx", "httpx2"},
 }
 

@@ -20,6 +20,7 @@ NEEDED = {
     "README": "fastapi",
     "tutorial": "fastapi",
     "delivery": "httpx",
+    "resolvers": "jwt",
     "django-rest-framework": "rest_framework",
 }
 FRAMEWORKS = (
@@ -34,6 +35,11 @@ FRAMEWORKS = (
     "falcon",
     "pyramid",
     "bottle",
+    "aiohttp",
+    "sanic",
+    "tornado",
+    "blacksheep",
+    "connexion",
 )
 CLIENTS = {
     "bugsnag": "bugsnag",
