@@ -8,13 +8,10 @@ from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from usercontext import resolution
-from usercontext.capture import report_unhandled
-from usercontext.context import OverDefault, UserContext, default
-from usercontext.diagnostics import harmless
-from usercontext.event_loop import run_beside
+from usercontext.context import OverDefault, UserContext
 from usercontext.exceptions import MissingDependencyError
-from usercontext.record import KEY, UNKNOWN, RequestRecord, current, enter, leave, reset
+from usercontext.record import KEY, UNKNOWN, RequestRecord, enter, leave, reset
+from usercontext.serving import Serving, ask, fail, flush_at_end, is_open, push, serving_inside
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,9 +31,6 @@ _LAST = {
     "websocket.http.response.body": "more_body",
     "websocket.close": "more_body",
 }
-
-
-_FLUSH_SECONDS = 2.0
 
 
 class UserContextMiddleware:
@@ -81,10 +75,10 @@ class UserContextMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             if scope["type"] == "lifespan":
-                await _flush()
+                await flush_at_end()
             return
         outer = scope.get(KEY)
-        if outer is not None and _is_open(outer):
+        if outer is not None and is_open(outer):
             await self._serve_inside(outer, scope, receive, send)
             return
         context = self._defaults.joined
@@ -97,9 +91,9 @@ class UserContextMiddleware:
         try:
             await self.app(scope, exchange.receive, exchange.send)
             if record.extras is not None and record.extras.pending:
-                await _harmlessly(resolution.ask_within, record)
+                await ask(record)
         except Exception as error:
-            await _fail(record, error)
+            await fail(record, error)
             raise
         finally:
             try:
@@ -120,30 +114,10 @@ class UserContextMiddleware:
         self, record: RequestRecord, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Serve a mounted app, or one that is wrapped twice: the record is there already."""
-        self._own.join(record, scope)
-        if record.context.eager:
-            await _resolve_early(record)
-        if record.context.recording:
-            send = _RecordingExchange(receive, send, record).send
-        here = current()
-        # A `use_user` block that the mounted app is called in stays what it is.
-        token = enter(record if here is None or here.root is not record else here)
-        try:
+        async with serving_inside(self._own, record, scope):
+            if record.context.recording:
+                send = _RecordingExchange(receive, send, record).send
             await self.app(scope, receive, send)
-        finally:
-            leave(token)
-
-
-async def _flush() -> None:
-    """Send what waits for the built-in client, as the server is about to end.
-
-    Servers go on once the app has told them that it is through: what is not sent by then is
-    sent at exit.
-    """
-    client = default().client
-    if client is not None:
-        with harmless("flush", "reports could not be sent at the server's end"):
-            await run_beside(client.flush, _FLUSH_SECONDS)
 
 
 def _mark_awaitable(function: Any) -> None:
@@ -159,10 +133,6 @@ def _mark_awaitable(function: Any) -> None:
     from asyncio import coroutines
 
     function._is_coroutine = coroutines._is_coroutine  # type: ignore[attr-defined]
-
-
-def _is_open(outer: object) -> bool:
-    return isinstance(outer, RequestRecord) and outer.ended is None
 
 
 def _import_connection() -> type[Any]:
@@ -233,60 +203,14 @@ class _RecordingExchange(_Exchange):
         return super().send(message)
 
     async def _start(self, message: Message) -> None:
-        record = self._record
-        if record.ended is None and record.context.needs_push():
-            if record.user is UNKNOWN:
-                await _harmlessly(resolution.ask_within, record)
-                record.context.push_unresolved(record)
-            else:
-                record.context.push_again(record)
+        await push(self._record)
         await self._send(message)
 
 
 async def _serve_with_clients(
     app: ASGIApp, record: RequestRecord, receive: Receive, send: Send
 ) -> None:
-    context = record.context
-    exchange = _RecordingExchange(receive, send, record)
-    token = enter(record)
-    try:
-        with context.isolate_clients(record):
-            if context.eager:
-                await _resolve_early(record)
-            await _run_reported(app, record, exchange)
-    finally:
-        leave(token)
-        record.close()
-
-
-async def _run_reported(app: ASGIApp, record: RequestRecord, exchange: _Exchange) -> None:
     scope: Any = record.source
-    try:
+    exchange = _RecordingExchange(receive, send, record)
+    async with Serving(record):
         await app(scope, exchange.receive, exchange.send)
-        if record.extras is not None and record.extras.pending:
-            await _harmlessly(resolution.ask_within, record)
-    except Exception as error:
-        await _fail(record, error)
-        raise
-
-
-async def _resolve_early(record: RequestRecord) -> None:
-    """Resolve before the app; nobody is no final answer yet.
-
-    A middleware inside may still authenticate the request.
-    """
-    await _harmlessly(resolution.ask_within, record)
-    if record.user is None:
-        record.ask_again()
-
-
-async def _fail(record: RequestRecord, error: Exception) -> None:
-    await _harmlessly(resolution.ask_within, record)
-    report_unhandled(error, record)
-
-
-async def _harmlessly(
-    function: Callable[[RequestRecord], Awaitable[None]], record: RequestRecord
-) -> None:
-    with harmless("middleware", "the user of a request could not be resolved"):
-        await function(record)

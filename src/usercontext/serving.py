@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RequestScope",
     "Serving",
+    "ask",
     "fail",
     "flush_at_end",
     "is_open",
@@ -109,7 +110,7 @@ class Serving:
             if isinstance(error, Exception) and (self._is_error is None or self._is_error(error)):
                 await fail(record, error)
             elif record.extras is not None and record.extras.pending:
-                await _ask(record)
+                await ask(record)
         finally:
             if self._clients is not None:
                 self._clients.close()
@@ -149,8 +150,10 @@ async def push(record: RequestRecord) -> None:
     """Hand clients that send this request anyway its user, as the response is about to start."""
     if record.ended is None and record.context.needs_push():
         if record.user is UNKNOWN:
-            await _ask(record)
-        _push_known(record)
+            await ask(record)
+            record.context.push_unresolved(record)
+        else:
+            record.context.push_again(record)
 
 
 def push_now(record: RequestRecord) -> None:
@@ -158,19 +161,14 @@ def push_now(record: RequestRecord) -> None:
     if record.ended is None and record.context.needs_push():
         if record.user is UNKNOWN:
             resolution.ask(record)
-        _push_known(record)
-
-
-def _push_known(record: RequestRecord) -> None:
-    if record.user is UNKNOWN:
-        record.context.push_unresolved(record)
-    else:
-        record.context.push_again(record)
+            record.context.push_unresolved(record)
+        else:
+            record.context.push_again(record)
 
 
 async def fail(record: RequestRecord, error: Exception) -> None:
     """Report an error that the app let pass, or that its framework turns into a response."""
-    await _ask(record)
+    await ask(record)
     report_unhandled(error, record)
 
 
@@ -179,12 +177,13 @@ async def _resolve_early(record: RequestRecord) -> None:
 
     A middleware inside may still authenticate the request.
     """
-    await _ask(record)
+    await ask(record)
     if record.user is None:
         record.ask_again()
 
 
-async def _ask(record: RequestRecord) -> None:
+async def ask(record: RequestRecord) -> None:
+    """Make the user known if that can be done, within `resolver_timeout`."""
     with harmless("middleware", "the user of a request could not be resolved"):
         await resolution.ask_within(record)
 
