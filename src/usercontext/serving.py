@@ -109,8 +109,9 @@ class Serving:
         try:
             if isinstance(error, Exception) and (self._is_error is None or self._is_error(error)):
                 await fail(record, error)
-            elif record.extras is not None and record.extras.pending:
-                await ask(record)
+            elif kind is None or issubclass(kind, Exception):
+                # A task that is destroyed awaits nothing more.
+                await _complete(record)
         finally:
             if self._clients is not None:
                 self._clients.close()
@@ -164,6 +165,12 @@ def push_now(record: RequestRecord) -> None:
             record.context.push_unresolved(record)
         else:
             record.context.push_again(record)
+
+
+async def _complete(record: RequestRecord) -> None:
+    """Ask who the user is, if reports wait for that."""
+    if record.extras is not None and record.extras.pending:
+        await ask(record)
 
 
 async def fail(record: RequestRecord, error: Exception) -> None:
