@@ -71,7 +71,7 @@ def greeting(request: HttpRequest) -> HttpResponse:
 def entering(request: HttpRequest) -> HttpResponse:
     """Log somebody in, between two reports."""
     capture_message("before")
-    login(request, authenticate(request, username="bob", password="bob's password"))
+    login(request, authenticate(request, username="ben", password="ben's password"))
     capture_message("after")
     return HttpResponse("welcome")
 
@@ -180,10 +180,9 @@ def test_who_logs_in_is_named_from_then_on(
     client_of_nobody: Client, usercontext_recorder: RecordingClient
 ) -> None:
     """A report before `login()` names nobody, one after it the new user."""
-    User.objects.filter(username="bob").delete()
-    User.objects.create_user("bob", password="bob's password")
+    User.objects.create_user("ben", password="ben's password")
     client_of_nobody.get("/entering")
-    assert names(usercontext_recorder) == [None, "bob"]
+    assert names(usercontext_recorder) == [None, "ben"]
 
 
 @pytest.fixture
