@@ -106,7 +106,7 @@ def test_the_hook_of_the_app_still_runs(sent: list[Any]) -> None:
     assert sent == []
 
 
-def test_a_hook_configured_later_is_chained_at_the_next_request(sent: list[Any]) -> None:
+def test_a_hook_configured_later_is_chained(sent: list[Any]) -> None:
     """Its integrations configure honeybadger when the app is loaded; that happens once."""
     seen: list[Any] = []
     init(None, clients=[HoneybadgerClient()])

@@ -148,12 +148,11 @@ def test_the_address_is_ours(
 def test_handlers_survive_an_initialisation_that_comes_later(
     sent: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """rollbar.init() forgets all of them, and its integrations call it late; a request mends it."""
+    """rollbar.init() forgets all of them, and its integrations call it late: they are put back."""
     init(None, clients=[RollbarClient()])
     monkeypatch.setattr(rollbar, "_initialized", False)
     rollbar.init("token", handler="blocking")
     kept: list[Any] = []
-    serve("wsgi", lambda: None)
     events.add_payload_handler(lambda payload: kept.append(payload["data"]) or payload, pos=99)
     serve("wsgi", lambda: (set_user({"id": 1}), report()))
     assert person(kept) == [{"id": "1"}]

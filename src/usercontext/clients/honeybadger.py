@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import address_of, cleaned_environ, cleaned_headers, record_of
 from usercontext.clients.log_fields import FIELDS, checked_fields
+from usercontext.clients.put_back import put_back_after
 from usercontext.context import pull_user
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import MissingDependencyError
@@ -26,9 +27,8 @@ class HoneybadgerClient(BaseClient):
     honeybadger takes from Django: what `set_context` was given for them is replaced, and removed
     where the user is nobody.
 
-    What it cannot do: honeybadger has one `before_notify`. The one that is configured still runs,
-    and runs after ours; one configured later replaces ours until the next request. Insights
-    events do not name the user.
+    honeybadger has one `before_notify`: the one that is configured, before or later, still runs,
+    and runs after ours. What it cannot do: Insights events do not name the user.
 
     Args:
         fields: the user's fields, each with its key in the context; by default `user_id`,
@@ -54,11 +54,8 @@ class HoneybadgerClient(BaseClient):
         """Put the hook before the one that is configured."""
         self._get_user = get_user
         self._hook()
-
-    def request_scope(self, get_user: GetUser, /) -> None:
-        """Put the hook before one that was configured meanwhile, as Django's settings are."""
-        del get_user
-        self._hook()
+        # Django's settings configure it later, and with them another hook.
+        put_back_after(self._honeybadger, "configure", self._hook)
 
     def _hook(self) -> None:
         configured = self._honeybadger.config.before_notify

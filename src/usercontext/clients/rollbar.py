@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import address_of, cleaned_headers, record_of
+from usercontext.clients.put_back import put_back_after
 from usercontext.context import pull_user
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import MissingDependencyError
@@ -51,14 +52,8 @@ class RollbarClient(BaseClient):
         """Add the handlers, behind all others."""
         self._get_user = get_user
         self._add_handlers()
-
-    def request_scope(self, get_user: GetUser, /) -> None:
-        """Add the handlers again, should `rollbar.init()` have forgotten them meanwhile.
-
-        Its integrations with Django and Flask call it when the app is loaded.
-        """
-        del get_user
-        self._add_handlers()
+        # `rollbar.init()` forgets all handlers; its integrations call it when the app is loaded.
+        put_back_after(self._events, "reset", self._add_handlers)
 
     def _add_handlers(self) -> None:
         # What is there already is not added twice; without a position rollbar inserts before the
