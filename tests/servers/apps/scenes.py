@@ -80,7 +80,9 @@ FILE_TEXT = b"the file\n" * 1000
 pool = ThreadPoolExecutor(8)
 
 _sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-# gevent lets one greenlet at a time wait for a socket, as they do whose datagrams queue up.
+# Few datagrams fit into the queue. Connected, gevent waits for it to have room, and tries but once
+# more; and it lets one greenlet at a time wait for a socket.
+_sender.connect(os.environ["OBSERVER"])
 _sender_lock = threading.Lock()
 _gates: dict[str, asyncio.Barrier] = {}
 _thread_gates: dict[str, threading.Barrier] = {}
@@ -132,7 +134,7 @@ def observe(headers: Headers, point: str, seen: object) -> None:
         return
     seen_there = {"request": headers["x-id"], "point": point, "seen": seen}
     with _sender_lock:
-        _sender.sendto(json.dumps(seen_there).encode(), os.environ["OBSERVER"])
+        _sender.send(json.dumps(seen_there).encode())
 
 
 def start() -> None:
