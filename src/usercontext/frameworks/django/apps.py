@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+from typing import TYPE_CHECKING
 
 from usercontext.frameworks.django import checks
+
+if TYPE_CHECKING:
+
+    class AppConfig:
+        """Stands for Django's, which has no types."""
+
+else:
+    from django.apps import AppConfig
 
 __all__ = ["UserContextConfig"]
 
 
-class UserContextConfig(AppConfig):  # type: ignore[misc]
+class UserContextConfig(AppConfig):
     """Register the system checks; no models, no migrations.
 
     In `INSTALLED_APPS` write `"usercontext.frameworks.django"`.
     """
 
-    name = "usercontext.frameworks.django"
-    label = "usercontext"
-    verbose_name = "usercontext"
+    name: str = "usercontext.frameworks.django"
+    label: str = "usercontext"
+    verbose_name: str = "usercontext"
 
     def ready(self) -> None:
         """Register the checks."""
