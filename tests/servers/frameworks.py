@@ -128,6 +128,9 @@ _NO_ERROR_PAGE = Limit(
     frozenset({"uwsgi", "uwsgi-threads"}),
 )
 
+#: What those frameworks have besides.
+_SELF = OWN | {"background_tasks", "files", "lifespan", "websockets"}
+
 FRAMEWORKS = {
     framework.name: framework
     for framework in (
@@ -147,6 +150,12 @@ FRAMEWORKS = {
         Framework("falcon_wsgi", "wsgi", ("falcon", "werkzeug"), WSGI),
         Framework("pyramid", "wsgi", ("pyramid", "werkzeug"), WSGI),
         Framework("bottle", "wsgi", ("bottle", "werkzeug"), WSGI, (_NO_ERROR_PAGE,)),
+        Framework(
+            "aiohttp",
+            "aiohttp",
+            ("aiohttp",),
+            (_SELF | {"outer_middleware", "outer_reporter", "twice"}) - {"handler500"},
+        ),
     )
 }
 
