@@ -193,6 +193,23 @@ def test_djangos_session_in_a_loop() -> None:
     assert asyncio.run(ask()) == [UNKNOWN, ADA]
 
 
+class Marking(dict[str, Any]):
+    """A session that notes that it was read, as Flask's does before 3.1.3."""
+
+    accessed = False
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.accessed = True
+        return super().get(key, default)
+
+
+def test_a_session_that_notes_its_readers() -> None:
+    """We are none of them."""
+    session = Marking(user=USERINFO)
+    assert OidcSession()(HTTPConnection({**scope_of(), "session": session})) == ADA
+    assert not session.accessed
+
+
 def test_where_there_is_no_session_yet() -> None:
     """The question stays open: the middleware of sessions may come later."""
     assert OidcSession()(HTTPConnection(scope_of())) is UNKNOWN
