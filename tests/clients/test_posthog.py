@@ -18,7 +18,7 @@ from tests.driver import (
     scope_of,
     wsgi_request,
 )
-from usercontext import RequestData, asgi, init, set_user, wsgi
+from usercontext import RequestData, asgi, init, resolve_user, set_user, wsgi
 from usercontext.clients.posthog import FIELDS, PosthogClient
 from usercontext.exceptions import ConfigurationError
 from usercontext.testing import client_conformance
@@ -248,6 +248,49 @@ def test_an_error_that_passes_is_not_captured_twice(
     with pytest.raises(LookupError):
         serve("wsgi", fail, PosthogClient(project))
     assert project.sent == []
+
+
+def test_an_async_resolver_is_not_asked_by_an_event(project: Project) -> None:
+    """The hook is no coroutine: it names who is known, and fails for nobody."""
+
+    async def resolver(_: object) -> Any:
+        return ADA
+
+    async def handler() -> None:
+        project.report()
+        await resolve_user()
+        project.report()
+
+    serve("asgi", handler, PosthogClient(project), resolver=resolver)
+    assert project.ids() == [None, "1"]
+
+
+def test_an_event_of_a_streamed_body_names_the_user(project: Project) -> None:
+    """It is captured when the app has returned, and the request has not ended."""
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        yield b"o"
+        project.report()
+        yield b"k"
+
+    wrapped = wsgi.UserContextMiddleware(
+        app, clients=[PosthogClient(project)], resolver=lambda _: ADA
+    )
+    assert wsgi_request(wrapped) == b"ok"
+    assert project.ids() == ["1"]
+
+
+def test_a_hook_that_fails_loses_no_event(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What goes wrong is logged once, and the hook of the app is called."""
+    event: Any = {"event": "x", "properties": 5}
+    client = PosthogClient(project)
+    serve("wsgi", lambda: project.before_send(event), client)
+    assert project.sent == [event]
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged == ["an event of posthog went out without its user"]
 
 
 def test_outside_of_requests_nothing_is_changed(project: Project) -> None:

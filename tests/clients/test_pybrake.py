@@ -116,3 +116,19 @@ def test_outside_of_requests_nothing_is_changed(notifier: Notifier) -> None:
     notice["context"]["user"] = {"id": "worker"}
     notifier.real.send_notice_sync(notice)
     assert notifier.users() == [{"id": "worker"}]
+
+
+def test_a_filter_that_fails_loses_no_notice(
+    notifier: Notifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pybrake would let it into the app: it is logged once, and the notice goes on its way."""
+
+    def handler() -> None:
+        notice = notifier.real.build_notice(LookupError())
+        notice["context"]["headers"] = {5: "no name"}
+        notifier.real.send_notice_sync(notice)
+
+    serve("wsgi", handler, PybrakeClient(notifier.real))
+    assert len(notifier.sent) == 1
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged == ["a notice of pybrake went out without its user"]

@@ -114,3 +114,17 @@ def test_the_callback_of_the_app_still_runs() -> None:
     serve("wsgi", sender.report, RaygunClient(sender), resolver=lambda _: ADA)
     assert seen[0]["user"]["identifier"] == "1"
     assert sender.sent == []
+
+
+def test_a_callback_that_fails_loses_no_report(caplog: pytest.LogCaptureFixture) -> None:
+    """Raygun would let it into the app: it is logged once, and the report goes on its way."""
+    sender = Sender()
+    details: Any = {"request": {"headers": {5: "no name"}}}
+
+    def handler() -> None:
+        assert sender.before_send_callback is not None
+        assert sender.before_send_callback(details) is details
+
+    serve("wsgi", handler, RaygunClient(sender))
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged == ["a report of raygun went out without its user"]
