@@ -107,7 +107,11 @@ def _chosen(config: pytest.Config) -> bool:
 
 
 def _take_slice(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left = {item for item in items if (pair := _pair(item)) and not in_slice(*pair)}
+    left = {
+        item
+        for item in items
+        if (pair := _pair(item)) and not in_slice(*pair, item.callspec.params["scenario"].name)  # type: ignore[attr-defined]
+    }
     config.hook.pytest_deselected(items=list(left))
     items[:] = [item for item in items if item not in left]
 

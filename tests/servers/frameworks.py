@@ -156,6 +156,8 @@ FRAMEWORKS = {
             ("aiohttp",),
             (_SELF | {"outer_middleware", "outer_reporter", "twice"}) - {"handler500"},
         ),
+        Framework("sanic", "sanic", ("sanic",), _SELF),
+        Framework("tornado", "tornado", ("tornado",), _SELF - {"files"}),
     )
 }
 
@@ -164,6 +166,10 @@ _EVERYWHERE = {"starlette", "flask"}
 _EVERYTHING = {"uvicorn-httptools-asyncio", "gunicorn-gthread", "aiohttp", "sanic", "tornado"}
 
 
-def in_slice(framework: str, server: str) -> bool:
-    """Return whether a pair is part of what a plain run of the tests runs."""
-    return framework in _EVERYWHERE or server in _EVERYTHING
+#: The scenarios that it leaves out: others show the same in less time.
+_LONG = {"many_requests_on_fifty_connections"}
+
+
+def in_slice(framework: str, server: str, scenario: str) -> bool:
+    """Return whether a plain run of the tests runs this."""
+    return scenario not in _LONG and (framework in _EVERYWHERE or server in _EVERYTHING)

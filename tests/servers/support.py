@@ -69,7 +69,7 @@ $ sh scripts/test -e matrix -- --again          # what failed, once more
 Results are kept in `.matrix/` as long as neither our code nor an installed package changes. The
 run ends with 0 if everything passed, with 1 if a scenario failed, with 2 if a pair could not be
 run. What `sh scripts/test` runs is a slice of it: Starlette and Flask on every server, all other
-frameworks on one.
+frameworks on one, without the longest scenario.
 """
 
 
