@@ -158,6 +158,7 @@ FRAMEWORKS = {
         ),
         Framework("sanic", "sanic", ("sanic",), _SELF),
         Framework("tornado", "tornado", ("tornado",), _SELF - {"files"}),
+        Framework("sanic_asgi", "asgi", ("sanic",), _SELF),
     )
 }
 
