@@ -28,6 +28,7 @@ __all__ = [
     "RequestScope",
     "Serving",
     "ask",
+    "complete",
     "fail",
     "flush_at_end",
     "is_open",
@@ -111,7 +112,7 @@ class Serving:
                 await fail(record, error)
             elif kind is None or issubclass(kind, Exception):
                 # A task that is destroyed awaits nothing more.
-                await _complete(record)
+                await complete(record)
         finally:
             if self._clients is not None:
                 self._clients.close()
@@ -167,7 +168,7 @@ def push_now(record: RequestRecord) -> None:
             record.context.push_again(record)
 
 
-async def _complete(record: RequestRecord) -> None:
+async def complete(record: RequestRecord) -> None:
     """Ask who the user is, if reports wait for that."""
     if record.extras is not None and record.extras.pending:
         await ask(record)

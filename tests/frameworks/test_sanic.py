@@ -379,6 +379,24 @@ def test_an_async_resolver_completes_the_report(usercontext_recorder: RecordingC
     assert users(usercontext_recorder) == [{"id": "ada"}] * 2
 
 
+def test_a_report_is_complete_when_the_response_starts(
+    usercontext_recorder: RecordingClient,
+) -> None:
+    """A client that leaves with its answer, and so cancels the rest, changes no report."""
+
+    async def resolver(request: Request) -> dict[str, str]:
+        await asyncio.sleep(0)
+        return {"id": request.headers["x-user"]}
+
+    async def stream(request: Request) -> None:
+        capture_message("before the stream")
+        await request.respond()
+        seen.extend(users(usercontext_recorder))
+
+    ask(make_app(stream, resolver=resolver), "/stream", headers=ADA)
+    assert seen == [{"id": "ada"}]
+
+
 def test_nothing_is_resolved_for_a_request_that_reports_nothing() -> None:
     """The resolver is called when a report needs it, and not before."""
 

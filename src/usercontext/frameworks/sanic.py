@@ -20,6 +20,7 @@ from usercontext.record import KEY, UNKNOWN, RequestRecord
 from usercontext.serving import (
     RequestScope,
     Serving,
+    complete,
     fail,
     flush_at_end,
     is_open,
@@ -174,6 +175,8 @@ async def _push_at_start(request: Request, _response: object) -> None:
     record = vars(request.ctx).get(KEY)
     if isinstance(record, RequestRecord):
         await push(record)
+        # A client that leaves with its answer has Sanic cancel what is left to do.
+        await complete(record)
 
 
 async def _push_at_websocket(request: Request, **_context: Any) -> None:
