@@ -249,8 +249,14 @@ class UserContext:
         if record.extras is not None and record.extras.pending:
             self.complete_pending(record)
 
-    def _push(self, record: RequestRecord, clients: tuple[ReportingClient, ...]) -> None:
-        fields = self.outgoing(record, resolve=False)
+    def _push(
+        self,
+        record: RequestRecord,
+        clients: tuple[ReportingClient, ...],
+        *,
+        resolve: bool = False,
+    ) -> None:
+        fields = self.outgoing(record, resolve=resolve)
         user = None if fields is None else _user_of_scrubbed(fields)
         # `get_user(request=...)` may have been asked from inside another request.
         token = records.enter(record)
@@ -266,9 +272,12 @@ class UserContext:
         return any(map(_is_recording, self.recording))
 
     def push_unresolved(self, record: RequestRecord) -> None:
-        """Push what is known of a request that nobody resolves: its address, or nobody."""
+        """Push what is known of a request that nobody resolves: its address, or nobody.
+
+        A resolver that has left the question open is asked again: a peek would show no address.
+        """
         if record.user is UNKNOWN:
-            self._push(record, self.clients)
+            self._push(record, self.clients, resolve=True)
 
     def push_again(self, record: RequestRecord) -> None:
         """Push a user who was known before to what may have begun since then.

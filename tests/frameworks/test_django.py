@@ -26,6 +26,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import got_request_exception
 from django.db import connections, transaction
 from django.db.backends.signals import connection_created
 from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
@@ -52,6 +53,7 @@ from usercontext import (
     wsgi,
 )
 from usercontext.frameworks.django import UserContextMiddleware
+from usercontext.record import KEY
 from usercontext.testing import RecordingClient
 
 if TYPE_CHECKING:
@@ -499,6 +501,18 @@ def test_an_eager_resolver_is_asked_before_the_view(
     assert names(usercontext_recorder) == ["ada"]
 
 
+@pytest.mark.parametrize(("serve", "target"), [(serve_wsgi, "fail"), (serve_asgi, "fail-async")])
+def test_nobody_found_before_the_view_is_asked_for_again(
+    serve: Any, target: str, usercontext_recorder: RecordingClient
+) -> None:
+    """An eager resolver may come before whatever authenticates."""
+    answers = [{"id": "late"}, None]
+    options = {"resolver": lambda request: answers.pop(), "resolve": "eager"}
+    with override_settings(USERCONTEXT=options):
+        serve(target)
+    assert [event["user"] for event in usercontext_recorder.events] == [{"id": "late"}]
+
+
 def test_an_async_view_awaits_its_user() -> None:
     """`await resolve_user()` asks `request.auser()`, which an async view need not do itself."""
     serve_asgi("me-awaited", cookie=log_in("ada"))
@@ -538,12 +552,9 @@ def test_inside_a_wrapper_without_resolver_django_is_asked(
 @override_settings(USERCONTEXT={"resolver": by_header})
 def test_options_that_contradict_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """Two resolvers in two places: the setting's applies inside Django, and the log says so."""
-
-    def wrap(app: Any) -> Any:
-        return wsgi.UserContextMiddleware(app, resolver=lambda request: {"id": "outer"})
-
+    app = wsgi.UserContextMiddleware(WSGIHandler(), resolver=lambda request: {"id": "outer"})
     for _ in range(2):
-        serve_wsgi("me", wrap=wrap, x_user="inner")
+        serve_wsgi("me", wrap=lambda _: app, x_user="inner")
     assert seen == [{"id": "inner"}] * 2
     assert [record.message for record in caplog.records if "both have resolver" in record.message]
     assert len(caplog.records) == 1
@@ -630,9 +641,6 @@ def test_a_file_is_left_to_the_server() -> None:
             wrapped.append(opened)
             self.close = opened.close
 
-        def __iter__(self) -> Iterator[bytes]:
-            return iter([b"x"])
-
     environ = {**RequestFactory().get("/file").environ, "wsgi.file_wrapper": FileWrapper}
     body = WSGIHandler()(environ, lambda *_: None)
     assert isinstance(body, FileWrapper)
@@ -713,7 +721,69 @@ class Scoped(RecordingClient):
         self.noted.append("closed")
 
 
+@pytest.mark.parametrize(
+    ("serve", "target"), [(serve_wsgi, "stream"), (serve_asgi, "stream-async")]
+)
+def test_clients_are_told_again_whom_the_view_has_set(serve: Any, target: str) -> None:
+    """What has begun since then, such as a trace, gets the user when the response starts."""
+    recorder = RecordingClient(recording=True)
+    with override_settings(USERCONTEXT={"clients": [recorder]}):
+        serve(target)
+    assert recorder.users == [{"id": "7"}, {"id": "7"}]
+
+
+@override_settings(MIDDLEWARE=[OURS])
+@pytest.mark.parametrize("serve", [serve_wsgi, serve_asgi])
+def test_clients_are_told_the_address_of_nobody(serve: Any) -> None:
+    """Where nothing says who it is, an address that was asked for is pushed alone."""
+    recorder = RecordingClient(recording=True)
+    options = {"clients": [recorder], "request_data": RequestData(include_ip=True)}
+    with override_settings(USERCONTEXT=options):
+        serve("where")
+    assert recorder.users == [{"ip_address": "203.0.113.9"}]
+
+
 # Requests made by hand, and configuration
+
+
+def test_a_request_that_is_cancelled_ends() -> None:
+    """Cancellation passes, and leaves neither a user nor an open request behind."""
+
+    async def cancelled(request: HttpRequest) -> HttpResponse:
+        set_user({"id": 7})
+        raise asyncio.CancelledError
+
+    async def serve(request: HttpRequest) -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await UserContextMiddleware(cancelled)(request)
+        assert get_user() is None
+
+    request = AsyncRequestFactory().get("/")
+    client = Scoped()
+    with override_settings(USERCONTEXT={"clients": [client]}):
+        asyncio.run(serve(request))
+    assert request.scope[KEY].ended is not None
+    assert client.noted == ["opened", "closed"]
+
+
+def announce(request: HttpRequest) -> HttpResponse:
+    """Announce an error as other packages do, without its request."""
+    try:
+        raise LookupError("no such thing")
+    except LookupError:
+        got_request_exception.send(sender=None)
+    return HttpResponse("ok")
+
+
+def test_an_error_announced_without_its_request(usercontext_recorder: RecordingClient) -> None:
+    """The current request's user is named; outside of one, or without an error, nothing happens."""
+    request = RequestFactory().get("/")
+    request.user = Account("ada")
+    UserContextMiddleware(announce)(request)
+    assert names(usercontext_recorder) == ["ada"]
+    announce(request)
+    got_request_exception.send(sender=None, request=request)
+    assert len(usercontext_recorder.events) == 1
 
 
 def test_a_request_factorys_request_is_served() -> None:
