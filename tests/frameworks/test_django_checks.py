@@ -37,8 +37,7 @@ async def find_user(request: HttpRequest) -> None:
 
 
 def other(get_response: Any) -> Any:
-    """Do nothing, as a middleware that is a function."""
-    return get_response
+    """Stand for a middleware that is a function; no check calls it."""
 
 
 class Ours(asgi.UserContextMiddleware):
@@ -154,6 +153,13 @@ def test_nothing_says_who_it_is() -> None:
         assert ids() == []
 
 
+@override_settings(MIDDLEWARE=[OURS, SESSIONS])
+def test_an_app_that_authenticates_is_enough() -> None:
+    """Django REST framework says who it is inside the view, without any middleware."""
+    pytest.importorskip("rest_framework")
+    assert ids() == []
+
+
 @modify_settings(INSTALLED_APPS={"remove": ["rest_framework", "rest_framework.authtoken"]})
 @override_settings(
     MIDDLEWARE=[OURS, SESSIONS, "django.contrib.auth.middleware.RemoteUserMiddleware"]
@@ -197,6 +203,7 @@ wrapped = wsgi.UserContextMiddleware(
 class Outer:
     """A middleware of somebody else's around ours."""
 
+    app: Any = None
     application = wrapped
 
 
@@ -227,6 +234,16 @@ def test_options_that_do_not_contradict(options: dict[str, Any]) -> None:
     """Different options in two places add up; an application that is not there is Django's."""
     with override_settings(**options):
         assert ids(deploy=True) == []
+
+
+def test_wrappers_that_go_round_in_circles_end() -> None:
+    """An application that says it wraps itself is not followed for ever."""
+    wrapper = Outer()
+    wrapper.app = wrapper
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "circle", wrapper)
+        with override_settings(WSGI_APPLICATION=f"{__name__}.circle"):
+            assert ids(deploy=True) == []
 
 
 def test_a_check_of_a_wrong_setting_says_so_once() -> None:

@@ -119,7 +119,7 @@ def test_who_has_a_session_is_named(serve: Any, usercontext_recorder: RecordingC
     assert names(usercontext_recorder) == ["ada"]
 
 
-@pytest.mark.parametrize("target", ["orders/invalid", "orders/missing"])
+@pytest.mark.parametrize("target", ["orders/invalid", "orders/missing", "reporting/invalid"])
 def test_an_answer_is_no_error(target: str, usercontext_recorder: RecordingClient) -> None:
     """What the exception handler makes a response of is not reported."""
     serve_wsgi(target, authorization=token_of("tom"))

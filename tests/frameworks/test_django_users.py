@@ -199,6 +199,16 @@ def test_who_logs_out_is_named_until_then(
     assert names(usercontext_recorder) == ["ada", None]
 
 
+def test_a_resolver_of_ones_own_is_asked_once(
+    ada: Client, usercontext_recorder: RecordingClient
+) -> None:
+    """`login()` and `logout()` are Django's: who has other users says so with `set_user()`."""
+    calls: list[Any] = []
+    with override_settings(USERCONTEXT={"resolver": calls.append}):
+        ada.get("/leaving")
+    assert len(calls) == 1
+
+
 @pytest.mark.skipif(VERSION < (5, 0), reason="request.auser() came with Django 5.0")
 def test_who_logs_out_in_an_async_view_is_gone(usercontext_recorder: RecordingClient) -> None:
     """`alogout()` leaves the cache of `auser()` behind, which is not the user any more."""
@@ -236,13 +246,10 @@ def test_the_best_answer_comes_first(found: dict[str, Any], expected: object) ->
 def test_no_lazy_user_is_read_on_a_loop() -> None:
     """On an event loop request.user would raise: the question stays open until auser()."""
 
-    def read() -> object:
-        raise AssertionError("read on a loop")
-
     async def ask(request: Any) -> object:
         return request_user(request)
 
-    assert asyncio.run(ask(request_with(user=SimpleLazyObject(read)))) is UNKNOWN
+    assert asyncio.run(ask(request_with(user=SimpleLazyObject(pytest.fail)))) is UNKNOWN
     assert asyncio.run(ask(request_with(user=ANN))) is ANN
 
 
