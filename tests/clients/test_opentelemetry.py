@@ -277,7 +277,7 @@ def test_blocks_and_jobs_keep_their_own_user(spans: Telemetry) -> None:
     serve("wsgi", "outside", spans, handler)
     users = spans.users()
     assert server_of(users) == ADAS
-    assert (users["block"], users["job"]) == ({"user.id": "2"}, {"user.id": "3"})
+    assert (users["block"], users["job"]) == ({"user.id": "2"}, {"user.id": "4"})
 
 
 def test_a_job_leaves_the_span_that_it_stands_in_alone(spans: Telemetry) -> None:
