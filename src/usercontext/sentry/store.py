@@ -64,7 +64,7 @@ class SqliteStore(BackgroundTransport):
         try:
             with self._file.transaction():
                 pass  # Now rather than when the first report is kept.
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise ConfigurationError(f"{self._file.path} cannot be used: {error}") from error
         self._file.release()
         super().__init__(**queue)
