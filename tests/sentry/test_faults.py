@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import ssl
@@ -246,6 +247,69 @@ print([span.name for span in spans.get_finished_spans()])
 
     assert done.stdout.strip() == "['request', 'POST']", done.stderr
     assert "traceparent" not in server.received[0].headers
+
+
+BESIDE_SENTRY_SDK = """
+import json, logging, sys, threading
+try:
+    import httpx, sentry_sdk
+except ImportError as error:
+    sys.exit(f"{error.name} is not installed")
+from sentry_sdk.integrations.httpx import HttpxIntegration
+from sentry_sdk.integrations.logging import LoggingIntegration
+from sentry_sdk.transport import Transport
+from usercontext.sentry import SentryClient
+
+class Kept(Transport):
+    def capture_envelope(self, envelope):
+        kept.extend(item.payload.json for item in envelope.items)
+
+kept = []
+try:
+    from sentry_sdk.integrations.httpx2 import Httpx2Integration
+    httpx2 = [Httpx2Integration()]
+except Exception:  # the SDK is older, or httpx2 not installed
+    httpx2 = []
+logs = LoggingIntegration(level=logging.DEBUG, event_level=logging.ERROR)
+sentry_sdk.init("http://key@sentry.invalid/1", transport=Kept, traces_sample_rate=1.0,
+                auto_enabling_integrations=False, integrations=[logs, HttpxIntegration(), *httpx2])
+logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+clients = SentryClient(sys.argv[1]), SentryClient("http://key@127.0.0.1:9/1")
+
+def refuse(self):
+    raise RuntimeError("can't start new thread")
+
+if sys.argv[2] == "False":
+    threading.Thread.start = refuse
+with sentry_sdk.isolation_scope() as scope, sentry_sdk.start_transaction(name="request"):
+    scope.set_user({"id": "7"})
+    for client in clients:
+        client.capture_message("x")
+        assert client.flush(10)
+    sentry_sdk.capture_message("before")
+    httpx.post(sys.argv[1].replace("key:hunter2@", ""), content=b"{}")
+    sentry_sdk.capture_message("after")
+print(json.dumps(kept))
+"""
+
+
+@pytest.mark.parametrize("threads", [True, False], ids=["", "where no thread can be had"])
+def test_beside_sentry_sdk(server: SentryServer, threads: bool) -> None:
+    """Sentry's SDK finds no breadcrumbs and spans of ours in a request, and no user in our logs."""
+    command = [sys.executable, "-c", BESIDE_SENTRY_SDK, server.dsn, str(threads)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    if "is not installed" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    log, before, after, transaction = json.loads(done.stdout)
+
+    assert "cannot reach 127.0.0.1" in log["logentry"]["formatted"]
+    assert "user" not in log
+    assert before["user"] == {"id": "7"}
+    assert "breadcrumbs" not in before or before["breadcrumbs"] == {"values": []}
+    assert "httplib" in [crumb["category"] for crumb in after["breadcrumbs"]["values"]]
+    assert [span["op"] for span in transaction["spans"]] == ["http.client"]
+    assert not {"sentry-trace", "baggage"} & set(server.received[0].headers)
 
 
 def test_no_forwarding_headers(

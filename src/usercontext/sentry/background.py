@@ -171,7 +171,8 @@ class BackgroundTransport:
             self._wake.notify_all()
         try:
             if not self._is_through(target) and not self._ensure_thread():
-                self._deliver_here(target, deadline)
+                # In an empty context, as the thread's: what is logged meanwhile is not a request's.
+                Context().run(self._deliver_here, target, deadline)
             with self._wake:
                 return self._wake.wait_for(
                     lambda: self._is_through(target), max(0.0, deadline - monotonic())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import threading
+from contextvars import Context
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ class DurableTransport(HttpTransport):
             asked = self._asked
             self._news.notify_all()
         if not self._ensure_sender():
-            self._send_here(deadline)
+            Context().run(self._send_here, deadline)
             return is_safe
         with self._news:
             self._news.wait_for(lambda: self._answered >= asked, max(0.0, deadline - monotonic()))
