@@ -128,6 +128,12 @@ _NO_ERROR_PAGE = Limit(
     frozenset({"uwsgi", "uwsgi-threads"}),
 )
 
+_NO_LIFESPAN = Limit(
+    "daphne 4.2 sends no lifespan, without which Sanic 25.12 does not start.",
+    frozenset(),
+    frozenset({"daphne"}),
+)
+
 #: What those frameworks have besides.
 _SELF = OWN | {"background_tasks", "files", "lifespan", "websockets"}
 
@@ -158,7 +164,7 @@ FRAMEWORKS = {
         ),
         Framework("sanic", "sanic", ("sanic",), _SELF),
         Framework("tornado", "tornado", ("tornado",), _SELF - {"files"}),
-        Framework("sanic_asgi", "asgi", ("sanic",), _SELF),
+        Framework("sanic_asgi", "asgi", ("sanic",), _SELF, (_NO_LIFESPAN,)),
     )
 }
 
