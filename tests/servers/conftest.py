@@ -86,6 +86,10 @@ def target(request: pytest.FixtureRequest, launcher: Launcher) -> Target:
     absent = [n for n in FRAMEWORKS[framework].needs if importlib.util.find_spec(n) is None]
     if absent:
         pytest.skip(f"{framework} needs {', '.join(absent)}, not installed")
+    # Before it is started: there are pairs that cannot be.
+    scenario = request.node.callspec.params.get("scenario")
+    if scenario and (reason := scenario.limit(FRAMEWORKS[framework], SERVERS[server])):
+        pytest.skip(reason)
     return launcher.target(framework, server)
 
 
