@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.sentry.server import Answer, SentryServer
-from usercontext.sentry import SentryClient, durable, transport
+from usercontext.sentry import SentryClient, durable, read_reports, transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,6 +116,73 @@ def test_unreachable(
     assert client.flush(30.0)
     assert client.stats()["discarded"] == {"network_error": 2}
     assert caplog.text.count("cannot reach") == 1
+
+
+# A process of which no name is ever resolved. Where the system lets us, its resolver is a socket
+# that never answers; elsewhere a `getaddrinfo` that never returns stands for it.
+NO_NAMES = """
+import json, socket, sys, threading, time
+asked = threading.Event()
+if sys.argv[1] == "socket":
+    resolver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    resolver.bind(("127.0.0.1", 53))
+    threading.Thread(target=lambda: resolver.recv(512) and asked.set(), daemon=True).start()
+else:
+    socket.getaddrinfo = lambda *args, **kwargs: asked.set() or threading.Event().wait()
+from usercontext.sentry import SentryClient
+options = {"outbox": sys.argv[2]} if sys.argv[2:] else {}
+client = SentryClient("https://key@sentry.example/1", shutdown_timeout=0.2, max_queue=10, **options)
+client.capture_message("x")
+assert asked.wait(20)
+started = time.monotonic()
+for _ in range(100):
+    client.capture_message("x")
+captured = time.monotonic()
+through = client.flush(0.2)
+flushed = time.monotonic()
+print(json.dumps([captured - started, flushed - captured, through, client.stats(), time.time()]))
+"""
+NAMESPACE = """
+ip link set lo up && printf 'nameserver 127.0.0.1\noptions timeout:30 attempts:5\n' > "$0" &&
+mount --bind "$0" /etc/resolv.conf && exec "$@"
+"""
+
+
+def without_names(directory: Path, *arguments: object) -> tuple[list[Any], float]:
+    """Run that process; return what it prints, and how long it took to exit after that."""
+    pytest.importorskip("httpx")
+    command = ["unshare", "-m", "-n", "sh", "-c", NAMESPACE, str(directory / "resolv.conf")]
+    try:
+        subprocess.run([*command, "true"], check=True, capture_output=True)
+        resolver = "socket"
+    except (OSError, subprocess.CalledProcessError):
+        command, resolver = [], "function"
+    command += [sys.executable, "-c", NO_NAMES, resolver, *map(str, arguments)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    *numbers, ended = json.loads(done.stdout)
+    return numbers, time.time() - ended
+
+
+def test_dns_hangs(tmp_path: Path) -> None:
+    """A resolver that never answers holds up no capture, flush or exit; the queue fills."""
+    (capturing, flushing, is_through, stats), exiting = without_names(tmp_path)
+
+    assert max(capturing, flushing, exiting) < 10  # the resolver's timeout is 150 s
+    assert not is_through
+    assert stats == {
+        "captured": 101, "sent": 0, "queued": 11, "discarded": {"queue_overflow": 90}
+    }  # fmt: skip
+
+
+def test_dns_hangs_with_an_outbox(tmp_path: Path) -> None:
+    """With an outbox all is in the file by then."""
+    path = tmp_path / "outbox.db"
+    (capturing, flushing, is_through, stats), exiting = without_names(tmp_path, path)
+
+    assert max(capturing, flushing, exiting) < 10
+    assert is_through
+    assert is_balanced(stats)
+    assert stats["queued"] == len(list(read_reports(path)))
 
 
 def test_tls_on_a_plain_port(
