@@ -165,6 +165,12 @@ FRAMEWORKS = {
         Framework("sanic", "sanic", ("sanic",), _SELF),
         Framework("tornado", "tornado", ("tornado",), _SELF - {"files"}),
         Framework("sanic_asgi", "asgi", ("sanic",), _SELF, (_NO_LIFESPAN,)),
+        Framework(
+            "blacksheep",
+            "asgi",
+            ("blacksheep", "a2wsgi"),
+            (ASGI | {"background_tasks"}) - {"sync_streams"},
+        ),
     )
 }
 
