@@ -81,9 +81,10 @@ pool = ThreadPoolExecutor(8)
 
 _sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 # Few datagrams fit into the queue. Connected, gevent waits for it to have room, and tries but once
-# more; and it lets one greenlet at a time wait for a socket.
+# more; and it lets one greenlet at a time wait for a socket. Reentrant, as garbage may be collected
+# here, and a generator that ends then is observed.
 _sender.connect(os.environ["OBSERVER"])
-_sender_lock = threading.Lock()
+_sender_lock = threading.RLock()
 _gates: dict[str, asyncio.Barrier] = {}
 _thread_gates: dict[str, threading.Barrier] = {}
 _thread_gates_lock = threading.Lock()
