@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from usercontext.record import RequestRecord
     from usercontext.types import Event, ReportTaker
 
-__all__ = ["capture_exception", "capture_message", "report_unhandled"]
+__all__ = ["capture_exception", "capture_message", "mark_reported", "report_unhandled"]
 
 
 def capture_exception(error: BaseException | None = None) -> str | None:
@@ -54,6 +54,11 @@ def report_unhandled(error: Exception, record: RequestRecord) -> None:
     records.attach(error, record)
     carried = records.of_error(error)[1]
     _capture_exception(error, carried or record, handled=False)
+
+
+def mark_reported(error: Exception, record: RequestRecord) -> None:
+    """Leave out an error by which a framework only says again what has been reported."""
+    _is_first_report(error, record.root)
 
 
 def _record_for(error: BaseException) -> RequestRecord | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,12 +22,13 @@ from connexion.lifecycle import ConnexionResponse
 from connexion.middleware import ConnexionMiddleware
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
 
 from usercontext import ConfigurationError, capture_exception, get_user, set_user, testing
 from usercontext.frameworks.connexion import UserContext, request_user
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from usercontext.testing import RecordingClient
 
@@ -89,7 +91,17 @@ def broken() -> str:
     raise connexion.exceptions.NonConformingResponse("no such field")
 
 
-ENDPOINTS = {one.__name__: one for one in (me, login, fail, forbidden, unavailable, broken)}
+async def stream() -> StreamingResponse:
+    """Fail in the middle of a response."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise LookupError("half way")
+
+    return StreamingResponse(chunks())
+
+
+ENDPOINTS = {one.__name__: one for one in (me, login, fail, forbidden, unavailable, broken, stream)}
 SPECIFICATION: dict[str, Any] = {
     "openapi": "3.0.0",
     "info": {"title": "Shop", "version": "1"},
@@ -140,6 +152,15 @@ def ask(app: Any, *paths: str, headers: dict[str, str] | None = None) -> list[st
 
     answers: list[str] = talk(app, conversation)
     return answers
+
+
+@contextmanager
+def passing_errors() -> Iterator[None]:
+    """Let errors pass Connexion, which never awaits the response that it makes of such."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
+        gc.collect()
 
 
 def users(recorder: RecordingClient) -> list[dict[str, Any] | None]:
@@ -211,6 +232,15 @@ def test_an_error_that_the_app_handles_is_its_own_to_report(
     assert event["exception"]["values"][-1]["mechanism"]["handled"] is True
 
 
+def test_an_error_in_a_stream_is_reported_once(usercontext_recorder: RecordingClient) -> None:
+    """What Connexion raises in place of an error that it can answer no more is no second one."""
+    with passing_errors():
+        ask(make_app(), "/stream", headers=ADA)
+    (event,) = usercontext_recorder.events
+    assert event["exception"]["values"][-1]["type"] == "LookupError"
+    assert event["user"]["id"] == "ada"
+
+
 def test_an_error_handler_that_fails_is_reported(usercontext_recorder: RecordingClient) -> None:
     """What an error handler of the app raises is handled by nobody."""
 
@@ -219,11 +249,8 @@ def test_an_error_handler_that_fails_is_reported(usercontext_recorder: Recording
 
     app = make_app()
     app.add_error_handler(LookupError, answer)
-    with warnings.catch_warnings():
-        # Connexion never awaits the response that it makes of such an error.
-        warnings.simplefilter("ignore", RuntimeWarning)
+    with passing_errors():
         ask(app, "/fail", headers=ADA)
-        gc.collect()
     (event,) = usercontext_recorder.events
     assert event["exception"]["values"][-1]["type"] == "ValueError"
     assert event["user"]["id"] == "ada"

@@ -12,9 +12,10 @@ from connexion.middleware import ConnexionMiddleware, MiddlewarePosition
 from starlette.exceptions import HTTPException
 
 from usercontext.asgi import UserContextMiddleware
+from usercontext.capture import mark_reported
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
-from usercontext.record import KEY, UNKNOWN, RequestRecord
+from usercontext.record import KEY, UNKNOWN, RequestRecord, of_error
 from usercontext.serving import fail
 
 if TYPE_CHECKING:
@@ -83,10 +84,28 @@ class UserContext:
         _initialised.add(stack)
         around: Any = self._middleware._around
         stack.add_middleware(around, position=MiddlewarePosition.BEFORE_EXCEPTION)
+        again: Any = _Again
+        stack.add_middleware(again, position=MiddlewarePosition.BEFORE_EXCEPTION)
         report: Any = _Reporter
         handlers = stack.error_handlers
         # Just inside of what handles errors, where all of them still pass.
         stack.add_middleware(report, position=MiddlewarePosition.BEFORE_SWAGGER, handlers=handlers)
+
+
+class _Again:
+    """Leaves out what Connexion raises instead of an error that it can answer no more."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except RuntimeError as error:
+            record, cause = scope.get(KEY), error.__cause__
+            if isinstance(record, RequestRecord) and cause is not None and of_error(cause)[0]:
+                mark_reported(error, record)
+            raise
 
 
 class _Reporter:
