@@ -171,6 +171,12 @@ FRAMEWORKS = {
             ("blacksheep", "a2wsgi"),
             (ASGI | {"background_tasks"}) - {"sync_streams"},
         ),
+        Framework(
+            "connexion",
+            "asgi",
+            ("connexion", "a2wsgi"),
+            _WITH_TASKS - {"handler500", "websockets"},
+        ),
     )
 }
 
