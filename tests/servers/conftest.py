@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,7 +70,7 @@ class Launcher:
 def launcher() -> Iterator[Launcher]:
     """Start pairs as they are asked for; leave none behind, even when ended from outside."""
     launcher = Launcher()
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit("stopped", 143))
     yield launcher
     signal.signal(signal.SIGTERM, before)
     launcher.stop()
