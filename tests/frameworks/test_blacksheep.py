@@ -272,6 +272,24 @@ def test_a_user_who_is_found_late_is_not_missed(usercontext_recorder: RecordingC
     assert [user and user["id"] for user in users(usercontext_recorder)] == ["ada"]
 
 
+def test_what_the_first_request_starts_is_nobodys() -> None:
+    """Without a lifespan an app starts in its first request, of which its hooks see nothing."""
+    app = make_app(resolve="eager")
+
+    async def look(_app: Application) -> None:
+        set_user({"id": "start"})
+        seen.append(who())
+
+    async def conversation() -> list[str]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop.example") as one:
+            return [(await one.get("/me", headers=ADA)).text]
+
+    app.on_start += look
+    assert asyncio.run(conversation()) == ["ada"]
+    assert seen == [None]
+
+
 def test_a_mounted_app_is_inside(usercontext_recorder: RecordingClient) -> None:
     """An app that is mounted after `UserContext` shares the request, with options of its own."""
     plain = bare_app()

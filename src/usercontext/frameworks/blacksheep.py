@@ -11,7 +11,7 @@ from blacksheep.server.websocket import WebSocket, WebSocketDisconnectError
 
 from usercontext.asgi import UserContextMiddleware
 from usercontext.exceptions import ConfigurationError
-from usercontext.record import KEY, UNKNOWN, RequestRecord
+from usercontext.record import KEY, UNKNOWN, RequestRecord, enter, leave
 from usercontext.serving import fail
 
 if TYPE_CHECKING:
@@ -104,6 +104,15 @@ def _around(kind: type[Application]) -> type[Application]:
                 await app(scope, receive, send)
             finally:
                 scope.pop(_REQUEST, None)  # each refers to the other
+
+        async def start(self) -> None:
+            # Where no lifespan is sent it is the first request that starts an app, and what is
+            # started then lives as long as the app: it belongs to nobody.
+            token = enter(None)
+            try:
+                await super().start()
+            finally:
+                leave(token)
 
         async def log_unhandled_exc(self, request: Request, exc: Exception) -> None:
             await _report(request, exc)
