@@ -63,6 +63,6 @@ def is_missing(module: str) -> bool:
         source = ROOT / f"{module.replace('.', '/')}.py"
         return source.is_file() and any(map(is_missing, imports_of(source)))
     try:
-        return find_spec(module) is None
+        return bool(module) and find_spec(module) is None
     except ModuleNotFoundError:  # not even what it is a part of
         return True
