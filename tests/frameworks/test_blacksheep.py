@@ -287,7 +287,8 @@ def test_what_the_first_request_starts_is_nobodys() -> None:
 
     app.on_start += look
     assert asyncio.run(conversation()) == ["ada"]
-    assert seen == [None]
+    # The oldest versions leave the start to the server.
+    assert seen in ([None], [])
 
 
 def test_a_mounted_app_is_inside(usercontext_recorder: RecordingClient) -> None:
