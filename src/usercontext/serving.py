@@ -110,7 +110,7 @@ class Serving:
         try:
             if isinstance(error, Exception) and (self._is_error is None or self._is_error(error)):
                 await fail(record, error)
-            elif kind is None or issubclass(kind, Exception):
+            elif record.extras is not None and (kind is None or issubclass(kind, Exception)):
                 # A task that is destroyed awaits nothing more.
                 await complete(record)
         finally:

@@ -78,7 +78,8 @@ class UserContextMiddleware:
                 raise
             if getattr(response, "prepared", True):
                 return response
-            await push(record)
+            if record.context.recording:
+                await push(record)
             if _runs_code(response):
                 await _send(request, response)
             return response
