@@ -8,7 +8,7 @@ from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from usercontext.context import OverDefault, UserContext
+from usercontext.context import OverDefault, UserContext, default
 from usercontext.exceptions import MissingDependencyError
 from usercontext.record import KEY, UNKNOWN, RequestRecord, enter, leave, reset
 from usercontext.serving import Serving, ask, fail, flush_at_end, is_open, push, serving_inside
@@ -72,10 +72,11 @@ class UserContextMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
+        if scope["type"] == "lifespan":
+            await _serve_lifespan(self.app, scope, receive, send)
+            return
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
-            if scope["type"] == "lifespan":
-                await flush_at_end()
             return
         outer = scope.get(KEY)
         if outer is not None and is_open(outer):
@@ -118,6 +119,22 @@ class UserContextMiddleware:
             if record.context.recording:
                 send = _RecordingExchange(receive, send, record).send
             await self.app(scope, receive, send)
+
+
+async def _serve_lifespan(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Pass a lifespan's messages as they are, and send what waits before the server ends.
+
+    Some servers, uvicorn among them, end as soon as they are told that the app is through.
+    """
+
+    async def send_flushed(message: Message) -> None:
+        if message["type"].startswith("lifespan.shutdown."):
+            await flush_at_end()
+        await send(message)
+
+    # An app that calls `init()` as it starts is flushed once it has returned.
+    await app(scope, receive, send if default().client is None else send_flushed)
+    await flush_at_end()
 
 
 def _mark_awaitable(function: Any) -> None:

@@ -130,11 +130,8 @@ WITHOUT_LIFESPAN = {
 }
 
 
-#: uvicorn goes on when the app says that its lifespan is complete, which is before we flush, and
-#: then ends by the signal, without exit handlers.
-LOST = pytest.mark.xfail(reason="uvicorn does not wait after shutdown.complete", strict=True)
 ENDS = [
-    pytest.param(UVICORN, terminate, id="uvicorn-SIGTERM", marks=LOST),
+    pytest.param(UVICORN, terminate, id="uvicorn-SIGTERM"),
     pytest.param(UVICORN, interrupt, id="uvicorn-Ctrl-C"),
     pytest.param(HYPERCORN, terminate, id="hypercorn-SIGTERM"),
     pytest.param(HYPERCORN, interrupt, id="hypercorn-Ctrl-C"),
