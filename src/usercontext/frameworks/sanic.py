@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import unquote
@@ -108,7 +107,6 @@ class UserContext:
         return self._middleware._around(app)
 
 
-@cache
 def _around(kind: type[Sanic[Any, Any]]) -> type[Sanic[Any, Any]]:
     """Return a class of apps that serves its requests by the app's `UserContext`."""
 
