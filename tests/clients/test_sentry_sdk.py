@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import pytest
 import sentry_sdk
@@ -28,6 +28,7 @@ from usercontext import (
     RequestData,
     asgi,
     bind,
+    context,
     init,
     isolation_scope,
     set_reporting,
@@ -388,12 +389,18 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "usercontext"]
 
 
+@pytest.fixture
+def _no_other_middlewares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the middlewares of other tests, which each `init()` looks at."""
+    monkeypatch.setattr(context, "_over_default", WeakSet())
+
+
+@pytest.mark.usefixtures("_no_other_middlewares")
 @pytest.mark.parametrize("asked_by", ["init", "middleware"])
 def test_a_dropped_address_is_warned_about_at_setup(
     asked_by: str, sentry: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The SDK's own settings drop what include_ip adds: that is said before any request, once."""
-    gc.collect()  # middlewares of other tests would be looked at, too
     sentry()
     if asked_by == "init":
         init(None, clients=[SentrySdkClient()], request_data=WITH_IP)
@@ -421,11 +428,11 @@ def test_an_sdk_initialised_later_is_warned_about_at_the_first_request(
     assert "send_default_pii" in text
 
 
+@pytest.mark.usefixtures("_no_other_middlewares")
 def test_what_is_not_asked_for_is_not_warned_about(
     sentry: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without include_ip the SDK's settings are as they should be."""
-    gc.collect()
     sentry()
     init(None, clients=[SentrySdkClient()])
     serve("wsgi", "absent", lambda: None)

@@ -285,7 +285,8 @@ def shared(six: Six) -> Iterator[Shared]:
     )
     stack = bugsnag.configure().middleware
     callbacks = list(stack.stack)
-    yield made
+    with sentry_sdk.isolation_scope():
+        yield made
     stack.stack[:] = callbacks
     RequestConfiguration.clear()
     honeybadger.reset_context()
