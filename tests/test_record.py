@@ -65,13 +65,15 @@ def test_an_exception_keeps_the_record_it_carries() -> None:
 INHERITED = """
 import sys, threading
 from concurrent.futures import ThreadPoolExecutor
-from usercontext import User, get_user, set_user, isolation_scope
+from usercontext import User, bind, get_user, set_user, isolation_scope
 from usercontext.wsgi import UserContextMiddleware
 assert sys.flags.thread_inherit_context
 pool = ThreadPoolExecutor(1)
 def first(environ, start_response):
     set_user({"id": 1})
     pool.submit(int).result()   # the pool's worker starts here, in this request's context
+    assert pool.submit(bind(get_user)).result() == get_user() is not None
+    seen.append(pool.submit(get_user).result())
     return []
 def second(environ, start_response):
     seen.append(pool.submit(get_user).result())
@@ -82,7 +84,7 @@ UserContextMiddleware(second)({}, None)
 seen.append(pool.submit(get_user).result())
 with isolation_scope(user={"id": 2}):
     seen.append(get_user() is not None)
-assert seen == [None, None, True], seen
+assert seen == [None, None, None, True], seen
 """
 
 

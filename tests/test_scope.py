@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -546,7 +547,7 @@ def test_bind_carries_the_scope_into_a_coroutine_of_another_loop() -> None:
 
     with isolation_scope(user=ADA):
         bound = bind(ask)
-    assert asyncio.iscoroutinefunction(bound)
+    assert inspect.iscoroutinefunction(bound)
     assert bound.__name__ == "ask"
     assert asyncio.run(bound()) == ADA
 

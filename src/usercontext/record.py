@@ -12,6 +12,7 @@ from contextvars import ContextVar, Token
 from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -198,19 +199,37 @@ def of_error(error: BaseException) -> tuple[bool, RequestRecord | None]:
 if not getattr(sys.flags, "thread_inherit_context", 0):
     current = _current.get
     enter = _current.set
+    #: `leave` without its guard, for the two places where a call more would be felt.
+    reset: Callable[[Token[RequestRecord | None]], None] = _current.reset
 else:
     _probe: ContextVar[object] = ContextVar("usercontext.probe", default=None)
-    _entered = threading.local()
+
+    class _Entered(threading.local):
+        """The records that a thread has entered itself and not left, and how many times each."""
+
+        def __init__(self) -> None:
+            self.times: WeakKeyDictionary[RequestRecord, int] = WeakKeyDictionary()
+
+    _entered = _Entered()
 
     def enter(record: RequestRecord | None) -> Token[RequestRecord | None]:
         """Point the current context at a record, and note that this thread did so itself."""
-        _entered.record = record
+        if record is not None:
+            _entered.times[record] = _entered.times.get(record, 0) + 1
         return _current.set(record)
+
+    def reset(token: Token[RequestRecord | None]) -> None:
+        """Undo an `enter`, and what was noted of it."""
+        left = _current.get()
+        _current.reset(token)
+        times = 0 if left is None else _entered.times.pop(left, 0)
+        if left is not None and times > 1:
+            _entered.times[left] = times - 1
 
     def current() -> RequestRecord | None:  # type: ignore[misc]
         """Return the current record, unless the thread merely inherited it when it started."""
         record = _current.get()
-        if record is None or getattr(_entered, "record", None) is record:
+        if record is None or record in _entered.times:
             return record
         return None if _in_inherited_context() else record
 
@@ -227,14 +246,10 @@ else:
             _probe.reset(token)
 
 
-#: `leave` without its guard, for the two places where a call more would be felt.
-reset: Callable[[Token[RequestRecord | None]], None] = _current.reset
-
-
 def leave(token: Token[RequestRecord | None]) -> None:
     """Undo an `enter`; harmless in another context than the one it was made in."""
     try:
-        _current.reset(token)
+        reset(token)
     except ValueError:
         # A task destroyed when its loop closes, or a generator closed by the collector, ends
         # in a foreign context. That one was never ours to reset.
