@@ -72,11 +72,8 @@ class UserContextMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] == "lifespan":
-            await _serve_lifespan(self.app, scope, receive, send)
-            return
         if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
+            await _pass_on(self.app, scope, receive, send)
             return
         outer = scope.get(KEY)
         if outer is not None and is_open(outer):
@@ -121,7 +118,7 @@ class UserContextMiddleware:
             await self.app(scope, receive, send)
 
 
-async def _serve_lifespan(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+async def _pass_on(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Pass a lifespan's messages as they are, and send what waits before the server ends.
 
     Some servers, uvicorn among them, end as soon as they are told that the app is through.
@@ -132,9 +129,12 @@ async def _serve_lifespan(app: ASGIApp, scope: Scope, receive: Receive, send: Se
             await flush_at_end()
         await send(message)
 
-    # An app that calls `init()` as it starts is flushed once it has returned.
-    await app(scope, receive, send if default().client is None else send_flushed)
-    await flush_at_end()
+    is_lifespan = scope["type"] == "lifespan"
+    flushes = is_lifespan and default().client is not None
+    await app(scope, receive, send_flushed if flushes else send)
+    if is_lifespan:
+        # That of an app which calls `init()` as it starts, too.
+        await flush_at_end()
 
 
 def _mark_awaitable(function: Any) -> None:
