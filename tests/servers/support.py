@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -165,5 +166,6 @@ def _cell(result: Result | None, notes: Notes) -> str:
 
 
 def _tried() -> str:
-    facts = (scenario.run.__doc__ or "" for scenario in SCENARIOS.values())
+    # Without the numbers that some have in the list of others' defects.
+    facts = (re.sub(r" \(\d+\)", "", s.run.__doc__ or "") for s in SCENARIOS.values())
     return "## What is tried\n\n" + "\n".join(f"- {fact}" for fact in facts) + "\n"
