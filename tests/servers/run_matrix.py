@@ -43,7 +43,11 @@ LONGEST = 900  # seconds that a pair may take
 
 
 #: Code that no result depends on; what pairs need of the last two is in their keys.
-_APART = {"results.py", "run_matrix.py", "support.py", "frameworks.py", "servers.py"}
+_APART = {
+    *("results.py", "run_matrix.py", "support.py"),
+    *("test_results.py", "test_servers.py", "test_users.py"),
+    *("frameworks.py", "servers.py"),
+}
 
 
 def _key(pair: Pair) -> str:
