@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from usercontext.asgi import UserContextMiddleware
 from usercontext.exceptions import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -28,6 +29,16 @@ settings.register_profile(
 )
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+_CALL = UserContextMiddleware.__call__
+
+
+@pytest.fixture(autouse=True)
+def _our_own_method() -> Iterator[None]:
+    """Undo what sentry-sdk does, once it was used, to every class added to Starlette."""
+    yield
+    UserContextMiddleware.__call__ = _CALL  # type: ignore[method-assign]
 
 
 if os.environ.get("USERCONTEXT_WITHOUT_OPTIONAL"):

@@ -9,8 +9,6 @@ import sentry_sdk
 from sentry_sdk import scope as sentry_scope
 from sentry_sdk.transport import Transport
 
-from usercontext.asgi import UserContextMiddleware
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -50,8 +48,6 @@ def initialised() -> Iterator[Callable[..., Kept]]:
     """Hand out what initialises the SDK, and undo that afterwards."""
     processors = list(sentry_scope.global_event_processors)
     client = sentry_sdk.get_global_scope().client
-    # Its Starlette integration wraps the method of every class that is added as a middleware.
-    call = UserContextMiddleware.__call__
 
     def initialise(**options: Any) -> Kept:
         options = {"default_integrations": False, "integrations": [], **options}
@@ -65,4 +61,3 @@ def initialised() -> Iterator[Callable[..., Kept]]:
     sentry_sdk.get_client().close()
     sentry_sdk.get_global_scope().set_client(client)
     sentry_scope.global_event_processors[:] = processors
-    UserContextMiddleware.__call__ = call  # type: ignore[method-assign]
