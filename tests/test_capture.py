@@ -92,6 +92,23 @@ def test_without_an_exception_nothing_is_reported(usercontext_recorder: Recordin
     assert usercontext_recorder.events == []
 
 
+@pytest.mark.parametrize(("reported", "events"), [(1, 2), (2, 2)], ids=["one of two", "both"])
+def test_a_group_of_what_was_reported_is_no_report_of_its_own(
+    usercontext_recorder: RecordingClient, reported: int, events: int
+) -> None:
+    """A task group wraps what failed in it: the request has told of that already, if of all."""
+    errors = [LookupError("no such thing"), ValueError("no such number")]
+
+    def run() -> None:
+        for error in errors[:reported]:
+            capture_exception(error)
+        raise ExceptionGroup("in a task group", errors)
+
+    with pytest.raises(ExceptionGroup):
+        asgi_request(asgi.UserContextMiddleware(plain_asgi_app(run)), scope_of())
+    assert len(usercontext_recorder.events) == events
+
+
 def test_the_same_exception_is_reported_once_a_request(
     usercontext_recorder: RecordingClient,
 ) -> None:

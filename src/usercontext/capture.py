@@ -81,14 +81,28 @@ def _is_first_report(error: BaseException, record: RequestRecord) -> bool:
     The mark stands on the exception and refers weakly: a list on the record would tie request,
     exception and frames into a cycle, and the id of a dead exception is used again.
     """
+    if _is_reported(error, record):
+        return False
     marks = vars(error).get("__usercontext_reported__", ())
     if marks:
         marks = tuple([mark for mark in marks if mark() is not None])
-        if any(mark() is record for mark in marks):
-            return False
     marks = (*marks[-15:], weakref.ref(record))
     BaseException.__setattr__(error, "__usercontext_reported__", marks)
     return True
+
+
+def _is_reported(error: BaseException, record: RequestRecord, depth: int = 16) -> bool:
+    """Return whether a request has reported an exception, or each one of a group.
+
+    Frameworks that serve a request in a task group raise what was reported inside of it again
+    as a group.
+    """
+    marks = vars(error).get("__usercontext_reported__", ())
+    if marks and any(mark() is record for mark in marks):
+        return True
+    if not isinstance(error, BaseExceptionGroup) or depth == 0:
+        return False
+    return all(_is_reported(member, record, depth - 1) for member in error.exceptions)
 
 
 def _capture(
