@@ -256,18 +256,25 @@ def _servers(options: argparse.Namespace, folder: Path) -> list[Server]:
 
 
 def _port(wanted: int | None, name: str, option: str) -> int:
-    """Return the port that is wanted, if it is free, or any free one."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted or 0))
-        except OSError as error:
-            raise DemoError(
-                f"port {wanted} is not free for the {name} example ({error.strerror}): "
-                f"choose another with {option}, or leave {option} out"
-            ) from None
-        port: int = probe.getsockname()[1]
-        return port
+    """Return the port that is wanted, if it is free, or any free one.
+
+    That is one which no connection is given before the server is up.
+    """
+    tried = [wanted] if wanted else random.SystemRandom().sample(range(10_000, 32_000), 100)
+    reason: str | None = None
+    for port in tried:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                reason = error.strerror
+            else:
+                return port
+    raise DemoError(
+        f"port {wanted or 'from 10000 to 32000'} is not free for the {name} example ({reason}): "
+        f"choose another with {option}" + (f", or leave {option} out" if wanted else "")
+    )
 
 
 @contextlib.contextmanager

@@ -127,6 +127,7 @@ class Hooked(BaseClient):
 
 def test_a_hook_that_blocks_delays_its_own_report_alone() -> None:
     """While one request reports, others ask for their users and are told."""
+    pytest.importorskip("werkzeug")
     client = Hooked()
 
     def answer(user: Any) -> None:
