@@ -342,8 +342,11 @@ def served(
     *,
     wait: Callable[[], object] = lambda: None,
     meanwhile: Callable[[], object] = lambda: None,
-) -> None:
-    """Run a server of the app until it has served three requests, and end it politely."""
+) -> str:
+    """Run a server of the app until it has served three requests, and end it politely.
+
+    Returns what it has logged.
+    """
     (directory / "app.py").write_text(APP)
     environ = {**os.environ, **environ}
     with subprocess.Popen(
@@ -362,6 +365,7 @@ def served(
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
     assert b"Traceback" not in log, log.decode()
+    return log.decode()
 
 
 def options_of(kind: str, directory: Path) -> str:
@@ -377,9 +381,9 @@ def test_gunicorn(server: SentryServer, tmp_path: Path, preload: list[str], kind
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}", "app"]
     environ = {"DSN": server.dsn, "OPTIONS": options_of(kind, tmp_path)}
-    served([*command, "--no-control-socket", *preload], port, environ, tmp_path)
+    log = served([*command, "--no-control-socket", *preload], port, environ, tmp_path)
 
-    assert sent(server).count("served") == 3
+    assert sent(server).count("served") == 3, log
     assert sent(server).count("loaded") == (1 if preload else 2)
 
 
