@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import flask
 import pytest
@@ -27,6 +29,7 @@ from tests.driver import (
 from usercontext import RequestData, asgi, init, isolation_scope, set_user, use_user, wsgi
 from usercontext.clients.xray import FIELDS, XRayClient
 from usercontext.exceptions import ConfigurationError
+from usercontext.record import current
 from usercontext.testing import client_conformance
 
 if TYPE_CHECKING:
@@ -343,3 +346,18 @@ def test_annotations_need_plain_names(name: str) -> None:
     """X-Ray drops what is called otherwise, so that building the client says so."""
     with pytest.raises(ConfigurationError, match="letters, digits and _"):
         XRayClient(fields={"email": name})
+
+
+def test_a_segment_and_its_request_go_when_they_are_over(sent: Kept) -> None:
+    """Neither keeps the other: what requests leave behind does not grow."""
+    init(None, clients=[XRayClient()])
+    gone = []
+
+    def handler() -> None:
+        set_user(ADA)
+        gone.extend([ref(xray_recorder.current_segment()), ref(current())])
+
+    with xray_recorder.in_segment("shop"):
+        serve("wsgi", handler)
+    gc.collect()
+    assert [one() for one in gone] == [None, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 import threading
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from usercontext import event_loop
 from usercontext.clients.base import BaseClient
@@ -78,7 +78,8 @@ class XRayClient(BaseClient):
         self._recorder: Any = xray_recorder if recorder is None else recorder
         self._of_lambda: Any = FacadeSegment
         self._get_user: GetUser = pull_user
-        self._segments: PerRequest[list[Any]] = PerRequest()
+        # A segment keeps its record, as long as X-Ray keeps the segment, and no record a segment.
+        self._segments: PerRequest[WeakSet[Any]] = PerRequest()
         self._owners: WeakKeyDictionary[Any, RequestRecord] = WeakKeyDictionary()
 
     def setup(self, get_user: GetUser, /) -> None:
@@ -135,7 +136,11 @@ class XRayClient(BaseClient):
         if segment in self._owners or isinstance(segment, self._of_lambda):
             return
         self._owners[segment] = record
-        self._segments.keep([*(self._segments.get() or ()), segment])
+        segments = self._segments.get()
+        if segments is None:
+            segments = WeakSet()
+            self._segments.keep(segments)
+        segments.add(segment)
 
     def _name_ending(self) -> None:
         segment = self._current()
