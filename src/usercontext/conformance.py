@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import ref
 
 from usercontext import asgi, wsgi
+from usercontext.record import current
 from usercontext.request_data import RequestData
 from usercontext.scope import set_user
 from usercontext.user import User
@@ -60,6 +63,7 @@ def client_conformance(
         suite.check_explicit_users(serve)
         suite.check_resolver(serve, resolves=resolves)
         suite.check_privacy(serve, takes_address=takes_address)
+        suite.check_release(serve)
     suite.check_concurrency()
     if suite.broken:
         raise AssertionError("\n".join(["the client breaks these rules:", *suite.broken]))
@@ -120,6 +124,22 @@ class _Suite:
         self._serve(serve, lambda: set_user(_ADA))
         seen = self._serve(serve, self._report)
         self._expect("a thread's next request is blank", seen, [{}])
+
+    def check_release(self, serve: Any) -> None:
+        """A client that keeps something of each request lets it go, or memory fills."""
+        kept: list[ref[Any]] = []
+
+        def handler() -> None:
+            set_user(_ADA)
+            self._report()
+            kept.append(ref(current()))
+
+        for _ in range(5):
+            self._serve(serve, handler)
+        gc.collect()
+        # Its library may look back at the last one.
+        alive = sum(one() is not None for one in kept)
+        self._expect("a request that is over is let go", alive <= 1, True)
 
     def check_resolver(self, serve: Any, *, resolves: bool) -> None:
         """A report asks the resolver once, or not at all."""

@@ -63,6 +63,8 @@ class _Extras:
     withheld: bool = False
     #: Reports that wait for the user.
     pending: list[Event] | None = None
+    #: What reporting clients keep of the request: here, so that it goes with the record.
+    kept: dict[object, Any] | None = None
 
 
 class RequestRecord:

@@ -21,22 +21,29 @@ class PerRequest(Generic[T]):
     """Keeps one value for each request, and lets it go with the request's record.
 
     A ContextVar would not do: a function that `bind()` carries into a plain thread has none of
-    them, and an `isolation_scope` inside a request would find that of the request.
+    them, and an `isolation_scope` inside a request would find that of the request. Nor would a
+    dictionary of records that holds them weakly: a value that refers back to its record, as hooks
+    of ours do, would keep both for good.
     """
-
-    def __init__(self) -> None:
-        self._values: WeakKeyDictionary[RequestRecord, T] = WeakKeyDictionary()
 
     def keep(self, value: T) -> None:
         """Keep a value for the current request."""
         record = current()
-        if record is not None:
-            self._values[record.root] = value
+        if record is None:
+            return
+        extras = record.root.more()
+        if extras.kept is None:
+            extras.kept = {}
+        extras.kept[self] = value
 
     def get(self) -> T | None:
         """Return the value of the current request; None outside, or where none was kept."""
         record = current()
-        return None if record is None else self._values.get(record.root)
+        extras = None if record is None else record.root.extras
+        if extras is None or extras.kept is None:
+            return None
+        value: T | None = extras.kept.get(self)
+        return value
 
 
 class RequestTransaction(Generic[T]):
