@@ -35,6 +35,7 @@ from usercontext import (
     use_user,
     wsgi,
 )
+from usercontext.record import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,6 +239,24 @@ def test_an_update_before_an_async_resolver_was_awaited_changes_nothing(
     assert users == [ADA, ADA.with_fields(plan="pro")]
     (message,) = warnings_of(caplog)
     assert "resolve_user" in message
+
+
+def test_an_update_before_authentication_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    """Where a sync resolver leaves the question open there is nothing to await: it says so."""
+    known: list[User] = []
+
+    def resolver(_request: object) -> object:
+        return known[0] if known else UNKNOWN
+
+    with isolation_scope(resolver=resolver):
+        update_user(plan="pro")
+        assert get_user() is None
+        known.append(ADA)
+        update_user(plan="pro")
+        assert get_user() == ADA.with_fields(plan="pro")
+    (message,) = warnings_of(caplog)
+    assert "call it after authentication" in message
+    assert "resolve_user" not in message
 
 
 # --- get_user ---------------------------------------------------------------------------------

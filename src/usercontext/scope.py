@@ -100,11 +100,7 @@ def update_user(**fields: Any) -> None:
         return
     user = resolution.ask(record) if record.ended is None else record.known()
     if record.user is UNKNOWN and record.context.resolver is not None and record.ended is None:
-        warn_once(
-            "update_user before resolve_user",
-            "update_user() changes nothing before an async resolver has been awaited: "
-            "write `await usercontext.resolve_user()` first",
-        )
+        _warn_unknown(record)
         return
     try:
         changed = _changed(None if user is UNKNOWN else user, fields)
@@ -119,6 +115,25 @@ def update_user(**fields: Any) -> None:
         )
         return
     _claim(record, changed)
+
+
+def _warn_unknown(record: RequestRecord) -> None:
+    """Say what to do before `update_user`, where it is not known yet who the user is."""
+    context = record.context
+    if context.awaits or context.async_form is not None:
+        warn_once(
+            "update_user before resolve_user",
+            "update_user() changes nothing before %s has been awaited: write "
+            "`await usercontext.resolve_user()` first",
+            context.resolver_name,
+        )
+        return
+    warn_once(
+        "update_user before authentication",
+        "update_user() changes nothing before %s knows who the user is: call it after "
+        "authentication, or say with set_user() who it is",
+        context.resolver_name,
+    )
 
 
 def _changed(user: User | None, fields: dict[str, Any]) -> User:
