@@ -101,11 +101,52 @@ in_child(child)
 }
 
 
+RESOLVING = """
+import socket
+resolve, parent = socket.getaddrinfo, os.getpid()
+resolving, go_on, resolved = threading.Event(), threading.Event(), threading.Event()
+def resolve_slowly(*args, **kwargs):
+    if os.getpid() == parent:
+        resolving.set()
+        go_on.wait()
+    answer = resolve(*args, **kwargs)
+    resolved.set()
+    return answer
+socket.getaddrinfo = resolve_slowly
+client.capture_message("parent")
+resolving.wait()
+"""
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("script", FORKS.values(), ids=FORKS)
 def test_fork_over_http(server: SentryServer, script: str) -> None:
     """Parent and child each send their own reports, once."""
     run(script, server.dsn)
+
+    assert sent(server) == ["child", "parent"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fork_waits_for_a_connection_being_made(server: SentryServer) -> None:
+    """A child never begins with the locks of name resolution taken by a thread of its parent."""
+    script = """
+os.register_at_fork(before=go_on.set)
+in_child(lambda: resolved.is_set() and client.capture_message("child") and client.flush(10))
+"""
+    run(RESOLVING + script, server.dsn)
+
+    assert sent(server) == ["child", "parent"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fork_does_not_wait_long_for_a_connection(server: SentryServer) -> None:
+    """A process may fork while its server cannot be reached."""
+    script = """
+in_child(lambda: client.capture_message("child") and client.flush(10))
+go_on.set()
+"""
+    run(RESOLVING + script, server.dsn)
 
     assert sent(server) == ["child", "parent"]
 
@@ -368,6 +409,14 @@ def served(
     return log.decode()
 
 
+SETTINGS = """
+from pathlib import Path
+
+def post_worker_init(worker):
+    Path(f"{worker.pid}.ready").touch()
+"""
+
+
 def options_of(kind: str, directory: Path) -> str:
     """Return the client's options, as text."""
     return repr({"outbox": str(directory / "outbox.db")} if kind == "outbox" else {})
@@ -379,9 +428,19 @@ def test_gunicorn(server: SentryServer, tmp_path: Path, preload: list[str], kind
     """Workers of gunicorn send what they captured, and each report once."""
     pytest.importorskip("gunicorn")
     port = free_port()
+    (tmp_path / "gunicorn.conf.py").write_text(SETTINGS)
     command = [sys.executable, "-m", "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}", "app"]
     environ = {"DSN": server.dsn, "OPTIONS": options_of(kind, tmp_path)}
-    log = served([*command, "--no-control-socket", *preload], port, environ, tmp_path)
+
+    def wait_for_workers() -> None:
+        # A worker that is told to end before it is ready forgets it, until gunicorn kills it.
+        deadline = time.monotonic() + 30
+        while len(list(tmp_path.glob("*.ready"))) < 2:
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.05)
+
+    command += ["--no-control-socket", *preload]
+    log = served(command, port, environ, tmp_path, wait=wait_for_workers)
 
     assert sent(server).count("served") == 3, log
     assert sent(server).count("loaded") == (1 if preload else 2)

@@ -120,11 +120,13 @@ class DurableTransport(HttpTransport):
         self._outbox.abandon()
 
     def before_fork(self) -> None:
-        """Close the file while this process forks."""
+        """Close the file while this process forks, and wait until no connection is being made."""
         self._outbox.before_fork()
+        super().before_fork()
 
     def after_fork_in_parent(self) -> None:
-        """Let the threads use the file again."""
+        """Let the threads use file and connections again."""
+        super().after_fork_in_parent()
         self._outbox.after_fork_in_parent()
 
     def waiting(self) -> int:

@@ -19,6 +19,7 @@ from usercontext.diagnostics import failure, warn_once
 from usercontext.exceptions import ConfigurationError, MissingDependencyError
 from usercontext.sentry.background import UNREPORTED_BACKOFF, BackgroundTransport
 from usercontext.sentry.envelope import USER_AGENT, auth_header, build_envelope
+from usercontext.sentry.fork_guard import ForkGuard
 from usercontext.sentry.payload import encode_event
 from usercontext.sentry.rate_limits import RateLimits
 
@@ -101,6 +102,7 @@ class HttpTransport(BackgroundTransport):
             "X-Sentry-Auth": auth_header(dsn.public_key),
         }
         self._limits = RateLimits()
+        self._forks = ForkGuard()
         self._connection: Any = None
         self._abandoned: list[Any] = []
         self._network_is_down = False
@@ -130,6 +132,15 @@ class HttpTransport(BackgroundTransport):
         """Keep the parent's connections unused: closing one would say goodbye in its name."""
         self._abandoned.append(self._connection)
         self._connection = None
+        self._forks = ForkGuard()
+
+    def before_fork(self) -> None:
+        """Wait until no connection is being made."""
+        self._forks.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """Let connections be made again."""
+        self._forks.after_fork_in_parent()
 
     def _post_with_retries(self, event_id: str, payload: bytes) -> str | None:
         pauses = iter(() if self._network_is_down else _RETRY_SECONDS)
@@ -171,17 +182,18 @@ class HttpTransport(BackgroundTransport):
 
     def _exchange(self, headers: Mapping[str, str], body: bytes) -> tuple[int, Mapping[str, str]]:
         """Post a body and return the answer's status and headers."""
-        if self._connection is None:
-            self._connection = self._connect()
         timeout = dict.fromkeys(("connect", "read", "write", "pool"), self._timeout)
-        request = self._httpx.Request(
-            "POST",
-            self._dsn.endpoint,
-            headers=headers,
-            content=body,
-            extensions={"timeout": timeout},
-        )
-        with _untraced():
+        with _untraced(), self._forks.request() as connecting:
+            if self._connection is None:
+                connecting.begin()
+                self._connection = self._connect()
+            request = self._httpx.Request(
+                "POST",
+                self._dsn.endpoint,
+                headers=headers,
+                content=body,
+                extensions={"timeout": timeout, "trace": connecting},
+            )
             # Below httpx.Client: no redirects, cookies or hooks, and about twice as fast.
             response = self._connection.handle_request(request)
             try:
