@@ -39,6 +39,9 @@ ADA = {"id": 1, "username": "ada", "email": "ada@shop.example"}
 ADAS = {"user_name": "ada", "user_email": "ada@shop.example"}
 WITH_IP = RequestData(include_ip=True)
 
+# The SDK opens it when it is imported, and nothing closes it; the tests send nothing.
+xray_recorder.emitter._socket.close()
+
 
 class Kept(list[Any]):
     """An emitter that keeps the segments, as they would be sent."""
