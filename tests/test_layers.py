@@ -28,6 +28,7 @@ LAYERS = [
         "address_search",
         "collected_data",
         "extra_values",
+        "forwarding_grammar",
         "pseudonyms",
         "selectors",
         "sensitive",

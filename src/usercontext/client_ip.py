@@ -1,7 +1,6 @@
 """Peer, forwarding header and trust make one address: the client's, which it cannot choose; pure.
 
-The header is read from the right, since only its last entries were written by proxies of ours,
-and no further than the rules need: 64 entries of 128 characters, whatever its length.
+How a header is read is `forwarding_grammar`'s; whom to believe is decided here.
 """
 
 from __future__ import annotations
@@ -9,8 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 from usercontext import diagnostics
-from usercontext.address import canonical_address
 from usercontext.exceptions import ConfigurationError
+from usercontext.forwarding_grammar import (
+    MAX_ENTRY,
+    MAX_TEXT,
+    TOKEN,
+    UNSPECIFIED,
+    address_of_element,
+    bare_address,
+    elements,
+    entries,
+    without_last_port,
+)
 from usercontext.trusted_networks import TrustedNetworks
 
 if TYPE_CHECKING:
@@ -51,25 +60,13 @@ ADDRESS_HEADERS = frozenset(
     }
 )
 
-_MAX_ENTRIES = 64
-_MAX_ENTRY = 128
-# As much of a header as its last 64 entries and their commas can fill.
-_MAX_TEXT = _MAX_ENTRIES * (_MAX_ENTRY + 1)
-
 # How servers name the peer of a unix socket: uvicorn and others, gunicorn, waitress, werkzeug,
 # eventlet, uwsgi. Trusted by the name "unix" alone, and never an address.
 _UNIX_PEERS = frozenset({"", "localhost", "<local>", "unix", "0.0.0.0"})  # noqa: S104
 
-_UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104
-
 # Peers and headers come from the network: what is remembered of them is bounded.
 _MAX_REMEMBERED = 1024
 _MAX_REMEMBERED_TEXT = 128
-
-_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-# RFC 7239 wants addresses with a colon or bracket quoted; proxies in the wild leave them bare.
-_BARE_VALUE = _TOKEN | frozenset(":[]")
-_ZONE = frozenset("._~-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 # Servers that fold X_Forwarded_For into the environ key of X-Forwarded-For.
 _UNDERSCORE_SERVERS = ("wsgiserver/", "hypercorn", "granian", "cheroot")
@@ -190,8 +187,8 @@ class ProxyTrust:
         self._environ_key = "HTTP_" + self.forwarded_header.upper().replace("-", "_")
         is_rfc7239 = self.forwarded_header == "forwarded"
         self._holds_ipv4 = _holds_nothing if is_rfc7239 else self._networks.holds_ipv4
-        self._split = _elements if is_rfc7239 else _entries
-        self._address_of = _address_of_element if is_rfc7239 else _bare_address
+        self._split = elements if is_rfc7239 else entries
+        self._address_of = address_of_element if is_rfc7239 else bare_address
         self._read = self._reader()
         self._peers: dict[str | None, _Known] = {}
         self._answers: dict[str | bytes | None, _Outcome] = {}
@@ -281,7 +278,7 @@ class ProxyTrust:
 
     def _judge(self, peer: object) -> _Known:
         is_unix = peer is None or peer in _UNIX_PEERS
-        address = _bare_address(peer) if isinstance(peer, str) and not is_unix else None
+        address = bare_address(peer) if isinstance(peer, str) and not is_unix else None
         answer: _Outcome = (address, "peer", 0, "no-peer" if address is None else "ok")
         if not self._trusts_anything:
             near = is_unix or (address is not None and address in _near())
@@ -299,7 +296,7 @@ class ProxyTrust:
 
     def _answer(self, line: str | bytes | None, peer: _Outcome) -> _Outcome:
         """Read the header, and remember what it says where that does not depend on the peer."""
-        text = line[-_MAX_TEXT:].decode("latin-1") if isinstance(line, bytes) else line
+        text = line[-MAX_TEXT:].decode("latin-1") if isinstance(line, bytes) else line
         found = self._read(text, peer)
         if line and found is not peer and len(line) <= _MAX_REMEMBERED_TEXT:
             if len(self._answers) >= _MAX_REMEMBERED:
@@ -318,13 +315,13 @@ class ProxyTrust:
             if is_proxy is None:
                 if not node:
                     continue
-                if len(entry) > _MAX_ENTRY:
+                if len(entry) > MAX_ENTRY:
                     return _TOO_LONG
                 address = self._address_of(node)
                 node, is_proxy = address or "::", address is not None and address in self._networks
             place += 1
             if not is_proxy:
-                return _malformed(place) if node in _UNSPECIFIED else (node, "header", place, "ok")
+                return _malformed(place) if node in UNSPECIFIED else (node, "header", place, "ok")
             found = node
         # Every entry is trusted: the leftmost, or without any the peer.
         return (found, "header", place, "ok") if place else peer
@@ -333,7 +330,7 @@ class ProxyTrust:
         """Take the entry that is `trusted_hops` from the right."""
         place = 0
         for entry in reversed(self._split(text or "")):
-            if len(entry) > _MAX_ENTRY:
+            if len(entry) > MAX_ENTRY:
                 return _TOO_LONG
             node = entry.strip(" \t")
             place += 1 if node else 0
@@ -345,12 +342,12 @@ class ProxyTrust:
         """Take the header's only value."""
         if text is None:
             return None, "header", 0, "too-short"
-        if len(text) > _MAX_ENTRY:
+        if len(text) > MAX_ENTRY:
             return _TOO_LONG
         value = text.strip(" \t")
         if self.forwarded_header == "cloudfront-viewer-address":
-            value = _without_last_port(value)
-        return _found(_bare_address(value), 1)  # none with a comma, so none of several lines
+            value = without_last_port(value)
+        return _found(bare_address(value), 1)  # none with a comma, so none of several lines
 
     # -- warnings, each once a process, never with an address --
 
@@ -454,7 +451,7 @@ def _checked_header(header: object) -> str:
             f"forwarded_header={header!r} has an underscore, as only a forged header would: "
             f"write {header.replace('_', '-').lower()!r}"
         )
-    if not header or not _TOKEN.issuperset(header):
+    if not header or not TOKEN.issuperset(header):
         raise ConfigurationError(
             f"forwarded_header={header!r} is no header name: write one such as 'x-forwarded-for'"
         )
@@ -495,7 +492,7 @@ def _joined_header(headers: object, name: bytes) -> bytes | None:
 
 def _joined(lines: list[bytes]) -> bytes:
     kept: list[bytes] = []
-    room = _MAX_TEXT
+    room = MAX_TEXT
     for line in reversed(lines):
         kept.append(line[-room:])
         room -= len(line) + 1
@@ -511,7 +508,7 @@ def _sound_headers(headers: object) -> list[tuple[bytes, bytes]]:
         return []
     pairs = [pair for pair in headers if isinstance(pair, (list, tuple)) and len(pair) == 2]
     return [
-        (key.lower(), value[-_MAX_TEXT:])
+        (key.lower(), value[-MAX_TEXT:])
         for key, value in pairs
         if isinstance(key, bytes) and isinstance(value, bytes)
     ]
@@ -531,177 +528,3 @@ def _has_address_header(source: Mapping[str, Any]) -> bool:
         return any(name.replace("_", "-").lower() in ADDRESS_HEADERS for name in names)
     pairs = _sound_headers(source.get("headers"))
     return any(key.decode("latin-1") in ADDRESS_HEADERS for key, _ in pairs)
-
-
-# -- lists of entries, from the right --
-
-# Each returns texts of which at most 64 are to be read, from the right, none of more than 128
-# characters: a longer one stands where reading must end.
-
-_STOP = "?" * (_MAX_ENTRY + 1)
-
-
-def _entries(text: str) -> list[str]:
-    """Cut at commas. X-Forwarded-For has no quoting: a quote must not swallow entries."""
-    if len(text) > _MAX_TEXT:
-        text = text[-_MAX_TEXT:]
-    entries = text.rsplit(",", _MAX_ENTRIES)
-    if len(entries) > _MAX_ENTRIES:
-        entries[0] = _STOP
-    return entries
-
-
-def _elements(text: str) -> list[str]:
-    """Cut at commas outside quoted strings (RFC 7239, section 4)."""
-    text = text[-_MAX_TEXT:]
-    elements: list[str] = []
-    end = len(text)
-    while end >= 0 and len(elements) < _MAX_ENTRIES:
-        start = _element_start(text, end)
-        if start is None:
-            break
-        elements.append(text[start:end])
-        end = start - 1
-    if end >= 0:
-        elements.append(_STOP)
-    elements.reverse()
-    return elements
-
-
-def _element_start(text: str, end: int) -> int | None:
-    """Return where the element begins that ends here; None if it is too long.
-
-    Which quotes make a string is told from the right: there the part that a proxy of ours wrote
-    is read first, and what a client wrote before it, an open quote included, cannot reach in.
-    """
-    start = end - _MAX_ENTRY - 1
-    low = max(start, 0)
-    at = end
-    while True:
-        comma = text.rfind(",", low, at)
-        quote = text.rfind('"', low, at)
-        if quote < comma or quote < 0:
-            break
-        at = quote
-        if _closes(text, quote, end):
-            opening = _opening(text, quote, low)
-            if opening is None and low > 0:
-                return None  # it may open before the part that is looked at
-            at = quote if opening is None or opening < 0 else opening
-    return None if comma < 0 <= start else comma + 1
-
-
-def _closes(text: str, quote: int, end: int) -> bool:
-    """Return whether this quote can close a string: nothing but a separator follows it."""
-    rest = text[quote + 1 : end].lstrip(" \t")
-    return (not rest or rest[0] == ";") and not _is_escaped(text, quote)
-
-
-def _opening(text: str, closing: int, low: int) -> int | None:
-    """Return where the string opens that closes here; -1 if none does, None if it is not seen."""
-    at = closing
-    while True:
-        at = text.rfind('"', low, at)
-        if at < 0:
-            return None
-        if not _is_escaped(text, at):
-            return at if text[at - 1 : at] == "=" else -1
-
-
-def _is_escaped(text: str, at: int) -> bool:
-    before = text[max(at - _MAX_ENTRY, 0) : at]
-    return (len(before) - len(before.rstrip("\\"))) % 2 == 1
-
-
-# -- one entry --
-
-
-def _address_of_element(element: str) -> str | None:
-    """Return the address of the `for` of an element of `Forwarded` (RFC 7239, section 4)."""
-    if len(element) > _MAX_ENTRY:
-        return None
-    node: str | None = None
-    names: set[str] = set()
-    at = 0
-    while at < len(element):
-        if element[at] in "; \t":
-            at += 1
-            continue
-        name, value, at = _pair(element, at)
-        if value is None or name in names:
-            return None  # junk, or twice the same: which one is the proxy's?
-        names.add(name)
-        if name == "for":
-            node = value
-    return None if node is None else _bare_address(node, obfuscated_port=True)
-
-
-def _pair(element: str, at: int) -> tuple[str, str | None, int]:
-    """Read `name=value` from a place on; the value is None unless it is well formed."""
-    equals = element.find("=", at)
-    name = element[at:equals]
-    if equals < 0 or not name or not _TOKEN.issuperset(name):
-        return "", None, at
-    if element[equals + 1 : equals + 2] == '"':
-        value, end = _quoted(element, equals + 2)
-    else:
-        end = element.find(";", equals)
-        end = len(element) if end < 0 else end
-        bare = element[equals + 1 : end].rstrip(" \t")
-        value = bare if bare and _BARE_VALUE.issuperset(bare) else None
-    rest = element[end:].lstrip(" \t")
-    return name.lower(), value if not rest or rest[0] == ";" else None, end
-
-
-def _quoted(element: str, at: int) -> tuple[str | None, int]:
-    """Read a quoted string (RFC 9110, section 5.6.4) up to its closing quote."""
-    characters: list[str] = []
-    while at < len(element):
-        character = element[at]
-        if character == '"':
-            return "".join(characters), at + 1
-        if character == "\\":
-            at += 1
-            character = element[at : at + 1]
-        characters.append(character)
-        at += 1
-    return None, at
-
-
-def _bare_address(text: str, *, obfuscated_port: bool = False) -> str | None:
-    """Return the canonical address of `address`, `address:port`, `[address]` or `[address]:port`.
-
-    A zone is dropped; an unspecified address is none.
-    """
-    if len(text) > _MAX_ENTRY:
-        return None
-    if text.startswith("["):
-        text, bracket, port = text[1:].partition("]")
-        if not bracket or ":" not in text or (port and not _is_port(port, obfuscated_port)):
-            return None
-    elif text.count(":") == 1:
-        text, port = text.split(":")
-        if not _is_port(":" + port, obfuscated_port):
-            return None
-    if "%" in text:
-        text, _, zone = text.partition("%")
-        if ":" not in text or not 1 <= len(zone) <= 64 or not _ZONE.issuperset(zone):
-            return None
-    address = canonical_address(text)
-    return None if address in _UNSPECIFIED else address
-
-
-def _is_port(text: str, obfuscated: bool) -> bool:
-    digits = text[1:]
-    if text[0] != ":" or not digits:
-        return False
-    if obfuscated and digits[0] == "_":
-        return len(digits) > 1 and _ZONE.issuperset(digits) and "~" not in digits
-    # isdigit() alone accepts "²".
-    return digits.isascii() and digits.isdigit() and len(digits) <= 5 and int(digits) <= 65535
-
-
-def _without_last_port(value: str) -> str:
-    """Cut the port off `ip:port`, where an IPv6 address has no brackets."""
-    address, _, port = value.rpartition(":")
-    return address if _is_port(":" + port, obfuscated=False) else ""
