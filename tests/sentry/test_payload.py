@@ -6,7 +6,7 @@ import json
 import math
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
@@ -14,6 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usercontext.sentry.payload import MAX_BYTES, encode_event, plain, safe_str
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Raises:
@@ -75,7 +78,82 @@ def test_cycle() -> None:
     payload = encode_event({"extra": CYCLE})
 
     assert payload is not None
-    assert json.loads(payload)["extra"]["self"]["self"]
+    assert json.loads(payload)["extra"] == {"self": "…"}
+
+
+def parents_and_children() -> Any:
+    """Return a tree whose nodes know each other: paths through it are without end."""
+    root: dict[str, Any] = {"name": "root"}
+    root["children"] = [{"name": str(number), "parent": root} for number in range(9)]
+    return root
+
+
+def everybody_knows_everybody() -> Any:
+    """Return lists each of which holds all the others."""
+    lists: list[list[Any]] = [[] for _ in range(30)]
+    for one in lists:
+        one.extend(lists)
+    return lists
+
+
+def doubled() -> Any:
+    """Return a value that holds one twice, which holds one twice, and so on."""
+    value: Any = "x"
+    for _ in range(31):
+        value = [value, value]
+    return value
+
+
+ENDLESS = {
+    "tree": parents_and_children,
+    "graph": everybody_knows_everybody,
+    "doubled": doubled,
+    "long texts": lambda: ["x" * 1_000_000] * 1_000_000,
+    "long keys": lambda: [{"x" * 1_000_000: 1}] * 100_000,
+}
+
+
+@pytest.mark.parametrize("make", ENDLESS.values(), ids=ENDLESS)
+def test_endless(make: Callable[[], Any]) -> None:
+    """Small values that refer to each other make no copy without end."""
+    event = {"extra": {"x": make()}, "user": {"id": "7"}}
+    payload = encode_event(plain(event))
+
+    assert payload is not None
+    assert json.loads(payload)["user"] == {"id": "7"}
+
+
+def test_what_contains_itself_is_cut_there() -> None:
+    """The rest of it is told."""
+    tree = plain({"x": parents_and_children()})["x"]
+
+    assert tree["children"][8] == {"name": "8", "parent": "…"}
+
+
+def test_told_twice() -> None:
+    """A value that stands at two places is told at both."""
+    shared = {"a": 1}
+
+    assert plain({"x": [shared, shared]}) == {"x": [{"a": 1}, {"a": 1}]}
+
+
+def test_many_small_items() -> None:
+    """As many items as an event can hold are told."""
+    event = {"extra": [0] * (MAX_BYTES // 2 - 10)}
+
+    assert json.loads(encode_event(plain(event)) or b"") == event
+
+
+def test_unreadable() -> None:
+    """A mapping that raises costs itself alone."""
+
+    class Broken(dict[str, Any]):
+        def __iter__(self) -> Any:
+            raise RuntimeError("hunter2")
+
+    event = plain({"extra": {"a": Broken(a=1), "b": 2}})
+
+    assert event == {"extra": {"a": "<unreadable Broken: RuntimeError>", "b": 2}}
 
 
 def test_changed_meanwhile() -> None:

@@ -18,6 +18,13 @@ MAX_BYTES = 1 << 20
 
 _MAX_DEPTH = 32
 _MAX_INT = 1 << 63
+_CUT = "…"
+# The quick ones first: asking whether something is a Mapping takes long.
+_MAPPINGS = (dict, Mapping)
+_CONTAINERS = (dict, list, tuple, set, frozenset, Mapping)
+# In characters, each item counting as 64: more items, or much more text, than an event may hold.
+_ROOM = 32 * MAX_BYTES
+_ROOM_OF_ITEM = 64
 _FRAMES_KEPT = 10
 #: Longer integers come out of servers as 0, shorter ones always fit 64 bits.
 _LONG_NUMBER = re.compile(rb"[:,\[]-?[0-9]{18}")
@@ -34,23 +41,67 @@ def safe_str(value: object, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def plain(value: Any, depth: int = _MAX_DEPTH) -> Any:
-    """Return a copy of `value` in which all is JSON: what else is in it becomes a string."""
-    if value is None or value is True or value is False:
-        return value
-    if isinstance(value, str):
-        return _plain_str(value)
-    if isinstance(value, int):
-        return int(value) if -_MAX_INT <= value < _MAX_INT else _long_int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(float(value))
-    if depth <= 0:
-        return "…"
-    if isinstance(value, Mapping):
-        return {_plain_key(key): plain(value[key], depth - 1) for key in list(value)}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item, depth - 1) for item in list(value)]
-    return _plain_other(value)
+def plain(value: Any) -> Any:
+    """Return a copy of `value` in which all is JSON: what else is in it becomes a string.
+
+    What contains itself is cut where it does, and each part of a mapping at many times what an
+    event may hold: small values that refer to each other can make a copy without end.
+    """
+    if not isinstance(value, Mapping):
+        return _Copy().of(value, _MAX_DEPTH)
+    # Each with room of its own, so that what one part takes is not missing in the next.
+    return {_plain_key(key): _Copy(value).of(value[key], _MAX_DEPTH) for key in list(value)}
+
+
+class _Copy:
+    """Copies one value as JSON, as long as there is room."""
+
+    __slots__ = ("_above", "_room")
+
+    def __init__(self, *above: object) -> None:
+        self._room = _ROOM
+        self._above = {id(value) for value in above}
+
+    def of(self, value: Any, depth: int) -> Any:
+        """Return a copy of a value, which may be so many levels deep."""
+        if value is None or value is True or value is False:
+            return value
+        if isinstance(value, str):
+            self._room -= len(value)
+            return _plain_str(value) if self._room > 0 else _CUT
+        if isinstance(value, int):
+            return int(value) if -_MAX_INT <= value < _MAX_INT else _long_int(value)
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else str(float(value))
+        if isinstance(value, _CONTAINERS):
+            return self._of_container(value, depth)
+        return _plain_other(value)
+
+    def _of_container(self, value: Any, depth: int) -> Any:
+        key = id(value)
+        if depth <= 0 or key in self._above:
+            return _CUT
+        self._above.add(key)
+        try:
+            return self._items(value, depth - 1)
+        except Exception as error:  # noqa: BLE001  # of the app's own, or changed meanwhile
+            return f"<unreadable {type(value).__name__}: {type(error).__name__}>"
+        finally:
+            self._above.discard(key)
+
+    def _items(self, value: Any, depth: int) -> Any:
+        items = list(value)
+        self._room -= _ROOM_OF_ITEM * len(items)
+        if self._room <= 0:
+            return _CUT
+        if isinstance(value, _MAPPINGS):
+            return {self._key(key): self.of(value[key], depth) for key in items}
+        return [self.of(item, depth) for item in items]
+
+    def _key(self, key: object) -> str:
+        text = _plain_key(key)
+        self._room -= len(text)
+        return text
 
 
 def _plain_str(text: str) -> str:
