@@ -177,6 +177,13 @@ FRAMEWORKS = {
             ("connexion", "a2wsgi"),
             _WITH_TASKS - {"handler500", "websockets"},
         ),
+        # The same stack around Flask, which it calls in threads of its own.
+        Framework(
+            "connexion_flask",
+            "asgi",
+            ("connexion", "a2wsgi", "flask"),
+            (ASGI | {"files", "teardown"}) - {"async", "streams", "handler500", "websockets"},
+        ),
     )
 }
 
