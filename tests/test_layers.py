@@ -38,6 +38,7 @@ LAYERS = [
     ["request_payload", "request_data", "scrubbing", "privacy"],
     # the request's record, and the configured pipeline
     ["options", "event_loop", "record", "resolution"],
+    ["client_calls"],
     ["context"],
     ["scope", "capture"],
     ["serving"],

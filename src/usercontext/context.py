@@ -6,13 +6,12 @@ Clients and frameworks are handed in; nothing here imports one.
 from __future__ import annotations
 
 import weakref
-from contextlib import ExitStack
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext import record as records
 from usercontext import resolution
-from usercontext.diagnostics import failure, harmless, warn_once
+from usercontext.client_calls import ClientScopes, call
+from usercontext.diagnostics import failure, harmless
 from usercontext.exceptions import InvalidUserError
 from usercontext.options import TAKER_METHODS, ContextOptions, check_methods, checked
 from usercontext.privacy import Scrubber
@@ -22,18 +21,12 @@ from usercontext.user import User
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
-    from types import TracebackType
 
     from usercontext.types import Event, ReportingClient, ReportTaker, Resolver
 
 __all__ = ["UserContext", "default", "forget_clients", "make_default", "pull_user"]
 
 _AUTO = "{{auto}}"
-_SLOW_SECONDS = 1.0
-_SLOW = (
-    "reporting client %s took more than a second in %s(), which runs inside of the request: "
-    "what waits belongs into a thread of its own"
-)
 _NO_ADDRESS = RequestData()
 _FINDING_A_USER = ("make_request", "resolve", "resolver", "resolver_thread")
 
@@ -143,8 +136,7 @@ class UserContext:
         for client in self.clients:
             check = getattr(client, "check_settings", None)
             if check is not None:
-                with _unharmed_by(client, "check_settings", harmless):
-                    check(includes_ip=self.includes_ip)
+                call(client, "check_settings", check, includes_ip=self.includes_ip)
 
     def request_of(self, record: RequestRecord) -> object:
         """Return the framework's own request for the resolver; None outside a request."""
@@ -262,8 +254,7 @@ class UserContext:
         token = records.enter(record)
         try:
             for client in clients:
-                with _unharmed_by(client, "set_user"):
-                    client.set_user(user)
+                call(client, "set_user", client.set_user, user)
         finally:
             records.leave(token)
 
@@ -286,9 +277,8 @@ class UserContext:
         """
         self._push(record, tuple(filter(_is_recording, self.recording)))
 
-    def isolate_clients(self, record: RequestRecord) -> ExitStack:
-        """Enter the request scopes of all clients; closing the stack undoes them."""
-        stack = ExitStack()
+    def isolate_clients(self, record: RequestRecord) -> ClientScopes:
+        """Open the request scopes of all clients, which the caller closes."""
 
         def get_user(
             error: BaseException | None = None, *, resolve: bool = True
@@ -298,12 +288,7 @@ class UserContext:
                 return _pull(_reporting_record(error) or record, resolve=resolve)
             return None
 
-        for client in self.isolating:
-            with _unharmed_by(client, "request_scope"):
-                entered = client.request_scope(get_user)
-                if entered is not None:
-                    stack.push(_Guarded(client, entered))
-        return stack
+        return ClientScopes(self.isolating, get_user)
 
     # --- reports of our own ---------------------------------------------------------------
 
@@ -364,22 +349,6 @@ class UserContext:
                 continue
             with harmless("built-in client", "a report could not be completed with its user"):
                 self._send(event, self._reported_user(record), client)
-
-
-class _Guarded:
-    """The request scope of a client, whose failures harm nobody."""
-
-    def __init__(self, client: ReportingClient, entered: Any) -> None:
-        self.client = client
-        self.entered = entered
-        entered.__enter__()
-
-    def __enter__(self) -> None:
-        """Nothing: it has been entered when it was made."""
-
-    def __exit__(self, *exc_info: object) -> None:
-        with _unharmed_by(self.client, "request_scope"):
-            self.entered.__exit__(None, None, None)
 
 
 def _is_withheld(record: RequestRecord) -> bool:
@@ -481,41 +450,11 @@ def _set_up(client: ReportingClient) -> None:
     if any(one is client for one in _clients_set_up):
         return
     _clients_set_up.append(client)
-    with _unharmed_by(client, "setup", harmless):
-        client.setup(pull_user)
+    call(client, "setup", client.setup, pull_user)
 
 
 def _is_recording(client: ReportingClient) -> bool:
-    with _unharmed_by(client, "is_recording"):
-        return client.is_recording()
-    return False
-
-
-class _Unharmed(harmless):
-    """Calls a method of a client: that it fails, or makes the request wait, is said once."""
-
-    __slots__ = ("_begin",)
-
-    def __enter__(self) -> Self:
-        self._begin = monotonic()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if monotonic() - self._begin >= _SLOW_SECONDS:
-            warn_once(f"{self._cause}: slow", _SLOW, *self._args)
-        return super().__exit__(kind, error, traceback)
-
-
-def _unharmed_by(
-    client: ReportingClient, method: str, kind: type[harmless] = _Unharmed
-) -> harmless:
-    name = type(client).__qualname__
-    return kind(f"{name}.{method}", "reporting client %s failed in %s()", name, method)
+    return bool(call(client, "is_recording", client.is_recording))
 
 
 # --- finding the record -------------------------------------------------------------------------

@@ -23,10 +23,10 @@ from usercontext.user import User
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import ExitStack
     from contextvars import Token
     from types import TracebackType
 
+    from usercontext.client_calls import ClientScopes
     from usercontext.client_ip import ClientAddress
     from usercontext.types import Resolver
 
@@ -247,7 +247,7 @@ class _Block:
 
     __slots__ = ("_clients", "_record", "_token")
 
-    _clients: ExitStack | None
+    _clients: ClientScopes | None
     _record: RequestRecord
     _token: Token[RequestRecord | None]
 

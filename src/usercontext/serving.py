@@ -19,9 +19,9 @@ from usercontext.record import UNKNOWN, RequestRecord, current, enter, leave
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from contextlib import ExitStack
     from types import TracebackType
 
+    from usercontext.client_calls import ClientScopes
     from usercontext.context import UserContext
 
 __all__ = [
@@ -89,7 +89,7 @@ class Serving:
     ) -> None:
         self.record: RequestRecord = record
         self._is_error = is_error
-        self._clients: ExitStack | None = None
+        self._clients: ClientScopes | None = None
 
     async def __aenter__(self) -> Self:
         record = self.record

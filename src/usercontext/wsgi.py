@@ -14,8 +14,8 @@ from usercontext.record import KEY, UNKNOWN, RequestRecord, enter, leave, reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from contextlib import ExitStack
 
+    from usercontext.client_calls import ClientScopes
     from usercontext.options import ContextOptions
     from usercontext.types import Environ, ExcInfo, StartResponse, WSGIApp
 
@@ -162,7 +162,10 @@ def _make_request(environ: Any) -> object:
 
 
 def _until_closed(
-    body: Iterable[bytes], record: RequestRecord, environ: Environ, stack: ExitStack | None = None
+    body: Iterable[bytes],
+    record: RequestRecord,
+    environ: Environ,
+    stack: ClientScopes | None = None,
 ) -> Iterable[bytes]:
     """Keep the request open until its body is closed, where the body runs code of the app."""
     if type(body) is list or type(body) is tuple or _is_file(body, environ):
@@ -194,7 +197,7 @@ class ResponseBody:
         body: Iterable[bytes],
         record: RequestRecord,
         *,
-        stack: ExitStack | None = None,
+        stack: ClientScopes | None = None,
         owned: bool = True,
     ) -> None:
         self._body = body
@@ -310,7 +313,7 @@ def _fail(record: RequestRecord, error: Exception) -> None:
     record.close()
 
 
-def _end(record: RequestRecord, stack: ExitStack | None) -> None:
+def _end(record: RequestRecord, stack: ClientScopes | None) -> None:
     if stack is not None:
         stack.close()
     record.close()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.clients.serving import BOTH, serve
 from tests.driver import asgi_call, plain_asgi_app, plain_wsgi_app, scope_of, wsgi_request
-from usercontext import asgi, bind, context, get_user, init, set_user, wsgi
+from usercontext import asgi, bind, client_calls, get_user, init, set_user, wsgi
 from usercontext.clients import BaseClient
 from usercontext.exceptions import ConfigurationError
 from usercontext.testing import RecordingClient
@@ -147,7 +147,7 @@ def test_a_client_that_is_slow_is_said_once(
 ) -> None:
     """Whoever waits for a second in a request learns which client it is."""
     seconds = [0.0]
-    monkeypatch.setattr(context, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(client_calls, "monotonic", lambda: seconds[0])
 
     class Slow(BaseClient):
         def set_user(self, user: Any, /) -> None:
@@ -197,6 +197,31 @@ def test_a_client_that_is_written_wrongly(
     assert recorder.users == [{"id": "1"}] * 2
     logged = [record.getMessage() for record in caplog.records]
     assert logged == [f"reporting client {type(client).__name__} failed in request_scope()"]
+
+
+class Stopped(BaseException):
+    """Not an error of the client: a timeout of gevent, or Ctrl-C."""
+
+
+def test_scopes_are_closed_whatever_passes() -> None:
+    """The last one first; what passes is not swallowed."""
+    closed: list[str] = []
+
+    class Closing(BaseClient):
+        def __init__(self, name: str, passes: type[BaseException] | None = None) -> None:
+            self.name = name
+            self.passes = passes
+
+        @contextmanager
+        def request_scope(self, *_: Any) -> Iterator[None]:
+            yield
+            closed.append(self.name)
+            if self.passes:
+                raise self.passes
+
+    with pytest.raises(Stopped):
+        serve("wsgi", lambda: None, Closing("1"), Closing("2", Stopped), Closing("3", LookupError))
+    assert closed == ["3", "2", "1"]
 
 
 @BOTH

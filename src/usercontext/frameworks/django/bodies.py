@@ -12,14 +12,14 @@ from usercontext.wsgi import ResponseBody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from contextlib import ExitStack
 
+    from usercontext.client_calls import ClientScopes
     from usercontext.record import RequestRecord
 
 __all__ = ["end_with"]
 
 
-def end_with(response: Any, record: RequestRecord | None, stack: ExitStack | None) -> None:
+def end_with(response: Any, record: RequestRecord | None, stack: ClientScopes | None) -> None:
     """End a request, and the scopes of its clients, with its response or the streamed body.
 
     Without a record a middleware further out ends the request, and its body runs inside of that.
@@ -44,7 +44,7 @@ class _AsyncBody:
     """A body that runs, chunk by chunk, inside its request; Django closes it with the response."""
 
     def __init__(
-        self, body: AsyncIterator[bytes], record: RequestRecord, stack: ExitStack | None
+        self, body: AsyncIterator[bytes], record: RequestRecord, stack: ClientScopes | None
     ) -> None:
         self._body = body
         self._record = record

@@ -23,10 +23,11 @@ from usercontext.record import KEY, UNKNOWN, RequestRecord, enter, leave
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from contextlib import ExitStack
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
+
+    from usercontext.client_calls import ClientScopes
 
 __all__ = ["UserContextMiddleware"]
 
@@ -182,7 +183,7 @@ async def _ask_within(record: RequestRecord) -> None:
         await resolution.ask_within(record)
 
 
-def _end(record: RequestRecord, stack: ExitStack | None, *, is_ours: bool) -> None:
+def _end(record: RequestRecord, stack: ClientScopes | None, *, is_ours: bool) -> None:
     if stack is not None:
         stack.close()
     if is_ours:

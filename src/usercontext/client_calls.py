@@ -1,0 +1,95 @@
+"""Calling reporting clients: what one of them does wrong harms no request and no other client."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+from usercontext.diagnostics import failure, warn_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from usercontext.types import GetUser, ReportingClient
+
+__all__ = ["ClientScopes", "call"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_SLOW_SECONDS: Final = 1.0
+_SLOW: Final = (
+    "reporting client %s took more than a second in %s(), which runs inside of the request: "
+    "what waits belongs into a thread of its own"
+)
+# These run when the app is put together.
+_MAY_TAKE_TIME: Final = frozenset({"setup", "check_settings"})
+
+
+def call(
+    client: ReportingClient,
+    name: str,
+    method: Callable[P, T],
+    /,
+    *args: P.args,
+    **options: P.kwargs,
+) -> T | None:
+    """Call a method of a client; None where it fails.
+
+    That it fails, or makes the request wait, is said once.
+
+    Args:
+        client: whose method it is.
+        name: what the client's author knows it by.
+        method: what is called.
+        args: its arguments.
+        options: its keyword arguments.
+    """
+    begin = monotonic()
+    try:
+        return method(*args, **options)
+    except Exception as error:  # noqa: BLE001 - a client of others may raise anything
+        kind = type(client).__qualname__
+        message = "reporting client %s failed in %s()"
+        failure(f"{kind}.{name}", message, kind, name, error=error)
+        return None
+    finally:
+        if monotonic() - begin >= _SLOW_SECONDS and name not in _MAY_TAKE_TIME:
+            kind = type(client).__qualname__
+            warn_once(f"{kind}.{name}: slow", _SLOW, kind, name)
+
+
+class ClientScopes:
+    """The scopes that clients have opened for one request.
+
+    Args:
+        clients: those that open one.
+        get_user: what each is given to pull the request's user by.
+    """
+
+    __slots__ = ("_open",)
+
+    def __init__(self, clients: Iterable[ReportingClient], get_user: GetUser) -> None:
+        self._open: list[tuple[ReportingClient, Any]] = []
+        for client in clients:
+            scope = call(client, "request_scope", _entered, client, get_user)
+            if scope is not None:
+                self._open.append((client, scope))
+
+    def close(self) -> None:
+        """Close them, the last one first, each of them once."""
+        if not self._open:
+            return
+        client, scope = self._open.pop()
+        try:
+            call(client, "request_scope", scope.__exit__, None, None, None)
+        finally:
+            # A timeout of gevent passes, and the others are closed all the same.
+            self.close()
+
+
+def _entered(client: ReportingClient, get_user: GetUser) -> Any:
+    scope = client.request_scope(get_user)
+    if scope is not None:
+        scope.__enter__()
+    return scope
