@@ -398,6 +398,20 @@ def test_transport_fails(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
     assert "could not hand over a report" in caplog.text
 
 
+def test_finishing_fails(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
+    """An event that cannot be read after `before_send` is dropped, and counted."""
+
+    class Unreadable(dict[str, Any]):
+        def __iter__(self) -> Any:
+            raise RuntimeError("hunter2")
+
+    client = SentryClient(transport=kept, before_send=Unreadable)
+
+    assert client.capture_message("x") is None
+    assert (kept.events, kept.discarded) == ([], ["internal_sdk_error"])
+    assert "could not hand over a report" in caplog.text
+
+
 @pytest.mark.parametrize("method", ["has_room", "discard", "submit"])
 def test_everything_fails(kept: Kept, method: str) -> None:
     """Whatever of a transport fails, nothing is raised into the app."""

@@ -84,6 +84,11 @@ def out_of_memory() -> Exception:
     raise AssertionError
 
 
+def long_name() -> Exception:
+    """Return an exception whose class has a name of 5 MB, and a module of another."""
+    return type("E" * 5_000_000, (Exception,), {"__module__": "m" * 5_000_000})()
+
+
 ERRORS: dict[str, Callable[[], Exception]] = {
     "cyclic causes": caused_by_itself,
     "a group in itself": group_in_itself,
@@ -101,6 +106,7 @@ ERRORS: dict[str, Callable[[], Exception]] = {
     "a huge int": lambda: ValueError(10**5000),
     "NaN": lambda: ValueError(math.nan),
     "NUL": lambda: ValueError("\0\x1b"),
+    "a name of 5 MB": long_name,
 }
 
 
@@ -120,7 +126,7 @@ def test_exception(
 
     assert event_id is not None
     assert server.received[-1].size < MAX_BYTES
-    assert server.events[-1]["exception"]["values"][-1]["type"] == type(error).__name__
+    assert server.events[-1]["exception"]["values"][-1]["type"][:500] == type(error).__name__[:500]
 
 
 VALUES: dict[str, Any] = {

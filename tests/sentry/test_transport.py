@@ -343,6 +343,50 @@ def test_queue_is_bounded_by_bytes(
     assert 5 <= client.stats()["discarded"]["queue_overflow"] <= 9
 
 
+def deep(value: Any) -> Any:
+    """Return a value below fifteen lists."""
+    for _ in range(15):
+        value = [value]
+    return value
+
+
+def holding_itself() -> list[Any]:
+    """Return lists that hold each other."""
+    lists: list[Any] = [[] for _ in range(10)]
+    for one in lists:
+        one.extend(lists)
+    return lists
+
+
+HEAVY = {
+    "contexts": lambda: {"contexts": {"a": "x" * 20_000}},
+    "release": lambda: {"release": "x" * 20_000},
+    "keys": lambda: {"extra": {"x" * 20_000: 1}},
+    "deep": lambda: {"extra": {"x": deep("x" * 20_000)}},
+    "bytes": lambda: {"extra": [b"x" * 20_000]},
+    "many": lambda: {"extra": [1] * 2000},
+    "itself": lambda: {"extra": holding_itself()},
+    "variables": lambda: {
+        "exception": {"values": [{"stacktrace": {"frames": [{"vars": {"a": "x" * 20_000}}]}}]}
+    },
+}
+
+
+@pytest.mark.parametrize("parts", HEAVY.values(), ids=HEAVY)
+def test_weight(dead: SentryClient, parts: Callable[[], Any]) -> None:
+    """Wherever in an event much stands, it counts."""
+    transport: Any = dead._transport
+    transport._max_queue_bytes = 30_000
+    transport._ensure_thread = lambda: False
+    for _ in range(5):
+        event = dead.prepare_message("x")
+        if event is not None:
+            dead.submit({**event, **parts()})
+
+    assert 1 <= dead.stats()["queued"] <= 2
+    assert is_balanced(dead.stats())
+
+
 def test_event_larger_than_the_queue(
     server: SentryServer, make_client: Callable[..., SentryClient]
 ) -> None:

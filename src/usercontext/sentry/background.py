@@ -136,7 +136,7 @@ class BackgroundTransport:
     def submit(self, event: Event) -> bool:
         """Queue an event and return at once; False if there is no room, which is counted."""
         self._after_fork_unseen()
-        weight = _weight_safely(event)
+        weight = _weight_safely(event, self._max_queue_bytes)
         with self._wake:
             self._captured += 1
             if self._drop_oldest:
@@ -444,41 +444,61 @@ if hasattr(os, "register_at_fork"):
 #: source lines of frames are shared by all events.
 _EVENT_BYTES = 2048
 _FRAME_BYTES = 1024
-_SMALL_PARTS = frozenset(
-    {"event_id", "timestamp", "level", "platform", "environment", "release", "server_name"}
-    | {"contexts", "sdk", "exception"}
-)
+_VALUE_BYTES = 50
+#: What the client sets last; exceptions are weighed by themselves.
+_SMALL_PARTS = frozenset({"timestamp", "sdk", "exception"})
 
 
-def _weight_safely(event: Event) -> int:
+def _weight_safely(event: Event, enough: int) -> int:
     try:
-        return _weight(event)
-    except (AttributeError, TypeError):
-        return _weight_of(event)  # `before_send` made something else of it.
+        return _weight(event, enough)
+    except Exception:  # noqa: BLE001
+        # `before_send` made something else of it, or the app changes it on another thread.
+        return enough
 
 
-def _weight(event: Event) -> int:
-    """Return about how many bytes of memory an event takes; in a hurry, as a request waits."""
+def _weight(event: Event, enough: int) -> int:
+    """Return about how many bytes of memory an event takes; in a hurry, as a request waits.
+
+    Args:
+        event: the event.
+        enough: what is more than that is not weighed to the end.
+    """
     weight = _EVENT_BYTES
     for value in (event.get("exception") or {}).get("values") or ():
         weight += _EVENT_BYTES + len(value.get("value") or "")
         frames = (value.get("stacktrace") or {}).get("frames") or ()
         weight += _FRAME_BYTES * len(frames)
         for frame in frames:
-            if "vars" in frame:
-                weight += _weight_of(frame["vars"])
+            if "vars" in frame and weight < enough:
+                weight += _weight_of(frame["vars"], enough)
     for key, part in event.items():
-        if key not in _SMALL_PARTS:
-            weight += _weight_of(part)
+        if type(part) is str:
+            weight += len(part)
+        elif key not in _SMALL_PARTS:
+            weight += _weight_of(part, enough)
     return weight
 
 
-def _weight_of(value: Any, depth: int = 12) -> int:
-    if isinstance(value, str | bytes):
-        return 50 + len(value)
-    if depth <= 0 or not isinstance(value, dict | list | tuple):
-        return 50
-    weight = 50 + 50 * len(value)
-    for item in value.values() if isinstance(value, dict) else value:
-        weight += 50 + len(item) if type(item) is str else _weight_of(item, depth - 1)
+def _weight_of(part: Any, enough: int) -> int:
+    """Return about how much a part of an event takes; what contains itself is enough."""
+    weight = 0
+    waiting = [part]
+    while waiting and weight < enough:
+        value = waiting.pop()
+        weight += _VALUE_BYTES
+        if isinstance(value, dict):
+            weight += _VALUE_BYTES * len(value)
+            weight += sum(len(key) for key in value if key.__class__ is str)
+            value = value.values()
+        elif isinstance(value, str | bytes):
+            weight += len(value)
+            continue
+        elif not isinstance(value, list | tuple):
+            continue
+        for item in value:
+            if item.__class__ is str:
+                weight += _VALUE_BYTES + len(item)
+            else:
+                waiting.append(item)
     return weight

@@ -189,6 +189,7 @@ class SentryClient(BaseClient):
                 return self._submit(event, last_word, self._transport)
             except Exception:  # noqa: BLE001
                 failure("submit", "usercontext could not hand over a report")
+                self._discard("internal_sdk_error")
                 return None
 
     # In one step, for use without a context

@@ -23,6 +23,7 @@ __all__ = ["SDK", "EventBuilder"]
 SDK = {"name": "usercontext.python", "version": __version__}
 
 _MAX_TEXT = 8192
+_MAX_NAME = 512
 _MAX_EXCEPTIONS = 50
 _MAX_NOTES = 20
 
@@ -108,12 +109,12 @@ class EventBuilder:
     def _value(self, error: BaseException, mechanism: dict[str, Any]) -> dict[str, Any]:
         kind = type(error)
         value: dict[str, Any] = {
-            "type": kind.__name__ or "Error",
+            "type": safe_str(kind.__name__ or "Error", _MAX_NAME),
             "value": _text(error),
             "mechanism": mechanism,
         }
         if kind.__module__ and kind.__module__ != "builtins":
-            value["module"] = kind.__module__
+            value["module"] = safe_str(kind.__module__, _MAX_NAME)
         frames = self._traces.frames(error.__traceback__)
         if frames:
             value["stacktrace"] = {"frames": frames}
