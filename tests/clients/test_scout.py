@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextvars import copy_context
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -255,6 +256,22 @@ def test_nothing_is_kept_of_a_request_that_is_over(sent: Sent) -> None:
     serve("wsgi", handler, client, resolver=lambda _: ADA)
     gc.collect()
     assert [record() for record in records] == [None]
+
+
+def test_nothing_is_kept_of_transactions_that_never_end(sent: Sent) -> None:
+    """What an app forgets to end goes with the context that it was begun in."""
+    gone: list[Any] = []
+
+    def handler() -> None:
+        TrackedRequest.instance().start_span("cart")
+        set_user(ADA)
+        gone.append(ref(current()))
+
+    client = ScoutClient()
+    for _ in range(3):
+        copy_context().run(serve, "wsgi", handler, client)
+    gc.collect()
+    assert [record() for record in gone] == [None] * 3
 
 
 def test_a_job_does_not_take_the_transaction_around_it(sent: Sent) -> None:

@@ -71,8 +71,6 @@ class ScoutClient(BaseClient):
         self._transactions: Any = TrackedRequest
         self._get_user: GetUser = pull_user
         self._around: PerRequest[str] = PerRequest()
-        # By their ids, until they end: Scout's transactions take no weak reference.
-        self._owners: dict[str, RequestRecord] = {}
 
     def setup(self, get_user: GetUser, /) -> None:
         """Have Scout hand us the transactions that end, and the errors that it sends."""
@@ -117,9 +115,11 @@ class ScoutClient(BaseClient):
 
         Tasks whose parent has made one share it, which is a mistake of Scout's: it is named once.
         """
-        owner, record = self._owners.get(transaction.request_id), current()
+        owner: RequestRecord | None = getattr(transaction.tags, "owner", None)
+        record = current()
         if owner is None and record is not None and transaction.request_id != self._around.get():
-            self._owners[transaction.request_id] = owner = record.root
+            owner = record.root
+            transaction.tags = _Tags(transaction.tags, owner)
         return owner
 
     def _transaction(self) -> Any:
@@ -151,7 +151,6 @@ class ScoutClient(BaseClient):
                 self._name(transaction, owner, self._get_user())
         finally:
             leave(token)
-            self._owners.pop(transaction.request_id, None)
 
     def _name_error(self, error: BaseException) -> None:
         record, transaction = record_of(error), self._open_here()
@@ -170,6 +169,18 @@ class ScoutClient(BaseClient):
             tags.pop(name, None)
             if field in fields:
                 transaction.tag(name, fields[field])
+
+
+class _Tags(dict[str, Any]):
+    """The context of a transaction, and the record of the request that the transaction is of.
+
+    So that goes with the transaction, also with one that never ends: Scout's takes no attribute
+    of ours, and no weak reference.
+    """
+
+    def __init__(self, tags: dict[str, Any], owner: RequestRecord) -> None:
+        super().__init__(tags)
+        self.owner = owner
 
 
 def _is_sent(transaction: Any) -> bool:
