@@ -29,11 +29,14 @@ __all__ = [
     "Serving",
     "ask",
     "complete",
+    "complete_now",
     "fail",
     "flush_at_end",
     "is_open",
     "push",
     "push_now",
+    "resolve_early",
+    "resolve_early_now",
     "serving_inside",
 ]
 
@@ -97,7 +100,7 @@ class Serving:
         if not record.context.is_plain:
             self._clients = record.context.isolate_clients(record)
             if record.context.eager:
-                await _resolve_early(record)
+                await resolve_early(record)
         return self
 
     async def __aexit__(
@@ -133,7 +136,7 @@ async def serving_inside(
     """
     own.join(record, source)
     if record.context.eager:
-        await _resolve_early(record)
+        await resolve_early(record)
     here = current()
     # A `use_user` block that the mounted app is called in stays what it is.
     token = enter(record if here is None or here.root is not record else here)
@@ -174,18 +177,31 @@ async def complete(record: RequestRecord) -> None:
         await ask(record)
 
 
+def complete_now(record: RequestRecord) -> None:
+    """Do what `complete` does where nothing can be awaited."""
+    if record.extras is not None and record.extras.pending:
+        resolution.ask(record)
+
+
 async def fail(record: RequestRecord, error: Exception) -> None:
     """Report an error that the app let pass, or that its framework turns into a response."""
     await ask(record)
     report_unhandled(error, record)
 
 
-async def _resolve_early(record: RequestRecord) -> None:
+async def resolve_early(record: RequestRecord) -> None:
     """Resolve before the app; nobody is no final answer yet.
 
     A middleware inside may still authenticate the request.
     """
     await ask(record)
+    if record.user is None:
+        record.ask_again()
+
+
+def resolve_early_now(record: RequestRecord) -> None:
+    """Do what `resolve_early` does where nothing can be awaited."""
+    resolution.ask(record)
     if record.user is None:
         record.ask_again()
 

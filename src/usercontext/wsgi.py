@@ -11,6 +11,7 @@ from usercontext.capture import report_unhandled
 from usercontext.context import OverDefault, UserContext
 from usercontext.exceptions import MissingDependencyError
 from usercontext.record import KEY, UNKNOWN, RequestRecord, enter, leave, reset
+from usercontext.serving import push_now, resolve_early_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -97,7 +98,7 @@ class UserContextMiddleware:
         token = enter(record)
         try:
             if record.context.eager:
-                _resolve_early(record)
+                resolve_early_now(record)
             body = self.app(environ, start_response)
         finally:
             leave(token)
@@ -268,7 +269,7 @@ def _serve_with_clients(
     stack = record.context.isolate_clients(record)
     try:
         if record.context.eager:
-            _resolve_early(record)
+            resolve_early_now(record)
         body = app(environ, _push_at_start(record, start_response))
     except BaseException as error:
         if isinstance(error, Exception):
@@ -286,24 +287,12 @@ def _push_at_start(record: RequestRecord, start_response: StartResponse) -> Star
     def start(
         status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
     ) -> Callable[[bytes], object]:
-        if record.ended is None and record.context.needs_push():
-            if record.user is UNKNOWN:
-                resolution.ask(record)
-                record.context.push_unresolved(record)
-            else:
-                record.context.push_again(record)
+        push_now(record)
         if exc_info is None:
             return start_response(status, headers)
         return start_response(status, headers, exc_info)
 
     return start
-
-
-def _resolve_early(record: RequestRecord) -> None:
-    """Resolve before the app; nobody is no final answer yet."""
-    resolution.ask(record)
-    if record.user is None:
-        record.ask_again()
 
 
 def _fail(record: RequestRecord, error: Exception) -> None:

@@ -10,9 +10,9 @@ import falcon.asgi
 
 from usercontext import asgi, resolution, wsgi
 from usercontext.capture import report_unhandled
-from usercontext.diagnostics import harmless
 from usercontext.exceptions import ConfigurationError
 from usercontext.record import KEY, UNKNOWN, RequestRecord, attach
+from usercontext.serving import fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,8 +202,5 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, object]:
 
 
 async def _report_async(error: Exception, record: RequestRecord | None, answer: Any) -> None:
-    if record is None or not _is_failure(answer):
-        return
-    with harmless("falcon", "the user of a request could not be resolved"):
-        await resolution.ask_within(record)
-    report_unhandled(error, record)
+    if record is not None and _is_failure(answer):
+        await fail(record, error)

@@ -8,13 +8,11 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException, WebSocketException
 from litestar.plugins import InitPlugin
 
-from usercontext import resolution
 from usercontext.asgi import UserContextMiddleware
-from usercontext.capture import report_unhandled
-from usercontext.diagnostics import harmless
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
 from usercontext.record import KEY, UNKNOWN, RequestRecord, attach
+from usercontext.serving import fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +152,6 @@ def _is_failure(message: Any, error: Exception) -> bool:
 
 
 async def _report(error: Exception, scope: Any) -> None:
-    with harmless("litestar", "an error that Litestar answered could not be reported"):
-        record: RequestRecord = scope[KEY]
-        await resolution.ask_within(record)
-        report_unhandled(error, record)
+    record = scope.get(KEY)
+    if isinstance(record, RequestRecord):
+        await fail(record, error)

@@ -13,12 +13,11 @@ from quart.signals import (
 from quart.wrappers.base import BaseRequestWebsocket
 from werkzeug.datastructures import Headers
 
-from usercontext import resolution
 from usercontext.asgi import UserContextMiddleware
-from usercontext.capture import report_unhandled
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
 from usercontext.record import KEY, UNKNOWN, current
+from usercontext.serving import fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,5 +144,4 @@ async def _report(_sender: object, exception: BaseException | None = None, **_ex
     record = current()
     if record is None or not isinstance(exception, Exception):
         return
-    await resolution.ask_within(record)
-    report_unhandled(exception, record)
+    await fail(record, exception)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from usercontext import resolution
-from usercontext.capture import report_unhandled
-from usercontext.diagnostics import harmless
 from usercontext.record import enter, leave
+from usercontext.serving import complete, fail
 from usercontext.wsgi import ResponseBody
 
 if TYPE_CHECKING:
@@ -59,13 +57,11 @@ class _AsyncBody:
         try:
             return await anext(self._body)
         except StopAsyncIteration:
-            if record.extras is not None and record.extras.pending:
-                await _ask_within(record)
+            await complete(record)
             self.close()
             raise
         except Exception as error:
-            await _ask_within(record)
-            report_unhandled(error, record)
+            await fail(record, error)
             self.close()
             raise
         finally:
@@ -76,8 +72,3 @@ class _AsyncBody:
         if self._stack is not None:
             self._stack.close()
         self._record.close()
-
-
-async def _ask_within(record: RequestRecord) -> None:
-    with harmless("middleware", "the user of a request could not be resolved"):
-        await resolution.ask_within(record)

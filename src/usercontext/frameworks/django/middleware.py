@@ -11,15 +11,22 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.handlers.base import BaseHandler
 
-from usercontext import resolution
 from usercontext.context import OverDefault, UserContext
-from usercontext.diagnostics import harmless, warn_once
+from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.django import checks, signals
 from usercontext.frameworks.django.bodies import end_with
 from usercontext.frameworks.django.configuration import read_options
 from usercontext.frameworks.django.users import request_user
-from usercontext.record import KEY, UNKNOWN, RequestRecord, enter, leave
+from usercontext.record import KEY, RequestRecord, enter, leave
+from usercontext.serving import (
+    complete,
+    complete_now,
+    push,
+    push_now,
+    resolve_early,
+    resolve_early_now,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -115,14 +122,11 @@ class UserContextMiddleware:
         stack = record.context.isolate_clients(record) if has_clients else None
         try:
             if record.context.eager:
-                resolution.ask(record)
-                _keep_nobody_open(record)
+                resolve_early_now(record)
             response: HttpResponseBase = self.get_response(request)
-            pushes = has_clients and record.context.needs_push()
-            if _is_wanted(record, pushes=pushes):
-                resolution.ask(record)
-            if pushes:
-                _push(record)
+            if has_clients:
+                push_now(record)
+            complete_now(record)
         except BaseException:
             _end(record, stack, is_ours=is_ours)
             raise
@@ -138,14 +142,11 @@ class UserContextMiddleware:
         stack = record.context.isolate_clients(record) if has_clients else None
         try:
             if record.context.eager:
-                await _ask_within(record)
-                _keep_nobody_open(record)
+                await resolve_early(record)
             response: HttpResponseBase = await self.get_response(request)
-            pushes = has_clients and record.context.needs_push()
-            if _is_wanted(record, pushes=pushes):
-                await _ask_within(record)
-            if pushes:
-                _push(record)
+            if has_clients:
+                await push(record)
+            await complete(record)
         except BaseException:
             _end(record, stack, is_ours=is_ours)
             raise
@@ -157,30 +158,6 @@ class UserContextMiddleware:
 
 def _no_request(source: object) -> None:
     """Make nothing: the resolver gets the HttpRequest that the record holds."""
-
-
-def _keep_nobody_open(record: RequestRecord) -> None:
-    """Ask again where nobody was found before the app: a middleware may authenticate yet."""
-    if record.user is None:
-        record.ask_again()
-
-
-def _is_wanted(record: RequestRecord, *, pushes: bool) -> bool:
-    """Return whether a client sends this request anyway, or a report waits for its user."""
-    extras = record.extras
-    return record.user is UNKNOWN and (pushes or (extras is not None and bool(extras.pending)))
-
-
-def _push(record: RequestRecord) -> None:
-    if record.user is UNKNOWN:
-        record.context.push_unresolved(record)
-    else:
-        record.context.push_again(record)
-
-
-async def _ask_within(record: RequestRecord) -> None:
-    with harmless("middleware", "the user of a request could not be resolved"):
-        await resolution.ask_within(record)
 
 
 def _end(record: RequestRecord, stack: ClientScopes | None, *, is_ours: bool) -> None:
