@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.sentry.server import parse_envelope
 from usercontext import __version__
-from usercontext.sentry.envelope import auth_header, build_envelope
+from usercontext.sentry.envelope import auth_header, build_envelope, split_discarded
 
 DSN = "https://key@host/1"
 
@@ -34,7 +38,7 @@ def test_header() -> None:
 
 
 def test_client_report() -> None:
-    """What was discarded is an item of its own, below 4 KiB."""
+    """What was discarded is an item of its own."""
     lines = build_envelope("ab" * 16, b"{}", dsn=DSN, discarded={"before_send": 2}).split(b"\n")
     report = json.loads(lines[4])
 
@@ -43,6 +47,39 @@ def test_client_report() -> None:
         {"reason": "before_send", "category": "error", "quantity": 2}
     ]
     assert isinstance(report["timestamp"], float)
+
+
+def sent_report(discarded: dict[str, int]) -> dict[str, int]:
+    """Return what the client report of an envelope says, which is within 4 KiB."""
+    envelope = build_envelope("ab" * 16, b"{}", dsn=DSN, discarded=discarded)
+    _, (_, (header, report)) = parse_envelope(envelope)
+    assert header["length"] <= 4096
+    return {event["reason"]: event["quantity"] for event in report["discarded_events"]}
+
+
+REASONS = st.dictionaries(
+    st.text(min_size=1, max_size=100), st.integers(1, 2**63), min_size=1, max_size=300
+)
+
+
+@given(REASONS)
+def test_large_client_report(discarded: dict[str, int]) -> None:
+    """What does not fit into a client report of 4 KiB is told by the next ones, whole."""
+    told: dict[str, int] = {}
+    left = dict(discarded)
+    while left:
+        fitting, left = split_discarded(left)
+        told |= sent_report(fitting)
+
+    assert told == discarded
+
+
+def test_usual_client_report() -> None:
+    """The protocol's own reasons fit into one, whatever their number."""
+    reasons = ["queue_overflow", "ratelimit_backoff", "network_error", "send_error", "before_send",
+               "event_processor", "sample_rate", "internal_sdk_error"]  # fmt: skip
+
+    assert split_discarded(dict.fromkeys(reasons, 2**63))[1] == {}
 
 
 def test_auth_header() -> None:

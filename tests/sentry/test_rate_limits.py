@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from email.utils import formatdate
-from time import time
 
 import pytest
 from hypothesis import given
@@ -71,9 +71,48 @@ def test_retry_after(value: str | None, seconds: float) -> None:
 def test_retry_after_date() -> None:
     """Retry-After may be an HTTP date."""
     limits = RateLimits()
-    limits.update(429, {"retry-after": formatdate(time() + 100, usegmt=True)}, 0.0)
+    limits.update(429, {"retry-after": formatdate(time.time() + 100, usegmt=True)}, 0.0)
 
     assert 97 <= seconds_limited(limits) <= 101
+
+
+DATES = {
+    "IMF-fixdate": "%a, %d %b %Y %H:%M:%S GMT",
+    "RFC 850": "%A, %d-%b-%y %H:%M:%S GMT",
+    "asctime": "%a %b %e %H:%M:%S %Y",
+    "no zone": "%a, %d %b %Y %H:%M:%S -0000",
+}
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="this system's zone cannot be changed")
+@pytest.mark.parametrize("form", DATES.values(), ids=DATES)
+def test_forms_of_dates(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A date is in UTC, in all of its forms and wherever we are (RFC 9110, 5.6.7)."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    limits = RateLimits()
+    try:
+        date = time.strftime(form, time.gmtime(time.time() + 100))
+        limits.update(429, {"retry-after": date}, 0.0)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    assert 97 <= seconds_limited(limits) <= 101
+
+
+WORDS = st.sampled_from(
+    ["Sun,", "Nov", "6", "99", "1994", "99999", "08:49:37", "25:61", "GMT", "EST", "+9999", "-"]
+)
+
+
+@given(st.text() | st.lists(WORDS).map(" ".join))
+def test_any_retry_after(text: str) -> None:
+    """No Retry-After raises or holds back for ever."""
+    limits = RateLimits()
+    limits.update(429, {"retry-after": text}, 0.0)
+
+    assert not limits.is_limited(1e300)
 
 
 def test_only_a_429_needs_no_header() -> None:

@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 import weakref
+from collections import Counter
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +22,7 @@ from usercontext.sentry import SentryClient, transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -129,6 +132,148 @@ def test_client_report(server: SentryServer, client: SentryClient) -> None:
         {"reason": "send_error", "category": "error", "quantity": 1}
     ]
     assert reports[0] is reports[2] is None
+
+
+def told(server: SentryServer) -> Counter[str]:
+    """Return what all client reports say was discarded, by reason."""
+    total: Counter[str] = Counter()
+    for received in server.received:
+        for header, item in received.items:
+            if header["type"] == "client_report":
+                assert header["length"] <= 4096
+                for event in item["discarded_events"]:
+                    total[event["reason"]] += event["quantity"]
+    return total
+
+
+def test_large_client_report(server: SentryServer, client: SentryClient) -> None:
+    """What no client report of 4 KiB holds is told by several, once."""
+    discarded = {f"{number:03}" + "x" * 97: 2 for number in range(100)}
+    for reason in [*discarded, *discarded]:
+        client._transport.discard(reason + "and more")  # type: ignore[union-attr]
+    capture(client, 5)
+
+    assert sum("client_report" in str(received.items) for received in server.received) == 4
+    assert told(server) == client.stats()["discarded"] == discarded
+
+
+def test_client_reports_of_many_threads(
+    server: SentryServer, make_client: Callable[..., SentryClient]
+) -> None:
+    """While threads capture and discard, each discarded event is told once, and none is missed."""
+    client = make_client(
+        server.dsn, max_queue=5, sample_rate=0.7,
+        before_send=lambda event: None if event["level"] == "debug" else event,
+    )  # fmt: skip
+    server.answers += [Answer(413 if number % 7 == 0 else 200) for number in range(200)]
+    barrier = threading.Barrier(4)
+
+    def run() -> None:
+        barrier.wait()
+        for number in range(300):
+            client.capture_message("x", level=("debug", "info", "error")[number % 3])
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    client.flush(20.0)
+    server.answers.clear()
+    while client._transport._unreported:  # type: ignore[union-attr]
+        capture(client)
+    stats = client.stats()
+
+    assert told(server) == stats["discarded"]
+    assert set(stats["discarded"]) == {"queue_overflow", "sample_rate", "before_send", "send_error"}
+    assert stats["captured"] >= 1200
+    assert is_balanced(stats)
+
+
+def test_client_reports_of_an_unsteady_network(
+    server: SentryServer, make_client: Callable[..., SentryClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is where requests fail, with which a report may go and is given back."""
+    monkeypatch.setattr(transport, "_RETRY_SECONDS", (0.001,))
+    client = make_client(server.dsn, sample_rate=0.5, max_queue=20)
+    faults = [None, "reset", "garbage", "reset", "reset", "garbage", "garbage"]
+    server.answers += [Answer(fault=fault) for fault in faults * 20]
+    threads = [
+        threading.Thread(target=lambda: [client.capture_message("x") for _ in range(100)])
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    client.flush(20.0)
+    server.answers.clear()
+    while client._transport._unreported:  # type: ignore[union-attr]
+        capture(client)
+    stats = client.stats()
+
+    assert told(server) == stats["discarded"]
+    assert "network_error" in stats["discarded"]
+    assert is_balanced(stats)
+
+
+ASKED = {
+    "200 with a limit": (200, {"X-Sentry-Rate-Limits": "60:error:key"}, True),
+    "200 with two limits": (200, {"X-Sentry-Rate-Limits": "60:replay:key, 2.5::key"}, True),
+    "200 with another's": (200, {"X-Sentry-Rate-Limits": "60:transaction:key"}, False),
+    "200 with Retry-After": (200, {"Retry-After": "60"}, False),
+    "400 with a limit": (400, {"X-Sentry-Rate-Limits": "60::organization"}, True),
+    "413 with a limit": (413, {"X-Sentry-Rate-Limits": "60:default;error:organization"}, True),
+    "500 with a limit": (500, {"X-Sentry-Rate-Limits": "60:error"}, True),
+    "503 with a limit": (503, {"X-Sentry-Rate-Limits": "60:error:key:quota_exceeded"}, True),
+    "503 with Retry-After": (503, {"Retry-After": "60"}, False),
+    "503 with both": (503, {"Retry-After": "1", "X-Sentry-Rate-Limits": "60:error:key"}, True),
+    "503 with another's": (503, {"Retry-After": "9", "X-Sentry-Rate-Limits": "60:span:k"}, False),
+    "429 alone": (429, {}, True),
+    "429 with Retry-After": (429, {"Retry-After": "60"}, True),
+    "429 with a date": (429, {"Retry-After": formatdate(time.time() + 90, usegmt=True)}, True),
+    "429 with a date gone by": (429, {"Retry-After": formatdate(0, usegmt=True)}, False),
+    "429 with a limit": (429, {"X-Sentry-Rate-Limits": "60:error:key"}, True),
+    "429 with another's": (429, {"Retry-After": "9", "X-Sentry-Rate-Limits": "60:span:k"}, False),
+    "429 with nonsense": (429, {"X-Sentry-Rate-Limits": "soon"}, True),
+}
+
+
+@pytest.mark.parametrize("kind", ["memory", "outbox"])
+@pytest.mark.parametrize("case", ASKED.values(), ids=ASKED)
+def test_asked_for_a_pause(
+    server: SentryServer,
+    make_client: Callable[..., SentryClient],
+    tmp_path: Path,
+    case: tuple[int, dict[str, str], bool],
+    kind: str,
+) -> None:
+    """The limits of any answer count, Retry-After of a 429 without them; never is one retried."""
+    status, headers, is_limited = case
+    options = {"outbox": tmp_path / "outbox.db"} if kind == "outbox" else {}
+    client = make_client(server.dsn, **options)
+    server.answers += [Answer(status, headers)]
+    capture(client, 3)
+    first = {200: "sent", 429: "ratelimit_backoff"}.get(status, "send_error")
+    later = "ratelimit_backoff" if is_limited else "sent"
+    stats = client.stats()
+
+    assert len(server.received) == (1 if is_limited else 3)
+    assert Counter(stats["discarded"], sent=stats["sent"]) == Counter([first, later, later])
+    assert is_balanced(stats)
+
+
+def test_pause_is_over(server: SentryServer, client: SentryClient) -> None:
+    """When the time is over, reports are sent again, and what was held back is told."""
+    server.answers += [Answer(503, {"X-Sentry-Rate-Limits": "3600:error:key"})]
+    capture(client, 3)
+    limits: Any = client._transport._limits  # type: ignore[union-attr]
+    assert 3595 < limits._until - time.monotonic() <= 3600
+    limits._until -= 3600
+    capture(client)
+
+    assert told(server) == client.stats()["discarded"] == {"send_error": 1, "ratelimit_backoff": 2}
+    assert client.stats()["sent"] == 1
 
 
 def test_rate_limited(server: SentryServer, client: SentryClient) -> None:

@@ -38,6 +38,8 @@ UNREPORTED_BACKOFF = "429"
 #: What `deliver` returns of an event that is safe, although its end is not known yet.
 KEPT = "kept"
 _BACKOFF = "ratelimit_backoff"
+# A transport may be told reasons of the app's own; each must fit into a client report.
+_MAX_REASON = 100
 # How long a worker of uwsgi without threads sends after a response, and leaves a server alone that
 # takes longer.
 _AFTER_REQUEST_SECONDS = 2.0
@@ -262,6 +264,7 @@ class BackgroundTransport:
         if reason == UNREPORTED_BACKOFF:
             self._discarded[_BACKOFF] = self._discarded.get(_BACKOFF, 0) + 1
             return
+        reason = reason[:_MAX_REASON]
         self._discarded[reason] = self._discarded.get(reason, 0) + 1
         self._unreported[reason] = self._unreported.get(reason, 0) + 1
 

@@ -16,7 +16,12 @@ from usercontext.sentry.event import SDK
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["USER_AGENT", "auth_header", "build_envelope"]
+__all__ = ["MAX_REPORT_BYTES", "USER_AGENT", "auth_header", "build_envelope", "split_discarded"]
+
+#: Servers take no larger client report (Sentry's documentation, "Size Limits").
+MAX_REPORT_BYTES = 4096
+# At most what it takes without any discarded events.
+_REPORT_BYTES = 64
 
 #: How this client calls itself to servers.
 USER_AGENT = f"usercontext/{SDK['version']}"
@@ -51,8 +56,24 @@ def build_envelope(
     return b"".join(parts)
 
 
+def split_discarded(discarded: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return what fits into one client report, and what is left for the next."""
+    room = MAX_REPORT_BYTES - _REPORT_BYTES
+    fitting: dict[str, int] = {}
+    for reason, quantity in discarded.items():
+        room -= len(_dump(_discarded_events(reason, quantity))) + len(b",")
+        if room >= 0:
+            fitting[reason] = quantity
+    left = {reason: quantity for reason, quantity in discarded.items() if reason not in fitting}
+    return fitting, left
+
+
+def _dump(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
 def _line(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+    return _dump(value) + b"\n"
 
 
 def _item(kind: str, payload: bytes) -> tuple[bytes, bytes, bytes]:
@@ -60,11 +81,9 @@ def _item(kind: str, payload: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _client_report(discarded: Mapping[str, int]) -> bytes:
-    report = {
-        "timestamp": round(time.time(), 3),
-        "discarded_events": [
-            {"reason": reason, "category": "error", "quantity": quantity}
-            for reason, quantity in discarded.items()
-        ],
-    }
-    return json.dumps(report, separators=(",", ":")).encode()
+    events = [_discarded_events(reason, quantity) for reason, quantity in discarded.items()]
+    return _dump({"timestamp": round(time.time(), 3), "discarded_events": events})
+
+
+def _discarded_events(reason: str, quantity: int) -> dict[str, Any]:
+    return {"reason": reason, "category": "error", "quantity": quantity}

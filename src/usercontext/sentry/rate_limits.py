@@ -7,6 +7,7 @@ every response, `Retry-After` on a 429 without it.
 from __future__ import annotations
 
 import math
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import TYPE_CHECKING
@@ -50,7 +51,10 @@ def _retry_after(text: str | None) -> float:
     if seconds is not None:
         return seconds
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time())
+        date = parsedate_to_datetime(text)
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)  # The old form of asctime() names no zone.
+        return max(0.0, date.timestamp() - time())
     except (ValueError, OverflowError, OSError):
         return _DEFAULT_SECONDS
 

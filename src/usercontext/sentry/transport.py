@@ -18,7 +18,12 @@ from urllib.request import getproxies, proxy_bypass
 from usercontext.diagnostics import failure, warn_once
 from usercontext.exceptions import ConfigurationError, MissingDependencyError
 from usercontext.sentry.background import UNREPORTED_BACKOFF, BackgroundTransport
-from usercontext.sentry.envelope import USER_AGENT, auth_header, build_envelope
+from usercontext.sentry.envelope import (
+    USER_AGENT,
+    auth_header,
+    build_envelope,
+    split_discarded,
+)
 from usercontext.sentry.fork_guard import ForkGuard
 from usercontext.sentry.payload import encode_event
 from usercontext.sentry.rate_limits import RateLimits
@@ -166,7 +171,8 @@ class HttpTransport(BackgroundTransport):
         return "network_error"
 
     def _post(self, event_id: str, payload: bytes) -> str | None:
-        discarded = self._take_unreported()
+        discarded, later = split_discarded(self._take_unreported())
+        self._give_back_unreported(later)
         body = build_envelope(event_id, payload, dsn=self._dsn.public, discarded=discarded)
         headers = self._headers
         if len(body) >= _GZIP_FROM_BYTES:
