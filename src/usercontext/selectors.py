@@ -78,8 +78,10 @@ _FIELDS = {
     ),
 }
 
-_PIECE = re.compile(r"""\s*(?:(&&|\|\||[!()])|((?:'(?:[^']|'')*'|[^\s&|!()'])+))""")
-_NAME = re.compile(r"'((?:[^']|'')*)'|([^.']+)")
+# Relay reads `&` as `&&`, and `|` as `||`.
+_PIECE = re.compile(r"""\s*(?:(&&?|\|\|?|[!()])|((?:'(?:[^']|'')*'|[^\s&|!()'])+))""")
+_NAME = re.compile(r"'((?:[^']|'')+)'|([^.']+)")
+_UNQUOTED = re.compile(r"[\w-]+|\*\*?")
 
 
 def parse_selector(text: str, *, spares_structure: bool = True) -> Selector:
@@ -123,14 +125,14 @@ class _Parser:
 
     def alternatives(self) -> Selector:
         any_of = [self.conjunction()]
-        while self.pieces and self.pieces[0][0] == "||":
+        while self.pieces and self.pieces[0][0] in ("||", "|"):
             self.pieces.pop(0)
             any_of.append(self.conjunction())
         return any_of[0] if len(any_of) == 1 else _any_of(any_of)
 
     def conjunction(self) -> Selector:
         all_of = [self.single()]
-        while self.pieces and self.pieces[0][0] == "&&":
+        while self.pieces and self.pieces[0][0] in ("&&", "&"):
             self.pieces.pop(0)
             all_of.append(self.single())
         return all_of[0] if len(all_of) == 1 else _all_of(all_of)
@@ -205,6 +207,9 @@ def _names(text: str, parser: _Parser) -> list[str]:
         name = match[2] if match[1] is None else "'" + match[1].replace("''", "'")
         if match[2] is not None and "*" in name and name not in ("*", "**"):
             parser.refuse(f"has {name!r} in it, and a star stands for whole names only")
+        if match[2] is not None and not _UNQUOTED.fullmatch(name.removeprefix("" if at else "$")):
+            # Taken as a name, a slip or a type within a path would match nothing, and silently.
+            parser.refuse(f"has {name} in it: only in quotes, \"'{name}'\", is that a name")
         names.append(name.lower())
         at = match.end()
         if at < len(text) and text[at] != ".":
