@@ -16,6 +16,7 @@ from tests.sentry.server import Answer, serving
 from usercontext import __version__
 from usercontext.cli import main
 from usercontext.sentry import SentryClient
+from usercontext.sentry.outbox import outbox_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -319,3 +320,39 @@ def test_outbox_of_another_kind(
     assert "is no outbox" in capsys.readouterr().err
     assert main(["outbox", action, str(path.with_name("none"))]) == 2
     assert "there is no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", ["flush", "clear"])
+def test_outbox_that_is_locked(
+    outbox: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """A file that another program locks is told, too, and loses nothing."""
+    monkeypatch.setattr("usercontext.sentry.report_file._BUSY_SECONDS", 0.01)
+    with closing(sqlite3.connect(outbox)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        status = main(["outbox", action, str(outbox)])
+
+    assert status == 2
+    assert "cannot be used now" in capsys.readouterr().err
+    assert sum(outbox_status(outbox).waiting.values()) == 3
+
+
+def test_damaged_outbox(outbox: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So is one that is damaged beyond its beginning."""
+    content = outbox.read_bytes()
+    outbox.write_bytes(content[:4096] + b"x" * (len(content) - 4096))
+
+    assert main(["outbox", "status", str(outbox)]) == 2
+    assert str(outbox) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["status"], ["open", "x"], ["clear", "x", "y"]], ids=" ".join
+)
+def test_outbox_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong arguments are told with the usage, and a status of 2."""
+    with pytest.raises(SystemExit) as caught:
+        main(["outbox", *arguments])
+
+    assert caught.value.code == 2
+    assert "usage: usercontext" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sqlite3
 import sys
 import time
 from collections import deque
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.command(options) or 0)
     except UserContextError as error:
         print(f"usercontext: {error}", file=sys.stderr)
+        return 2
+    except sqlite3.Error as error:
+        print(f"usercontext: {options.path!r} cannot be used now: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 0  # The way to end --follow.
@@ -145,10 +149,12 @@ def _flush_to(target: str, path: str) -> int:
     """Send what waits for one server and return how many are left."""
     transport = open_outbox(path, target)
     name = _host_and_project(target)
-    for done, left in enumerate(transport.send_all(), 1):
-        _progress(f"{name}: {done} of {done + left}")
-    left = transport.waiting()
-    transport.close()
+    try:
+        for done, left in enumerate(transport.send_all(), 1):
+            _progress(f"{name}: {done} of {done + left}")
+        left = transport.waiting()
+    finally:
+        transport.close()
     stats = transport.stats()
     _progress("")
     reasons = "".join(f", {reason} {count}" for reason, count in stats["discarded"].items())

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +20,7 @@ from usercontext.sentry import SentryClient, durable, outbox, read_reports
 from usercontext.sentry.outbox import Outbox, clear_outbox, outbox_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytest.importorskip("httpx")
@@ -489,6 +489,82 @@ def test_locked(
 
         assert client.flush(10.0)
         assert len(server.received) == 2
+
+
+LOCKER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Have another process lock a file for the block."""
+    command = [sys.executable, "-c", LOCKER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
+        assert locker.stdout is not None
+        assert locker.stdout.readline() == b"locked\n"
+        yield
+        locker.communicate()
+
+
+def test_oldest_is_dropped_while_locked(
+    server: SentryServer, path: Path, make_client: Callable[..., SentryClient]
+) -> None:
+    """While another process locks the file, memory holds the newest, and all are counted."""
+    client = make_client(server.dsn, outbox=path, max_queue=10, overflow="drop_oldest")
+    client.capture_message("makes the file")
+    client.flush(10.0)
+    client._transport._outbox.release()  # type: ignore[union-attr]
+    with locked(path):
+        for number in range(500):
+            client.capture_message(str(number))
+            assert is_balanced(client.stats())
+        stats = client.stats()
+        waiting = len(client._transport._queue)  # type: ignore[union-attr]
+    assert client.flush(20.0)
+    sent = [event["logentry"]["formatted"] for event in server.events]
+
+    assert waiting <= 10
+    assert stats["queued"] <= 11
+    assert sorted(map(int, sent[-10:])) == list(range(490, 500))
+    assert is_balanced(client.stats())
+    assert client.stats()["captured"] == 501
+    assert ids(path) == []
+
+
+def test_close_while_locked(
+    server: SentryServer,
+    path: Path,
+    make_client: Callable[..., SentryClient],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Closing waits for a locked file once, not with each event that is left."""
+    client = make_client(server.dsn, outbox=path)
+    transport: Any = client._transport
+    client.capture_message("makes the file")
+    client.flush(10.0)
+    monkeypatch.setattr(transport, "_ensure_thread", lambda: True)
+    monkeypatch.setattr("usercontext.sentry.report_file._BUSY_SECONDS", 0.2)
+    transport._outbox.release()
+    transport._closed = True  # for its threads, which hold the file no more
+    with transport._wake:
+        transport._wake.notify_all()
+    transport._thread.join(10)
+    transport._closed = False
+    for _ in range(50):
+        client.capture_message("x")
+    with locked(path):
+        started = time.monotonic()
+        client.close(0.0)
+        taken = time.monotonic() - started
+
+    assert taken < 5  # fifty times as long: 10 s
+    assert client.stats()["discarded"] == {"network_error": 50}
+    assert is_balanced(client.stats())
 
 
 @pytest.mark.parametrize("name", ["none/outbox.db", "."])

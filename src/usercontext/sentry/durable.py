@@ -54,6 +54,7 @@ class DurableTransport(HttpTransport):
 
     _due: float
     _retry_at: float
+    _file_is_lost = False
 
     def __init__(self, dsn: Dsn, *, outbox: Outbox, **options: Any) -> None:
         self._outbox = outbox
@@ -79,8 +80,12 @@ class DurableTransport(HttpTransport):
 
     def deliver_last(self, event: Event) -> str | None:
         """Keep an event that is still queued when we are closed, or count it as lost."""
-        payload = encode_event(event)
-        return KEPT if payload is not None and self._keep(event, payload) else "network_error"
+        payload = None if self._file_is_lost else encode_event(event)
+        if payload is None:
+            return "network_error"
+        # What is locked now would be waited for again with each event that is left.
+        self._file_is_lost = not self._keep(event, payload)
+        return "network_error" if self._file_is_lost else KEPT
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Send what can be sent; return whether all is sent, counted or in the outbox."""
