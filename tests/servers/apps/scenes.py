@@ -482,6 +482,9 @@ async def call_asgi(app: ASGIApp, path: str, headers: Headers) -> dict[str, Any]
     async def send(message: dict[str, Any]) -> None:
         await asyncio.sleep(0)
         body.extend(message.get("body", b""))
+        # As a server does: Quart 0.23 waits for the client to go once it has answered.
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            over.set()
 
     try:
         await app(scope, receive, send)
