@@ -313,6 +313,22 @@ def test_an_error_that_its_handler_reports_is_reported_once(
     assert event["exception"]["values"][-1]["mechanism"]["handled"] is True
 
 
+def test_a_handler_may_be_added_after_wrap(
+    interface: str, usercontext_recorder: RecordingClient
+) -> None:
+    """It only makes the page, as one that was added before: the order does not matter."""
+
+    def answer(resp: Any, _error: Exception) -> None:
+        resp.status = 500
+        resp.text = "sorry"
+
+    app = make_app(interface)
+    wrapped = wrap(app, resolver=request_user)
+    app.add_error_handler(Exception, handler(interface, answer))
+    assert [get(wrapped, X_User="ada").text for _ in range(2)] == ["sorry"] * 2
+    assert users_of(usercontext_recorder) == [{"id": "ada"}] * 2
+
+
 def test_a_handler_finds_the_user_by_the_error(interface: str) -> None:
     """As the current user, and by the error alone."""
     seen: list[User | None] = []

@@ -15,7 +15,7 @@ from usercontext.record import KEY, UNKNOWN, RequestRecord, attach
 from usercontext.serving import fail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from usercontext.options import ContextOptions
 
@@ -54,9 +54,9 @@ def wrap(
 ) -> asgi.UserContextMiddleware | wsgi.UserContextMiddleware:
     """Give every request of a Falcon app a user of its own, and report its unhandled errors.
 
-    Serve what it returns: `application = wrap(app, resolver=...)`, once the app has its error
-    handlers. An error that only Falcon's handler of `Exception` takes, or one of yours that
-    answers it with a 500, is reported; an error that another handler takes is handled.
+    Serve what it returns: `application = wrap(app, resolver=...)`. An error that only Falcon's
+    handler of `Exception` takes, or one of yours that answers it with a 500, is reported; an error
+    that another handler takes is handled.
 
     Args:
         app: a `falcon.App` or a `falcon.asgi.App`.
@@ -70,11 +70,11 @@ def wrap(
     served: Any = app
     if isinstance(app, falcon.asgi.App):
         around_asgi = _ASGIMiddleware(served, **options)
-        _watch(app, _reporting_async)
+        around_asgi.watch = _Watch(app, _reporting_async)
         return around_asgi
     if isinstance(app, falcon.App):
         around_wsgi = _WSGIMiddleware(served, **options)
-        _watch(app, _reporting)
+        around_wsgi.watch = _Watch(app, _reporting)
         return around_wsgi
     if isinstance(app, _ASGIMiddleware | _WSGIMiddleware):
         raise ConfigurationError("this app is wrapped already: call wrap() once, with all options")
@@ -100,6 +100,12 @@ def _wsgi_request(environ: Any) -> object:
 class _ASGIMiddleware(asgi.UserContextMiddleware):
     """The ASGI middleware, whose resolver gets Falcon's request."""
 
+    watch: _Watch
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.watch.renew()
+        await super().__call__(scope, receive, send)
+
     @staticmethod
     def _request_maker(_options: ContextOptions) -> Callable[[Any], object]:
         return _asgi_request
@@ -108,17 +114,38 @@ class _ASGIMiddleware(asgi.UserContextMiddleware):
 class _WSGIMiddleware(wsgi.UserContextMiddleware):
     """The WSGI middleware, whose resolver gets Falcon's request."""
 
+    watch: _Watch
+
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        self.watch.renew()
+        return super().__call__(environ, start_response)
+
     @staticmethod
     def _request_maker(_options: ContextOptions) -> Callable[[Any], object]:
         return _wsgi_request
 
 
-def _watch(app: Any, reporting: Callable[[Any], Any]) -> None:
-    app.add_middleware(_Requests())
-    # Falcon tells of no error before it is answered: its reporter of 4.4 hears of handled ones
-    # too, and there is one only, which may be the app's.
-    handler = app._error_handlers.get(Exception, app._python_error_handler)
-    app.add_error_handler(Exception, reporting(handler))
+class _Watch:
+    """Stands around the handler that Falcon has for every other error.
+
+    Falcon tells of no error before it is answered: its reporter of 4.4 hears of handled ones too,
+    and there is one only, which may be the app's.
+    """
+
+    def __init__(self, app: Any, reporting: Callable[[Any], Any]) -> None:
+        self._app = app
+        self._reporting = reporting
+        self._handler: object = None
+        app.add_middleware(_Requests())
+        self.renew()
+
+    def renew(self) -> None:
+        """Go around the handler that the app may have put in our handler's place since."""
+        handlers = self._app._error_handlers
+        handler = handlers.get(Exception, self._app._python_error_handler)
+        if handler is not self._handler:
+            self._app.add_error_handler(Exception, self._reporting(handler))
+            self._handler = handlers[Exception]
 
 
 class _Requests:
