@@ -152,6 +152,22 @@ def test_an_error_that_the_app_handles_is_its_own_to_report(
     assert event["exception"]["values"][-1]["mechanism"]["handled"] is True
 
 
+def test_an_exception_handler_that_fails_is_reported(
+    usercontext_recorder: RecordingClient,
+) -> None:
+    """BlackSheep answers that with a 500 as well: the report names the user, once."""
+    app = make_app()
+
+    @app.exception_handler(LookupError)
+    async def on_lookup(_app: Any, _request: Request, _error: Exception) -> Response:
+        raise ValueError("the handler itself")
+
+    ask(app, "/fail", headers={"x-user": "ada"})
+    assert users(usercontext_recorder) == [{"id": "ada"}]
+    (event,) = usercontext_recorder.events
+    assert event["exception"]["values"][-1]["type"] == "ValueError"
+
+
 def test_nobody_follows_somebody() -> None:
     """An anonymous request behind one that set its user is nobody's."""
     assert ask(make_app(), "/login", "/me", "/login", "/me") == ["eve", "None", "eve", "None"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable  # noqa: TC003 - BlackSheep reads annotations
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Unpack
 
 from blacksheep.messages import Request
@@ -118,6 +119,12 @@ def _around(kind: type[Application]) -> type[Application]:
             await _report(request, exc)
             await super().log_unhandled_exc(request, exc)
 
+        async def _apply_exception_handler(
+            self, request: Request, exc: Exception, exception_handler: Any
+        ) -> Any:
+            handler = _reporting(exception_handler)
+            return await super()._apply_exception_handler(request, exc, handler)
+
         def extend(self, mixin: type) -> None:
             # What the app is extended by, such as mounting, goes around the class that it has.
             super().extend(mixin)
@@ -144,6 +151,20 @@ async def _serve(request: Request, handler: Callable[[Request], Awaitable[Any]])
         if isinstance(request, WebSocket):
             await _report(request, error)
         raise
+
+
+def _reporting(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Report what an exception handler fails with itself, which BlackSheep answers with a 500."""
+
+    @wraps(handler)
+    async def handle(app: Application, request: Request, error: Exception) -> Any:
+        try:
+            return await handler(app, request, error)
+        except Exception as failure:
+            await _report(request, failure)
+            raise
+
+    return handle
 
 
 async def _report(request: Request, error: Exception) -> None:
