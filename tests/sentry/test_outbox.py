@@ -297,6 +297,23 @@ def test_promise_not_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (first.waiting(), second.waiting()) == (0, 2)
 
 
+def test_room_made_by_others(path: Path) -> None:
+    """What of a living process makes room for another's is counted by that process alone."""
+    first = kept(path, number=3)
+    second = Outbox(path, "https://key@host/1", max_reports=1)
+
+    assert second.keep({"event_id": "a" * 32}, b"{}") == (True, [])
+    assert first.waiting() == 0
+
+
+def test_room_made_by_the_dead(path: Path) -> None:
+    """What nobody else can count is counted by who deletes it."""
+    kept(path, number=3).leave()
+    second = Outbox(path, "https://key@host/1", max_reports=1)
+
+    assert len(second.keep({"event_id": "a" * 32}, b"{}")[1]) == 3
+
+
 KEEPER = """
 import os, sys
 from usercontext.sentry import SentryClient

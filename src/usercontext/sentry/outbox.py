@@ -119,7 +119,11 @@ class Outbox(ReportFile):
         self._begin()
 
     def keep(self, event: Event, payload: bytes) -> tuple[bool, list[str]]:
-        """Write an event and commit; return whether it is new, and the ids that made room."""
+        """Write an event and commit.
+
+        Returns:
+            Whether it is new, and the ids of what made room and no other process will count.
+        """
         row = (event["event_id"], timestamp(event), identity(event), payload.decode())
         with self.transaction() as connection:
             is_new = connection.execute(_INSERT, (*row, self._target, self._owner)).rowcount > 0
@@ -182,21 +186,25 @@ class Outbox(ReportFile):
         self._promised = True
 
     def _prune(self, connection: sqlite3.Connection) -> list[str]:
-        """Delete what is too old or too much; return the ids."""
+        """Delete what is too old or too much; return the ids that are ours to count."""
         (number,) = connection.execute(f"SELECT count(*) {_WAITING}").fetchone()
         excess = max(0, number - self._max_reports)
         if _used_bytes(connection) > self._max_bytes:
             excess = max(excess, number // 10, 1)
         gone = connection.execute(
-            f"SELECT event_id {_WAITING} AND timestamp < ?",
+            f"SELECT event_id, owner {_WAITING} AND timestamp < ?",
             (time() - self._max_age,),
         ).fetchall()
         gone += connection.execute(
-            f"SELECT event_id {_WAITING} ORDER BY rowid LIMIT ?",
+            f"SELECT event_id, owner {_WAITING} ORDER BY rowid LIMIT ?",
             (excess,),
         ).fetchall()
-        connection.executemany("DELETE FROM reports WHERE event_id = ?", gone)
-        return [event_id for (event_id,) in dict.fromkeys(gone)]
+        lost = dict(gone)
+        connection.executemany("DELETE FROM reports WHERE event_id = ?", zip(lost))
+        query = "SELECT owner FROM owners WHERE until >= ? AND owner != ?"
+        # Who lives counts itself what has vanished of its own.
+        others = {owner for (owner,) in connection.execute(query, (time(), self._owner))}
+        return [event_id for event_id, owner in lost.items() if owner not in others]
 
     def _open(self) -> sqlite3.Connection:
         found = inode(self.path)
