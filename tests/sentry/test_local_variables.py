@@ -133,3 +133,21 @@ def test_module_names() -> None:
 def test_any_value(value: Any) -> None:
     """No value raises."""
     assert describe(value=value)
+
+
+def test_many_values_of_a_frame() -> None:
+    """All variables of a frame share one bound: whoever captures waits for them."""
+    cube = [[list(range(20))] * 20] * 20
+    shown = describe(**{f"v{number}": cube for number in range(40)})
+
+    assert len(shown) == 40
+    assert len(str(shown)) < 20_000
+
+
+def test_few_values_after_many() -> None:
+    """What there is no room for is marked, never silently left out."""
+    cube = [[list(range(20))] * 20] * 20
+    shown = describe(first=cube, then="x", last=[1, 2])
+
+    assert shown["then"] == "…"
+    assert shown["last"] == "…"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from usercontext.sensitive import FILTERED, is_secret
@@ -18,6 +19,9 @@ _MAX_VARIABLES = 40
 _MAX_ITEMS = 20
 _MAX_DEPTH = 3
 _MAX_CHARACTERS = 512
+# Of a frame, all of its variables together: the caller of a capture waits for them.
+_MAX_VALUES = 500
+_CUT = "…"
 
 #: Names under which the address of a client stands, which nobody asked for here.
 _ADDRESS = re.compile(
@@ -40,7 +44,64 @@ def describe_locals(frame: FrameType) -> dict[str, Any]:
         return {}
     # A module's own, such as __builtins__, tell nothing.
     names = [name for name in variables if not name.startswith("__")][:_MAX_VARIABLES]
-    return {name: _describe_named(name, variables[name], _MAX_DEPTH) for name in names}
+    describe = _Description().of_named
+    return {name: describe(name, variables[name], _MAX_DEPTH) for name in names}
+
+
+class _Description:
+    """Describes the variables of one frame, as long as there is room."""
+
+    __slots__ = ("_room",)
+
+    def __init__(self) -> None:
+        self._room = _MAX_VALUES
+
+    def of_named(self, name: object, value: object, depth: int) -> Any:
+        """Return what a value may be shown as that stands under a name."""
+        return FILTERED if _is_withheld(name) else self._of(value, depth)
+
+    def _of(self, value: object, depth: int) -> Any:
+        self._room -= 1
+        if self._room < 0:
+            return _CUT
+        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+            return _describe_scalar(value)
+        # Exactly these types: a subclass may do anything when it is read.
+        if type(value) is dict:
+            return self._of_dict(value, depth)
+        if type(value) in {list, tuple, set, frozenset}:
+            return self._of_items(value, depth)
+        return _describe_object(value)
+
+    def _of_dict(self, value: dict[Any, Any], depth: int) -> Any:
+        if "wsgi.input" in value:
+            return "<WSGI environ>"
+        if "asgi" in value and "type" in value:
+            return "<ASGI scope>"
+        if depth <= 0:
+            return "{…}"
+        described = {
+            safe_str(key, _MAX_CHARACTERS): self.of_named(key, item, depth - 1)
+            for key, item in self._first(value.items())
+        }
+        if len(value) > len(described):
+            described[_CUT] = f"{len(value) - len(described)} more"
+        return described
+
+    def _of_items(self, value: Any, depth: int) -> Any:
+        if depth <= 0:
+            return "[…]"
+        items = self._first(value)
+        if _is_withheld_pair(items):
+            return [_describe_scalar(items[0]), FILTERED]
+        described = [self._of(item, depth - 1) for item in items]
+        if len(value) > len(items):
+            described.append(f"{_CUT} {len(value) - len(items)} more")
+        return described
+
+    def _first(self, items: Any) -> list[Any]:
+        # In one step of C, so that no other thread changes them meanwhile.
+        return list(islice(items, max(0, min(_MAX_ITEMS, self._room))))
 
 
 def _is_withheld(name: object) -> bool:
@@ -48,21 +109,6 @@ def _is_withheld(name: object) -> bool:
         name = name[:_MAX_CHARACTERS].decode("latin-1")
     text = safe_str(name, _MAX_CHARACTERS)
     return is_secret(text) or _ADDRESS.search(text) is not None
-
-
-def _describe_named(name: object, value: object, depth: int) -> Any:
-    return FILTERED if _is_withheld(name) else _describe(value, depth)
-
-
-def _describe(value: object, depth: int) -> Any:
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
-        return _describe_scalar(value)
-    # Exactly these types: a subclass may do anything when it is read.
-    if type(value) is dict:
-        return _describe_dict(value, depth)
-    if type(value) in {list, tuple, set, frozenset}:
-        return _describe_items(value, depth)
-    return _describe_object(value)
 
 
 def _describe_scalar(value: object) -> str:
@@ -73,34 +119,6 @@ def _describe_scalar(value: object) -> str:
     except Exception:  # noqa: BLE001  # an int too long for repr, or a subclass's own repr
         return f"<{type(value).__name__}>"
     return safe_str(text, _MAX_CHARACTERS)
-
-
-def _describe_dict(value: dict[Any, Any], depth: int) -> Any:
-    if "wsgi.input" in value:
-        return "<WSGI environ>"
-    if "asgi" in value and "type" in value:
-        return "<ASGI scope>"
-    if depth <= 0:
-        return "{…}"
-    described = {
-        safe_str(key, _MAX_CHARACTERS): _describe_named(key, item, depth - 1)
-        for key, item in list(value.items())[:_MAX_ITEMS]
-    }
-    if len(value) > _MAX_ITEMS:
-        described["…"] = f"{len(value) - _MAX_ITEMS} more"
-    return described
-
-
-def _describe_items(value: Any, depth: int) -> Any:
-    if depth <= 0:
-        return "[…]"
-    items = list(value)
-    if _is_withheld_pair(items):
-        return [_describe_scalar(items[0]), FILTERED]
-    described = [_describe(item, depth - 1) for item in items[:_MAX_ITEMS]]
-    if len(items) > _MAX_ITEMS:
-        described.append(f"… {len(items) - _MAX_ITEMS} more")
-    return described
 
 
 def _is_withheld_pair(items: list[Any]) -> bool:
