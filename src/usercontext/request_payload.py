@@ -18,7 +18,7 @@ from usercontext.sensitive import FILTERED, is_secret
 if TYPE_CHECKING:
     from usercontext.request_data import RequestData
 
-__all__ = ["build"]
+__all__ = ["build", "hidden_addresses"]
 
 Source: TypeAlias = Mapping[str, Any]
 _Headers: TypeAlias = "list[tuple[str, str]]"
@@ -49,10 +49,7 @@ def build(
 
     With `hides_raw_address` nothing in it holds an address that the request came with.
     """
-    hidden = HiddenAddresses()
-    if hides_raw_address:
-        gather = partial(_addresses_of, source, options.forwarded_header)
-        hidden = HiddenAddresses(gather, spared=_host_address(source))
+    hidden = hidden_addresses(options, source) if hides_raw_address else HiddenAddresses()
     headers: _Headers = []
     if options.include_headers or options.include_cookies:
         headers = list(_headers(source))
@@ -159,6 +156,12 @@ def _host_address(source: Source) -> str:
 
 def _first(pair: object) -> object:
     return pair[0] if isinstance(pair, (list, tuple)) and pair else None
+
+
+def hidden_addresses(options: RequestData, source: Source) -> HiddenAddresses:
+    """Return what recognises, in any text, the addresses that a request came with."""
+    gather = partial(_addresses_of, source, options.forwarded_header)
+    return HiddenAddresses(gather, spared=_host_address(source))
 
 
 # -- method and URL --

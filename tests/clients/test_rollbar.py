@@ -176,3 +176,46 @@ def test_the_person_of_the_app_is_replaced(user: Any, sent: list[Any]) -> None:
 
     serve("wsgi", handler, RollbarClient())
     assert person(sent) == [None if user is None else {"id": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, False),
+        ({"request_data": RequestData(include_ip=True)}, True),
+        ({"request_data": RequestData(include_ip=True), "never_store_ip": True}, False),
+    ],
+    ids=["unasked", "asked", "never"],
+)
+def test_local_variables_hold_no_withheld_address(
+    options: Any, kept: bool, sent: list[Any]
+) -> None:
+    """Frames of frameworks hold the environ; what else is in there stays."""
+
+    def fail() -> None:
+        environ = {"REMOTE_ADDR": "203.0.113.9", "PATH_INFO": "/cart"}
+        try:
+            raise LookupError(environ["PATH_INFO"])
+        except LookupError:
+            rollbar.report_exc_info()
+
+    serve("wsgi", fail, RollbarClient(), **options)
+    variables = sent[0]["body"]["trace"]["frames"][-1]["locals"]
+    assert "/cart" in str(variables)
+    assert ("203.0.113.9" in str(sent)) is kept
+
+
+def test_rules_hold_for_local_variables(sent: list[Any]) -> None:
+    """They overrule what rollbar collects."""
+
+    def fail() -> None:
+        mail, cart = "ada@shop.example", 3
+        try:
+            raise LookupError
+        except LookupError:
+            rollbar.report_exc_info()
+        del mail, cart
+
+    serve("wsgi", fail, RollbarClient(), scrub=["@email"])
+    assert "ada@shop.example" not in str(sent)
+    assert sent[0]["body"]["trace"]["frames"][-1]["locals"]["cart"] == 3

@@ -581,3 +581,32 @@ def test_a_body_closed_by_another_thread_leaves_nobody_behind(sentry: Any) -> No
 
     contextvars.copy_context().run(two_requests)
     assert [(event.get("user"), event.get("tags")) for event in kept.of("event")] == [(None, None)]
+
+
+@pytest.mark.parametrize("is_outside", [False, True])
+@pytest.mark.parametrize(("include", "never"), [(False, False), (True, True), (True, False)])
+def test_local_variables_hold_no_withheld_address(
+    include: bool, never: bool, is_outside: bool, sentry: Any
+) -> None:
+    """Frames of frameworks hold the environ; outside of ours the request is over."""
+    kept = sentry(send_default_pii=True)
+
+    def fail() -> None:
+        environ = {"REMOTE_ADDR": "203.0.113.9", "PATH_INFO": "/cart"}
+        try:
+            raise LookupError(environ["PATH_INFO"])
+        except LookupError as error:
+            if is_outside:
+                raise
+            sentry_sdk.capture_exception(error)
+
+    options: Any = {"request_data": RequestData(include_ip=include), "never_store_ip": never}
+    try:
+        serve("wsgi", "absent", fail, resolver=lambda _: {"id": 1}, **options)
+    except LookupError as error:
+        sentry_sdk.capture_exception(error)
+    (event,) = kept.of("event")
+    frames = event["exception"]["values"][0]["stacktrace"]["frames"]
+    variables = [frame["vars"] for frame in frames if "vars" in frame]
+    assert "/cart" in str(variables)
+    assert ("203.0.113.9" in str(variables)) is (include and not never)

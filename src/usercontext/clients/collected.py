@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from usercontext.address_search import find_addresses
 from usercontext.client_ip import ADDRESS_HEADERS
 from usercontext.record import UNKNOWN, current, of_error
+from usercontext.sensitive import FILTERED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from usercontext.record import RequestRecord
 
@@ -16,6 +18,7 @@ __all__ = [
     "address_of",
     "cleaned_environ",
     "cleaned_headers",
+    "cleaned_variables",
     "is_unasked",
     "record_of",
     "withheld_headers",
@@ -78,3 +81,32 @@ def cleaned_environ(environ: Mapping[str, Any], record: RequestRecord) -> dict[s
     elif "REMOTE_ADDR" in cleaned:
         cleaned["REMOTE_ADDR"] = address
     return cleaned
+
+
+def cleaned_variables(variables: Any, record: RequestRecord) -> Any:
+    """Return a frame's local variables without the addresses of the request that are withheld.
+
+    Frames of frameworks hold the whole environ or scope. What holds such an address is replaced
+    in copies. Of a request that is over its addresses are not known any more: there every
+    address is taken for one.
+    """
+    if not withheld_headers(record):
+        return variables
+    source = record.root.source
+    if source is None:
+        return _without(variables, _holds_address)
+    from usercontext.request_payload import hidden_addresses  # only a report needs it
+
+    return _without(variables, hidden_addresses(record.context.request_data, source).is_in)
+
+
+def _holds_address(text: str) -> bool:
+    return next(find_addresses(text), None) is not None
+
+
+def _without(value: Any, hides: Callable[[str], bool]) -> Any:
+    if isinstance(value, dict):
+        return {name: _without(one, hides) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without(one, hides) for one in value]
+    return FILTERED if isinstance(value, str) and hides(value) else value

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from usercontext.clients.base import BaseClient
-from usercontext.clients.collected import address_of, cleaned_headers, record_of
+from usercontext.clients.collected import address_of, cleaned_headers, cleaned_variables, record_of
 from usercontext.clients.put_back import put_back_after
 from usercontext.context import pull_user
 from usercontext.diagnostics import harmless
@@ -76,6 +76,7 @@ class RollbarClient(BaseClient):
                 data["person"] = person
             if isinstance(data.get("request"), dict):
                 self._clean_request(data["request"], record)
+            _clean_frames(data.get("body") or {}, record)
         return payload
 
     def _person(self, error: BaseException | None) -> dict[str, Any]:
@@ -95,6 +96,23 @@ class RollbarClient(BaseClient):
             self._rollbar._filter_ip(request, self._rollbar.SETTINGS.get("capture_ip"))
         if isinstance(request.get("headers"), dict):
             request["headers"] = cleaned_headers(request["headers"], record)
+
+
+def _clean_frames(body: dict[str, Any], record: RequestRecord) -> None:
+    """Have our rules hold for local variables, too: rollbar has made plain values of them."""
+    for trace in body.get("trace_chain") or [body.get("trace") or {}]:
+        for frame in trace.get("frames") or ():
+            if frame.get("locals"):
+                kept = cleaned_variables(frame["locals"], record)
+                frame["locals"] = _scrubbed(kept, record)
+
+
+def _scrubbed(variables: dict[str, Any], record: RequestRecord) -> dict[str, Any]:
+    """Return variables as the scrub rules leave them, which find them where Sentry has them."""
+    event = {"stacktrace": {"frames": [{"vars": variables}]}}
+    stacktrace = record.context.scrubber.event(event).get("stacktrace") or {}
+    frames = stacktrace.get("frames") or [{}]
+    return frames[0].get("vars") or {}
 
 
 def _keep_error(exc_info: Any, **_: object) -> Any:

@@ -10,6 +10,7 @@ from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import (
     cleaned_environ,
     cleaned_headers,
+    cleaned_variables,
     is_unasked,
     record_of,
 )
@@ -250,6 +251,7 @@ class _Naming:
             told = theirs(found) if is_unasked(record) else {}
             user = self._get_user(error) or {}
             _replace_addresses(event, record)
+            _clean_frames(event, record)
             if self._is_last(hint):
                 scrubber = record.context.scrubber
                 # The user is scrubbed already, and a hash must not be hashed again.
@@ -289,3 +291,15 @@ def _replace_addresses(event: Event, record: RequestRecord) -> None:
         request["env"] = cleaned_environ(request["env"], record)
     if isinstance(request.get("headers"), dict):
         request["headers"] = cleaned_headers(request["headers"], record)
+
+
+def _clean_frames(event: Event, record: RequestRecord) -> None:
+    """Hide withheld addresses in local variables: the SDK has made texts of them, for this event.
+
+    No other event has these frames, so that they are changed in place.
+    """
+    for place in ("exception", "threads"):
+        for one in (event.get(place) or {}).get("values") or ():
+            for frame in (one.get("stacktrace") or {}).get("frames") or ():
+                if frame.get("vars"):
+                    frame["vars"] = cleaned_variables(frame["vars"], record)
