@@ -55,6 +55,20 @@ def test_the_dsn_is_read_from_the_environment(
     assert usercontext.capture_message("hello") is not None
 
 
+def test_a_wrong_option_raises_without_a_dsn() -> None:
+    """What would fail in production fails at development, where nothing is reported."""
+    with pytest.raises(ConfigurationError, match=r"sample_rate.*write sample_rate=1\.0"):
+        init(None, sample_rate=2)
+
+
+def test_options_that_can_be_read_once_are_kept() -> None:
+    """Clients of a generator are told of users as those of a list are."""
+    recorder = testing.RecordingClient()
+    init(None, clients=(client for client in [recorder]))
+    with isolation_scope(user=ADA):
+        assert recorder.users == [{"id": "1"}]
+
+
 @pytest.mark.parametrize("dsn", [None, ""])
 def test_no_dsn_reports_nothing(dsn: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """None or an empty DSN reports nothing, whatever the environment says."""

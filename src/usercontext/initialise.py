@@ -48,7 +48,7 @@ def init(
     for name, value in options.items():
         kept = context_options if name in ContextOptions.__annotations__ else client_options
         kept[name] = value
-    checked(context_options)
+    context_options = checked(context_options)
     _check_client_options(client_options, client)
     if client is None:
         client = _built_in_client(_dsn_of(dsn), client_options)
@@ -83,11 +83,13 @@ def _check_client_options(options: dict[str, Any], client: ReportTaker | None) -
 
 
 def _built_in_client(dsn: str | None, options: dict[str, Any]) -> ReportTaker | None:
-    if not dsn:
+    if not dsn and not options:
         return None
     from usercontext.sentry import SentryClient
 
-    return SentryClient(dsn, **options)
+    # Options are checked also where nothing is reported: at development, not first in production.
+    client = SentryClient(dsn or None, **options)
+    return client if dsn else None
 
 
 def flush(timeout: float = 2.0) -> bool:
