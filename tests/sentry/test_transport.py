@@ -231,7 +231,7 @@ ASKED = {
     "503 with another's": (503, {"Retry-After": "9", "X-Sentry-Rate-Limits": "60:span:k"}, False),
     "429 alone": (429, {}, True),
     "429 with Retry-After": (429, {"Retry-After": "60"}, True),
-    "429 with a date": (429, {"Retry-After": formatdate(time.time() + 90, usegmt=True)}, True),
+    "429 with a date": (429, {"Retry-After": formatdate(time.time() + 3600, usegmt=True)}, True),
     "429 with a date gone by": (429, {"Retry-After": formatdate(0, usegmt=True)}, False),
     "429 with a limit": (429, {"X-Sentry-Rate-Limits": "60:error:key"}, True),
     "429 with another's": (429, {"Retry-After": "9", "X-Sentry-Rate-Limits": "60:span:k"}, False),
