@@ -408,6 +408,18 @@ def test_a_frozen_exception_passes_and_names_its_user() -> None:
     assert get_user(error=caught.value) == ADA
 
 
+def test_an_error_finds_the_address_of_nobody_further_out() -> None:
+    """A handler outside of us learns whence the request came, also where nobody was asked."""
+
+    def fail() -> None:
+        raise LookupError
+
+    app = UserContextMiddleware(plain_asgi_app(fail), request_data=RequestData(include_ip=True))
+    with pytest.raises(LookupError) as caught:
+        asgi_request(app, {**scope_of(), "client": ("203.0.113.9", 50123)})
+    assert get_user(error=caught.value) == User(ip_address="203.0.113.9")
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -178,6 +178,18 @@ def test_the_write_callable_is_the_servers() -> None:
     assert written == [b"1", b"1"]
 
 
+def test_an_error_finds_the_address_of_nobody_further_out() -> None:
+    """A handler outside of us learns whence the request came, also where nobody was asked."""
+
+    def fail(environ: Any, start_response: Any) -> Any:
+        raise LookupError
+
+    app = UserContextMiddleware(fail, request_data=RequestData(include_ip=True))
+    with pytest.raises(LookupError) as caught:
+        wsgi_request(app, {**environ_of(), "REMOTE_ADDR": "203.0.113.9"})
+    assert get_user(error=caught.value) == User(ip_address="203.0.113.9")
+
+
 @pytest.mark.parametrize("step", ["call", "iter", "next", "close"])
 def test_an_error_passes_unchanged_and_is_reported_once(
     step: str, usercontext_recorder: testing.RecordingClient

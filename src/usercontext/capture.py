@@ -49,9 +49,11 @@ def capture_message(message: str, level: str = "info") -> str | None:
 def report_unhandled(error: Exception, record: RequestRecord) -> None:
     """Report an error that the app let pass, or that its framework swallowed.
 
-    One raised in a `use_user` block names that block's user.
+    One raised in a `use_user` block names that block's user. Handlers further out, that find the
+    record by the error, find the client's address too.
     """
     records.attach(error, record)
+    record.context.collected_address(record)
     carried = records.of_error(error)[1]
     _capture_exception(error, carried or record, handled=False)
 
