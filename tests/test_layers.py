@@ -26,6 +26,7 @@ LAYERS = [
     [
         "address",
         "address_search",
+        "app_kind",
         "collected_data",
         "extra_values",
         "forwarding_grammar",

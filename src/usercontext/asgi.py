@@ -8,6 +8,7 @@ from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from usercontext.app_kind import check_kind
 from usercontext.context import OverDefault, UserContext, default
 from usercontext.exceptions import MissingDependencyError
 from usercontext.record import KEY, UNKNOWN, RequestRecord, enter, leave, reset
@@ -46,11 +47,12 @@ class UserContextMiddleware:
             or `async def`, is called with Starlette's `HTTPConnection`.
 
     Raises:
-        ConfigurationError: an option is wrong; the message names it and the fix.
+        ConfigurationError: an option is wrong, or the app is of WSGI; the message names the fix.
         MissingDependencyError: a resolver is given, and starlette is not installed.
     """
 
     def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
+        check_kind(app, "ASGI")
         self.app = app
         self._own = UserContext(make_request=self._request_maker(options), **options)
         self._defaults = OverDefault(self._own)

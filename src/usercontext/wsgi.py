@@ -7,6 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext import resolution
+from usercontext.app_kind import check_kind
 from usercontext.capture import report_unhandled
 from usercontext.context import OverDefault, UserContext
 from usercontext.exceptions import MissingDependencyError
@@ -36,11 +37,12 @@ class UserContextMiddleware:
             or `async def`, is called with Werkzeug's `Request`, shallow: it never reads the body.
 
     Raises:
-        ConfigurationError: an option is wrong; the message names it and the fix.
+        ConfigurationError: an option is wrong, or the app is of ASGI; the message names the fix.
         MissingDependencyError: a resolver is given, and werkzeug is not installed.
     """
 
     def __init__(self, app: WSGIApp, **options: Unpack[ContextOptions]) -> None:
+        check_kind(app, "WSGI")
         self.app = app
         self._own = UserContext(make_request=self._request_maker(options), **options)
         self._defaults = OverDefault(self._own)
