@@ -48,7 +48,16 @@ class MissingDependencyError(UserContextError, ImportError):
     def __init__(self, package: str, extra: str, *, purpose: str) -> None:
         self.package = package
         self.extra = extra
+        self._purpose = purpose
         super().__init__(
             f"{purpose} needs {package}, which is not installed: "
             f'run `pip install "usercontext[{extra}]"`'
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Without it no process could send it to another one: pickle calls with the text alone.
+        return _missing_dependency, (self.package, self.extra, self._purpose)
+
+
+def _missing_dependency(package: str, extra: str, purpose: str) -> MissingDependencyError:
+    return MissingDependencyError(package, extra, purpose=purpose)
