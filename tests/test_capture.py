@@ -92,6 +92,19 @@ def test_without_an_exception_nothing_is_reported(usercontext_recorder: Recordin
     assert usercontext_recorder.events == []
 
 
+@pytest.mark.parametrize("value", ["text", 5, ValueError, (ValueError, None, None)])
+def test_what_is_no_exception_is_not_reported(
+    value: Any, usercontext_recorder: RecordingClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Anything but an exception is reported by nobody, raises nothing and warns once."""
+    with isolation_scope(user=ADA):
+        assert capture_exception(value) is None
+        assert capture_exception(value) is None
+    assert usercontext_recorder.events == []
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "usercontext"]
+    assert "capture_message(text)" in warning
+
+
 @pytest.mark.parametrize(("reported", "events"), [(1, 2), (2, 2)], ids=["one of two", "both"])
 def test_a_group_of_what_was_reported_is_no_report_of_its_own(
     usercontext_recorder: RecordingClient, reported: int, events: int

@@ -364,6 +364,19 @@ def test_an_error_that_passed_names_its_request() -> None:
     assert get_user() is None
 
 
+def test_what_is_no_exception_names_nobody() -> None:
+    """Whatever an app's own hook hands over as the error, asking for its user raises nothing."""
+    with isolation_scope(user=ADA):
+        for value in ("text", 5, ValueError, {}):
+            assert get_user(error=value) is None  # type: ignore[arg-type]
+
+
+def test_a_request_that_cannot_be_read_names_nobody() -> None:
+    """Flask's `request`, asked for outside of a request, raises nothing."""
+    flask = pytest.importorskip("flask", reason="Flask is not installed")
+    assert get_user(request=flask.request) is None
+
+
 def test_one_exception_object_of_two_requests_names_nobody() -> None:
     """An object raised by two requests with different records names neither user."""
     shared = LookupError()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from usercontext import record as records
 from usercontext.context import default
-from usercontext.diagnostics import harmless
+from usercontext.diagnostics import harmless, warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,15 @@ def capture_exception(error: BaseException | None = None) -> str | None:
     if error is None:
         error = sys.exc_info()[1]
     if error is None:
+        return None
+    given: object = error
+    if not isinstance(given, BaseException):
+        warn_once(
+            "capture_exception: no exception",
+            "capture_exception() reports nothing: it was given a value of type %s, which is no "
+            "exception: write capture_exception(error) or, for a text, capture_message(text)",
+            type(given).__name__,
+        )
         return None
     return _capture_exception(error, _record_for(error), handled=True)
 

@@ -190,9 +190,12 @@ def attach(error: BaseException, record: RequestRecord) -> None:
     BaseException.__setattr__(error, "__usercontext__", carried)
 
 
-def of_error(error: BaseException) -> tuple[bool, RequestRecord | None]:
+def of_error(error: object) -> tuple[bool, RequestRecord | None]:
     """Return whether the exception passed through us, and the record it carries."""
-    carried = vars(error).get("__usercontext__", UNKNOWN)
+    # What is no exception may come from an app's own hook, and passed through nothing.
+    carried = (
+        vars(error).get("__usercontext__", UNKNOWN) if isinstance(error, BaseException) else UNKNOWN
+    )
     return carried is not UNKNOWN, carried if isinstance(carried, RequestRecord) else None
 
 

@@ -170,22 +170,24 @@ def get_user(
 
 def _record_of_request(request: object) -> RequestRecord | None:
     for source in _sources_of(request):
-        if isinstance(source, dict) and isinstance(source.get(KEY), RequestRecord):
-            record: RequestRecord = source[KEY]
-            return record
+        found = dict.get(source, KEY) if issubclass(type(source), dict) else None
+        if isinstance(found, RequestRecord):
+            return found
     return None
 
 
-def _sources_of(request: object) -> Iterator[object]:
-    yield request
-    yield getattr(request, "__dict__", None)
-    for name in _SOURCES:
-        try:
-            source = getattr(request, name, None)
-        except NotImplementedError:  # what Sanic's `scope` raises, unless an ASGI server runs it
-            continue
+def _sources_of(request: object) -> Iterator[Any]:
+    for source in (request, *(_part_of(request, name) for name in _SOURCES)):
         yield source
-        yield getattr(source, "__dict__", None)
+        yield _part_of(source, "__dict__")
+
+
+def _part_of(request: object, name: str) -> Any:
+    try:
+        return getattr(request, name, None)
+    except Exception:  # noqa: BLE001
+        # Sanic's `scope` raises unless an ASGI server runs it, Flask's `request` outside of one.
+        return None
 
 
 # On the requests of aiohttp and Tornado the record is an attribute, on Sanic's one of their `ctx`.
