@@ -584,6 +584,24 @@ def test_close_while_locked(
     assert is_balanced(client.stats())
 
 
+@pytest.mark.parametrize("method", ["flush", "close"])
+def test_in_time_while_locked(client: SentryClient, path: Path, method: str) -> None:
+    """Whoever flushes or closes waits no longer than told, whatever our threads wait for."""
+    client.capture_message("makes the file")
+    client.flush(10.0)
+    client._transport._outbox.release()  # type: ignore[union-attr]
+    with locked(path):
+        for _ in range(20):
+            client.capture_message("x")
+        started = time.monotonic()
+        in_time = getattr(client, method)(0.3)
+        taken = time.monotonic() - started
+
+    assert not in_time
+    assert taken < 2.5  # SQLite would wait for 5 s, once in each thread
+    assert is_balanced(client.stats())
+
+
 @pytest.mark.parametrize("name", ["none/outbox.db", "."])
 def test_no_file(tmp_path: Path, name: str) -> None:
     """A file that there cannot be is refused when the client is built."""

@@ -36,6 +36,8 @@ __all__ = ["DurableTransport", "open_outbox"]
 _CLAIM_SECONDS = LEASE_SECONDS / 3
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = _CLAIM_SECONDS
+# How much longer than it was given `close()` may take to put into the file what is still queued.
+_LAST_SECONDS = 0.5
 _FILE_ERRORS = (sqlite3.Error, OSError)
 
 
@@ -92,7 +94,11 @@ class DurableTransport(HttpTransport):
         if in_own_work():
             return False
         deadline = monotonic() + max(0.0, timeout)
-        is_safe = super().flush(timeout)
+        with self._outbox.in_a_hurry(deadline):
+            return self._flush(deadline)
+
+    def _flush(self, deadline: float) -> bool:
+        is_safe = super().flush(deadline - monotonic())
         with self._news:
             self._asked += 1
             asked = self._asked
@@ -107,17 +113,24 @@ class DurableTransport(HttpTransport):
     def close(self, timeout: float = 2.0) -> bool:
         """Flush, then stop for good; what the outbox holds is left to the next process."""
         deadline = monotonic() + max(0.0, timeout)
-        is_safe = super().close(timeout)
+        with self._outbox.in_a_hurry(deadline + _LAST_SECONDS):
+            return self._close(deadline)
+
+    def _close(self, deadline: float) -> bool:
+        is_safe = super().close(deadline - monotonic())
         with self._news:
             self._news.notify_all()
             if self._sender is not None and not in_own_work():
                 self._news.wait_for(lambda: self._sender is None, max(0.0, deadline - monotonic()))
-            if self._sender is None:
-                self._leave()
+            is_last = self._sender is None
+        if is_last:
+            self._leave()
         return is_safe
 
     def release(self) -> None:
-        """Leave the connections to the thread that sends."""
+        """Leave the connections to the thread that sends, while there is one."""
+        if self._sender is None:
+            self._leave()
 
     def abandon(self) -> None:
         """Leave file and connections to the parent."""
@@ -223,11 +236,12 @@ class DurableTransport(HttpTransport):
                 while self._send_next():
                     pass
         finally:
+            if news is self._news:
+                self._leave()  # Without the lock: who closes us must not wait for the file.
             with news:
                 if news is self._news:
                     self._sender = None
                     self._answered = self._asked
-                    self._leave()
                     news.notify_all()
 
     def _send_next(self) -> bool:

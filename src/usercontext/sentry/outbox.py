@@ -157,7 +157,9 @@ class Outbox(ReportFile):
             connection.execute("DELETE FROM reports WHERE event_id = ?", (event_id,))
 
     def leave(self) -> None:
-        """Take the promise back: whoever comes next sends what is left."""
+        """Take the promise back, if there is one: whoever comes next sends what is left."""
+        if not self._promised:
+            return
         with self.transaction() as connection:
             connection.execute("DELETE FROM owners WHERE owner = ?", (self._owner,))
         self._promised = False

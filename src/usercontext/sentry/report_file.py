@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from usercontext.exceptions import ConfigurationError
@@ -35,6 +35,8 @@ __all__ = [
 _HEADER = b"SQLite format 3\0"
 _BUSY_SECONDS = 5.0
 _FORK_SECONDS = 1.0
+# What a thread in a hurry waits at least: another one of ours may be in the middle of a write.
+_LEAST_SECONDS = 0.1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reports (
     event_id TEXT PRIMARY KEY,
@@ -53,6 +55,12 @@ _IDENTITY_PREFIXES = (
 )
 
 
+class _Hurry(threading.local):
+    """Until when a thread may wait for a file; of `monotonic()`."""
+
+    deadline: float | None = None
+
+
 class ReportFile:
     """One process's connection to a file, which its threads use one after the other.
 
@@ -66,6 +74,8 @@ class ReportFile:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        self._busy_seconds = 0.0
+        self._hurry = _Hurry()
         self._abandoned: list[object] = []
         self._forking = 0
 
@@ -89,8 +99,24 @@ class ReportFile:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Use the connection in a block, while no other thread does."""
-        with self._lock:
+        if not self._lock.acquire(timeout=self._patience(threading.TIMEOUT_MAX)):
+            raise sqlite3.OperationalError("another thread waits for the file")
+        try:
             yield self._connected()
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def in_a_hurry(self, deadline: float) -> Iterator[None]:
+        """Let this thread wait in a block, for other threads and processes, until then alone.
+
+        Each use of the file is tried, however late it is.
+        """
+        before, self._hurry.deadline = self._hurry.deadline, deadline
+        try:
+            yield
+        finally:
+            self._hurry.deadline = before
 
     def __del__(self) -> None:
         # From Python 3.13 on, a connection that is merely dropped warns.
@@ -99,11 +125,15 @@ class ReportFile:
             connection.close()
 
     def release(self) -> None:
-        """Close the file."""
-        with self._lock:
+        """Close the file; one that another thread waits for is left to that, in a hurry."""
+        if not self._lock.acquire(timeout=self._patience(threading.TIMEOUT_MAX)):
+            return
+        try:
             if self._connection is not None:
                 connection, self._connection = self._connection, None
                 connection.close()
+        finally:
+            self._lock.release()
 
     # Around a fork: SQLite remembers per process what is locked, so a child forked while the
     # file is open finds it locked for ever, by a connection that it cannot close.
@@ -135,11 +165,25 @@ class ReportFile:
             self.release()
         if self._connection is None:
             self._connection = self._open()
+        self._wait_at_most(self._connection, self._patience(_BUSY_SECONDS))
         return self._connection
+
+    def _patience(self, usual: float) -> float:
+        """Return how many seconds this thread may wait."""
+        deadline = self._hurry.deadline
+        if deadline is None:
+            return usual
+        return min(usual, max(_LEAST_SECONDS, deadline - monotonic()))
+
+    def _wait_at_most(self, connection: sqlite3.Connection, seconds: float) -> None:
+        if seconds != self._busy_seconds:
+            connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+            self._busy_seconds = seconds
 
     def _open(self) -> sqlite3.Connection:
         _create_private(self.path)
-        connection = connect(self.path, "rw")
+        self._busy_seconds = self._patience(_BUSY_SECONDS)
+        connection = connect(self.path, "rw", self._busy_seconds)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
@@ -167,12 +211,12 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def connect(path: Path, mode: str) -> sqlite3.Connection:
+def connect(path: Path, mode: str, timeout: float | None = None) -> sqlite3.Connection:
     """Open a file that exists: `ro` or `rw`."""
     return sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
-        timeout=_BUSY_SECONDS,
+        timeout=_BUSY_SECONDS if timeout is None else timeout,
         isolation_level=None,
         # Opened and closed by whichever thread delivers, never used by two at once.
         check_same_thread=False,

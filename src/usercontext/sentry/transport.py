@@ -129,9 +129,9 @@ class HttpTransport(BackgroundTransport):
 
     def release(self) -> None:
         """Close the connections."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def abandon(self) -> None:
         """Keep the parent's connections unused: closing one would say goodbye in its name."""
