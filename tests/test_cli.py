@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -197,18 +198,25 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"usercontext {__version__}\n"
 
 
+# Where the tests run in the background of a shell, Ctrl-C is ignored, also by what they start.
+WITH_CTRL_C = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from usercontext.cli import main
+sys.exit(main())
+"""
+
+
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """Start the command in a process of its own."""
-    command = [sys.executable, "-m", "usercontext", "reports", *map(str, arguments)]
+    """Start the command in a process of its own, which Ctrl-C can end."""
+    command = [sys.executable, "-c", WITH_CTRL_C, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_follow(client: SentryClient, path: Path) -> None:
     """`--follow` shows new reports as they come, until Ctrl-C ends it with status 0."""
-    import signal
-
     keep(client, "before", user={"id": "7"})
-    with start(path, "--follow", "--user", "7") as process:
+    with start("reports", path, "--follow", "--user", "7") as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("TIME")
         assert "before" in process.stdout.readline()
@@ -225,7 +233,7 @@ def test_broken_pipe(client: SentryClient, path: Path) -> None:
     """A reader that has enough (`| head`) causes no error."""
     for _ in range(20):
         keep(client, "x" * 7000)
-    with start(path, "--json") as process:
+    with start("reports", path, "--json") as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.close()
@@ -290,6 +298,22 @@ def test_outbox_flush(
 
     assert shown.out.endswith(": 2 sent, send_error 1, 0 left\n")
     assert "/1: 2 of 3" in shown.err
+
+
+def test_ctrl_c_in_outbox_flush(outbox: Path) -> None:
+    """Ctrl-C ends it with the status that shells expect, and what was not sent still waits."""
+    with serving() as server, closing(sqlite3.connect(outbox)) as connection:
+        connection.execute("UPDATE reports SET target = ?", (server.dsn.replace(":hunter2", ""),))
+        connection.commit()
+        server.answering.clear()
+        with start("outbox", "flush", outbox) as process:
+            assert server.arrived.acquire(timeout=30)
+            process.send_signal(signal.SIGINT)
+            _, complaint = process.communicate(timeout=30)
+
+        assert process.returncode == 130
+        assert "Traceback" not in complaint
+        assert connection.execute("SELECT count(*) FROM reports").fetchone() == (3,)
 
 
 def test_outbox_flush_in_vain(outbox: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,9 @@ import sqlite3
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from usercontext._version import __version__
 from usercontext.exceptions import UserContextError
@@ -19,7 +20,9 @@ from usercontext.sentry.outbox import clear_outbox, outbox_status
 from usercontext.sentry.store import follow_reports, read_reports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from usercontext.types import Event
 
 __all__ = ["main"]
 
@@ -47,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
     Returns:
-        0; 1 if `outbox flush` could not send everything; 2 with an explanation on stderr.
+        0; 1 if `outbox flush` could not send everything; 2 with an explanation on stderr; 130 if
+        it was interrupted.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -59,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"usercontext: {options.path!r} cannot be used now: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 0  # The way to end --follow.
+        return 130
     except BrokenPipeError:
         # Whoever read has enough (`| head`). Python would complain at exit, flushing stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -120,12 +124,20 @@ def _reports(options: argparse.Namespace) -> None:
         reports = iter(deque(reports, maxlen=options.limit))
     show = _show_json if options.json else _Table(is_open_ended=options.follow)
     show(reports)
-    while options.follow:
+    if options.follow:
+        with suppress(KeyboardInterrupt):  # The way to end it.
+            _follow(options, mark, show)
+    sys.stdout.flush()
+
+
+def _follow(
+    options: argparse.Namespace, mark: int, show: Callable[[Iterable[Event]], None]
+) -> NoReturn:
+    while True:
         sys.stdout.flush()
         time.sleep(_POLL_SECONDS)
         new, mark = follow_reports(options.path, mark)
         show(_of_user(new, options.user))
-    sys.stdout.flush()
 
 
 def _outbox_status(options: argparse.Namespace) -> None:
