@@ -198,6 +198,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"usercontext {__version__}\n"
 
 
+def test_as_a_module() -> None:
+    """`python -m usercontext` is the same command, where scripts are on no path."""
+    command = [sys.executable, "-m", "usercontext", "--version"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True)
+
+    assert shown.stdout == f"usercontext {__version__}\n"
+
+
 # Where the tests run in the background of a shell, Ctrl-C is ignored, also by what they start.
 WITH_CTRL_C = """
 import signal, sys
