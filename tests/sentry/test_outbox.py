@@ -306,6 +306,26 @@ def test_room_made_by_others(path: Path) -> None:
     assert first.waiting() == 0
 
 
+def test_room_made_by_others_during_an_outage(
+    server: SentryServer, client: SentryClient, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others have deleted is counted, and forgotten, while there is more that waits."""
+    monkeypatch.setattr(durable, "_CLAIM_SECONDS", 0.0)
+    monkeypatch.setattr(outbox, "_BATCH", 2)
+    hung_up(server)
+    events = [client.capture_message("x") for _ in range(7)]
+    client.flush(10.0)
+    other = Outbox(path, "https://key@host/1", max_reports=3)
+
+    assert other.keep({"event_id": "a" * 32}, b'{"event_id": "a"}') == (True, [])
+    client.flush(10.0)
+    assert ids(path) == [*events[5:], "a"]
+    assert client.stats() == {
+        "captured": 7, "sent": 0, "queued": 2, "discarded": {"queue_overflow": 5}
+    }  # fmt: skip
+    assert list(client._transport._kept) == events[5:]  # type: ignore[union-attr]
+
+
 def test_room_made_by_the_dead(path: Path) -> None:
     """What nobody else can count is counted by who deletes it."""
     kept(path, number=3).leave()

@@ -275,16 +275,15 @@ class DurableTransport(HttpTransport):
         """Send the oldest report; return whether there may be another one to send now."""
         if self._removing is not None:
             self._remove(self._removing)
-        with self._wake:
-            kept = [event_id for event_id, is_written in self._kept.items() if is_written]
         with self._news:
             self._due = inf
         if monotonic() >= self._claim_at:
             self._outbox.claim()
+            self._forget_vanished()
             self._claim_at = monotonic() + _CLAIM_SECONDS
         found = self._outbox.next()
         if found is None:
-            self._forget_vanished(kept)
+            self._forget_vanished()
             self._sleep_until(monotonic() + _CLAIM_SECONDS)
             return False
         return self._send_found(*found)
@@ -359,10 +358,13 @@ class DurableTransport(HttpTransport):
                 self._submitted += 1
             self._count(reason)
 
-    def _forget_vanished(self, kept: list[str]) -> None:
+    def _forget_vanished(self) -> None:
         """Count what was removed by others: cleared, or too old, or the file is another one."""
         with self._wake:
-            for event_id in kept:
+            kept = [event_id for event_id, is_written in self._kept.items() if is_written]
+        vanished = self._outbox.vanished(kept)
+        with self._wake:
+            for event_id in vanished:
                 if self._kept.pop(event_id, None) is not None:
                     self._count("queue_overflow")
 

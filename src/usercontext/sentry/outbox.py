@@ -37,6 +37,7 @@ LEASE_SECONDS = 60.0
 
 _MAX_BYTES = 64 << 20
 _PRUNE_EVERY = 50
+_BATCH = 500
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _COLUMNS = {"target": "TEXT", "owner": "TEXT"}
 _SCHEMA = """
@@ -97,6 +98,7 @@ class Outbox(ReportFile):
         self._max_bytes = max_bytes
         self._max_age = max_age
         self._prune_every = max(1, min(_PRUNE_EVERY, max_reports // 10))
+        self._promised = False
         self._begin()
         check_writable(self.path, any_content=True)
 
@@ -170,6 +172,18 @@ class Outbox(ReportFile):
         with self.reading() as connection:
             (number,) = connection.execute(query, (self._owner, self._target)).fetchone()
         return int(number)
+
+    def vanished(self, event_ids: list[str]) -> list[str]:
+        """Return which of some reports are not ours to send any more."""
+        gone = []
+        for start in range(0, len(event_ids), _BATCH):
+            batch = event_ids[start : start + _BATCH]
+            marks = ", ".join("?" * len(batch))
+            query = f"SELECT event_id FROM reports WHERE owner = ? AND event_id IN ({marks})"  # noqa: S608
+            with self.reading() as connection:
+                there = {row[0] for row in connection.execute(query, (self._owner, *batch))}
+            gone += [event_id for event_id in batch if event_id not in there]
+        return gone
 
     def is_waiting(self) -> bool:
         """Return whether any process has left a report for this server."""
