@@ -17,6 +17,7 @@ import pytest
 from tests.sentry.server import Answer, SentryServer, serving
 from usercontext.exceptions import ConfigurationError
 from usercontext.sentry import SentryClient, durable, outbox, read_reports
+from usercontext.sentry.dsn import Dsn
 from usercontext.sentry.outbox import Outbox, clear_outbox, outbox_status
 
 if TYPE_CHECKING:
@@ -239,6 +240,41 @@ def test_age_is_bounded(
 
     assert [report["logentry"]["formatted"] for report in read_reports(path)] == ["60"]
     assert client.stats()["discarded"] == {"queue_overflow": 1}
+
+
+def left_long_ago(server: SentryServer, path: Path) -> None:
+    """Leave a report that is fifty days old."""
+    box = Outbox(path, Dsn(server.dsn).public, max_age=1e9)
+    event = {"event_id": "a" * 32, "timestamp": time.time() - 50 * 86_400.0}
+    box.keep(event, json.dumps(event).encode())
+    box.leave()
+    box.release()
+
+
+def test_age_of_what_was_left(
+    server: SentryServer, path: Path, make_client: Callable[..., SentryClient]
+) -> None:
+    """What an earlier process left is not sent, but counted, once it is too old."""
+    left_long_ago(server, path)
+    client = make_client(server.dsn, outbox=path)
+
+    assert client.flush(10.0)
+    assert server.received == []
+    assert ids(path) == []
+    assert client.stats()["discarded"] == {"queue_overflow": 1}
+    assert is_balanced(client.stats())
+
+
+def test_age_on_the_command_line(server: SentryServer, path: Path) -> None:
+    """The command line does not know the app's bounds, and sends whatever waits."""
+    left_long_ago(server, path)
+    transport = durable.open_outbox(str(path), Dsn(server.dsn).public)
+    transport._outbox.claim()
+
+    assert transport.waiting() == 1
+    assert list(transport.send_all()) == [0]
+    transport.close(1.0)
+    assert len(server.received) == 1
 
 
 def test_cleared_meanwhile(server: SentryServer, client: SentryClient, path: Path) -> None:

@@ -278,7 +278,8 @@ class DurableTransport(HttpTransport):
         with self._news:
             self._due = inf
         if monotonic() >= self._claim_at:
-            self._outbox.claim()
+            for lost in self._outbox.claim():
+                self._finish_kept(lost, "queue_overflow")
             self._forget_vanished()
             self._claim_at = monotonic() + _CLAIM_SECONDS
         found = self._outbox.next()
@@ -372,10 +373,12 @@ class DurableTransport(HttpTransport):
 def open_outbox(path: str, target: str) -> DurableTransport:
     """Return a transport that sends what an outbox holds for a server, when it is told to.
 
+    How long a report may wait is known to the app alone, so none is deleted for its age.
+
     Args:
         path: the file.
         target: the server's DSN as it stands in the file.
     """
     return DurableTransport(
-        Dsn(target), outbox=Outbox(path, target), max_queue=1, max_queue_bytes=1
+        Dsn(target), outbox=Outbox(path, target, max_age=inf), max_queue=1, max_queue_bytes=1
     )

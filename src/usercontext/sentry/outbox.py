@@ -77,7 +77,7 @@ class Outbox(ReportFile):
         target: the server's DSN, without its secret.
         max_reports: how many reports may wait in the file, of all processes; the oldest go.
         max_bytes: how large the file may grow, about.
-        max_age: how many seconds a report may wait.
+        max_age: how many seconds a report may wait; what is older is deleted, not sent.
 
     Raises:
         ConfigurationError: there can be no file of that name.
@@ -136,8 +136,12 @@ class Outbox(ReportFile):
                 return is_new, []
             return is_new, self._prune(connection)
 
-    def claim(self) -> None:
-        """Promise to be back, and take over what nobody has promised to send."""
+    def claim(self) -> list[str]:
+        """Promise to be back, and take over what nobody has promised to send.
+
+        Returns:
+            The ids of what was too old to be sent, and no other process will count.
+        """
         with self.transaction() as connection:
             connection.execute("DELETE FROM owners WHERE until < ?", (time(),))
             self._promise(connection)
@@ -146,6 +150,7 @@ class Outbox(ReportFile):
             for (owner,) in connection.execute(query, (self._target,)).fetchall():
                 if owner not in living or _is_dead(owner):
                     connection.execute(_ADOPT, (self._owner, self._target, owner))
+            return self._delete(connection, self._too_old(connection))
 
     def next(self) -> tuple[str, bytes] | None:
         """Return the id and payload of the oldest report that is ours to send."""
@@ -207,14 +212,19 @@ class Outbox(ReportFile):
         excess = max(0, number - self._max_reports)
         if _used_bytes(connection) > self._max_bytes:
             excess = max(excess, number // 10, 1)
-        gone = connection.execute(
-            f"SELECT event_id, owner {_WAITING} AND timestamp < ?",
-            (time() - self._max_age,),
-        ).fetchall()
+        gone = self._too_old(connection)
         gone += connection.execute(
             f"SELECT event_id, owner {_WAITING} ORDER BY rowid LIMIT ?",
             (excess,),
         ).fetchall()
+        return self._delete(connection, gone)
+
+    def _too_old(self, connection: sqlite3.Connection) -> list[tuple[str, str]]:
+        query = f"SELECT event_id, owner {_WAITING} AND timestamp < ?"
+        return connection.execute(query, (time() - self._max_age,)).fetchall()
+
+    def _delete(self, connection: sqlite3.Connection, gone: list[tuple[str, str]]) -> list[str]:
+        """Delete reports of an id and an owner; return the ids that are ours to count."""
         lost = dict(gone)
         connection.executemany("DELETE FROM reports WHERE event_id = ?", zip(lost))
         query = "SELECT owner FROM owners WHERE until >= ? AND owner != ?"
