@@ -251,8 +251,18 @@ def test_not_a_database(path: Path) -> None:
 
 def test_corrupt_database(path: Path) -> None:
     """So is a database that is corrupt."""
-    path.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE reports (event_id TEXT PRIMARY KEY)")
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + b"x" * (len(content) - 100))
     with pytest.raises(ConfigurationError, match="cannot be used"):
+        SentryClient(f"sqlite:///{path}")
+
+
+def test_corrupt_header(path: Path) -> None:
+    """So is one whose very beginning is."""
+    path.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    with pytest.raises(ConfigurationError, match="is no SQLite database, or a damaged one"):
         SentryClient(f"sqlite:///{path}")
 
 
@@ -355,6 +365,41 @@ def test_reading_while_writing(client: SentryClient, path: Path) -> None:
 
     assert client.flush()
     assert len(list(reports)) == 2
+
+
+def test_read_where_it_is_written(path: Path, make_client: Callable[..., SentryClient]) -> None:
+    """A process that reads its own file goes on holding it, whoever else closes it then."""
+    client = make_client(f"sqlite:///{path}")
+    client.capture_message("before")
+    assert client.flush(10)
+    assert len(list(read_reports(path))) == 1
+    script = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA user_version')"
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=60)
+
+    client.capture_message("after")
+    assert client.flush(10)
+    script = (
+        "import sys; from usercontext.sentry import read_reports\n"
+        "print(*(report['logentry']['formatted'] for report in read_reports(sys.argv[1])))"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert shown.stdout == "before after\n"
+
+
+def test_two_clients_of_one_file(path: Path, make_client: Callable[..., SentryClient]) -> None:
+    """So does one that opens it twice."""
+    first, second = (make_client(f"sqlite:///{path}") for _ in range(2))
+    for client in (first, second):
+        client.capture_message("before")
+        assert client.flush(10)
+    second.close()
+    script = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA user_version')"
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=60)
+
+    first.capture_message("after")
+    assert first.flush(10)
+    assert path.with_name(f"{path.name}-wal").exists()
 
 
 def test_read_no_file(tmp_path: Path) -> None:

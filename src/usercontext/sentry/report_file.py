@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from time import monotonic, time
 from typing import TYPE_CHECKING
@@ -32,7 +32,6 @@ __all__ = [
     "timestamp",
 ]
 
-_HEADER = b"SQLite format 3\0"
 _BUSY_SECONDS = 5.0
 _FORK_SECONDS = 1.0
 # What a thread in a hurry waits at least: another one of ours may be in the middle of a write.
@@ -185,6 +184,7 @@ class ReportFile:
         self._busy_seconds = self._patience(_BUSY_SECONDS)
         connection = connect(self.path, "rw", self._busy_seconds)
         try:
+            self._check_writes(connection)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             self.prepare(connection)
@@ -193,6 +193,20 @@ class ReportFile:
             raise
         self._inode = inode(self.path)
         return connection
+
+    def _check_writes(self, connection: sqlite3.Connection) -> None:
+        """Fail if the file cannot be written: SQLite would open it to read, and keep it open."""
+        patience = self._busy_seconds
+        self._wait_at_most(connection, 0.0)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("PRAGMA user_version = 0")  # BEGIN alone fails for nobody.
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            # Somebody writes right now, so it can be done.
+        self._wait_at_most(connection, patience)
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
@@ -279,20 +293,30 @@ def identity(event: Event) -> str | None:
 
 
 def _check_header(path: Path) -> None:
+    # By SQLite's own hand: a file that this process has open elsewhere loses its locks (POSIX) as
+    # soon as the process closes any other handle of it, and the next program to close the file
+    # would delete the log that we write to.
     try:
-        with path.open("rb") as file:
-            header = file.read(len(_HEADER))
-    except OSError as error:
-        raise ConfigurationError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    if header and header != _HEADER:
-        raise ConfigurationError(
-            f"{str(path)!r} is no SQLite database: move it away, or name another file"
-        )
+        with closing(connect(path, "ro", 0.0)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_NOTADB:
+            raise ConfigurationError(
+                f"{str(path)!r} is no SQLite database, or a damaged one: "
+                "move it away, or name another file"
+            ) from error
+        if not os.access(path, os.R_OK):
+            raise ConfigurationError(
+                f"{str(path)!r} cannot be read by this process: change its permissions"
+            ) from error
 
 
 def _create_private(path: Path) -> None:
-    # Reports name people: for the owner alone, whatever the umask.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    # Reports name people: for the owner alone, whatever the umask. Nothing is opened that exists,
+    # for the reason of `_check_header`.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def inode(path: Path) -> int:
