@@ -184,6 +184,19 @@ def test_processes_share_a_file(path: Path) -> None:
     assert sorted(messages(path)) == sorted(f"{name}{n}" for name in "abcd" for n in range(50))
 
 
+def test_opened_while_another_begins_it(path: Path) -> None:
+    """A new file that another process sets up is waited for; SQLite itself gives up at once."""
+    with closing(sqlite3.connect(path, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        done = threading.Timer(0.3, other.rollback)
+        done.start()
+
+        SentryClient(f"sqlite:///{path}").close()
+        done.join()
+
+    assert rows(path) == []
+
+
 def test_threads_share_a_client(path: Path, make_client: Callable[..., SentryClient]) -> None:
     """So may threads."""
     client = make_client(f"sqlite:///{path}", max_queue=1000)

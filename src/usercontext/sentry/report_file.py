@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic, sleep, time
 from typing import TYPE_CHECKING
 
 from usercontext.exceptions import ConfigurationError
@@ -36,6 +36,7 @@ _BUSY_SECONDS = 5.0
 _FORK_SECONDS = 1.0
 # What a thread in a hurry waits at least: another one of ours may be in the middle of a write.
 _LEAST_SECONDS = 0.1
+_RETRY_SECONDS = 0.01
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reports (
     event_id TEXT PRIMARY KEY,
@@ -185,7 +186,7 @@ class ReportFile:
         connection = connect(self.path, "rw", self._busy_seconds)
         try:
             self._check_writes(connection)
-            connection.execute("PRAGMA journal_mode = WAL")
+            self._write_ahead(connection)
             connection.execute("PRAGMA synchronous = NORMAL")
             self.prepare(connection)
         except BaseException:
@@ -203,10 +204,27 @@ class ReportFile:
             connection.execute("PRAGMA user_version = 0")  # BEGIN alone fails for nobody.
             connection.execute("ROLLBACK")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            if not _is_busy(error):
                 raise
             # Somebody writes right now, so it can be done.
         self._wait_at_most(connection, patience)
+
+    def _write_ahead(self, connection: sqlite3.Connection) -> None:
+        """Switch a new file to a write-ahead log.
+
+        SQLite's own timeout does not count here: it gives up at once while anybody else writes to
+        the file, as the workers of a server do that start together.
+        """
+        until = monotonic() + self._busy_seconds
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or monotonic() > until:
+                    raise
+                sleep(_RETRY_SECONDS)
+            else:
+                return
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
@@ -317,6 +335,11 @@ def _create_private(path: Path) -> None:
     # for the reason of `_check_header`.
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    # The lowest byte: the others tell details.
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def inode(path: Path) -> int:
