@@ -136,11 +136,11 @@ class RequestData:
             data: what the app handed over as the request's data.
             include_ip: overrules the option of that name.
         """
-        from usercontext import request_payload  # only a request that is reported needs it
+        from usercontext.request_payload import build  # only a request that is reported needs it
 
         shows_ip = self.include_ip if include_ip is None else include_ip
         try:
-            return request_payload.build(
+            return build(
                 self,
                 source,
                 data=data,

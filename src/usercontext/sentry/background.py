@@ -18,6 +18,7 @@ from weakref import WeakSet
 
 from usercontext.diagnostics import failure
 from usercontext.sentry import uwsgi
+from usercontext.sentry.weight import weigh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +139,7 @@ class BackgroundTransport:
     def submit(self, event: Event) -> bool:
         """Queue an event and return at once; False if there is no room, which is counted."""
         self._after_fork_unseen()
-        weight = _weight_safely(event, self._max_queue_bytes)
+        weight = weigh(event, self._max_queue_bytes)
         with self._wake:
             self._captured += 1
             if self._drop_oldest:
@@ -441,67 +442,3 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=_after_fork_in_parent,
         after_in_child=_after_fork_in_child,
     )
-
-
-#: About what an event takes beside what is weighed, and each frame beside its variables: the
-#: source lines of frames are shared by all events.
-_EVENT_BYTES = 2048
-_FRAME_BYTES = 1024
-_VALUE_BYTES = 50
-#: What the client sets last; exceptions are weighed by themselves.
-_SMALL_PARTS = frozenset({"timestamp", "sdk", "exception"})
-
-
-def _weight_safely(event: Event, enough: int) -> int:
-    try:
-        return _weight(event, enough)
-    except Exception:  # noqa: BLE001
-        # `before_send` made something else of it, or the app changes it on another thread.
-        return enough
-
-
-def _weight(event: Event, enough: int) -> int:
-    """Return about how many bytes of memory an event takes; in a hurry, as a request waits.
-
-    Args:
-        event: the event.
-        enough: what is more than that is not weighed to the end.
-    """
-    weight = _EVENT_BYTES
-    for value in (event.get("exception") or {}).get("values") or ():
-        weight += _EVENT_BYTES + len(value.get("value") or "")
-        frames = (value.get("stacktrace") or {}).get("frames") or ()
-        weight += _FRAME_BYTES * len(frames)
-        for frame in frames:
-            if "vars" in frame and weight < enough:
-                weight += _weight_of(frame["vars"], enough)
-    for key, part in event.items():
-        if type(part) is str:
-            weight += len(part)
-        elif key not in _SMALL_PARTS:
-            weight += _weight_of(part, enough)
-    return weight
-
-
-def _weight_of(part: Any, enough: int) -> int:
-    """Return about how much a part of an event takes; what contains itself is enough."""
-    weight = 0
-    waiting = [part]
-    while waiting and weight < enough:
-        value = waiting.pop()
-        weight += _VALUE_BYTES
-        if isinstance(value, dict):
-            weight += _VALUE_BYTES * len(value)
-            weight += sum(len(key) for key in value if key.__class__ is str)
-            value = value.values()
-        elif isinstance(value, str | bytes):
-            weight += len(value)
-            continue
-        elif not isinstance(value, list | tuple):
-            continue
-        for item in value:
-            if item.__class__ is str:
-                weight += _VALUE_BYTES + len(item)
-            else:
-                waiting.append(item)
-    return weight

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from usercontext.sentry.stacktrace import StackTraces
     from usercontext.types import Event
 
-__all__ = ["SDK", "EventBuilder"]
+__all__ = ["CONTEXTS", "SDK", "EventBuilder"]
 
 SDK = {"name": "usercontext.python", "version": __version__}
 
@@ -42,6 +42,8 @@ _RUNTIME = {
     "name": platform.python_implementation(),
     "version": platform.python_version(),
 }
+#: What every event says of where it happened.
+CONTEXTS = {"runtime": _RUNTIME}
 
 
 class EventBuilder:
