@@ -216,6 +216,26 @@ def test_before_send(kept: Kept) -> None:
     assert kept.events[0]["extra"] == {"seen": True}
 
 
+def test_before_send_changes_one_event(kept: Kept) -> None:
+    """What it changes in the source lines of an event is not changed in the next event."""
+    shown = []
+
+    def before_send(event: dict[str, Any]) -> dict[str, Any]:
+        lines = event["exception"]["values"][0]["stacktrace"]["frames"][-1]["pre_context"]
+        shown.append(list(lines))
+        lines.clear()
+        return event
+
+    client = SentryClient(transport=kept, before_send=before_send)
+    for _ in range(2):
+        try:
+            explode(None)
+        except Exception as error:
+            client.capture_exception(error)
+
+    assert shown[0] == shown[1] != []
+
+
 def test_before_send_drops(kept: Kept) -> None:
     """`before_send` may drop an event, which is counted."""
     client = SentryClient(transport=kept, before_send=lambda event: None)

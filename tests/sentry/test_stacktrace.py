@@ -144,7 +144,7 @@ def test_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for number in range(50):
         traces.frames(traceback_of(run_file(tmp_path / f"{number}.py", SOURCE)))
 
-    assert len(traces._source._files) < 25
+    assert len(traces._source.known) < 25
 
 
 def test_files_without_source_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_files_without_source_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     for number in range(50):
         traces.frames(traceback_of(run_code(SOURCE, f"<template {number}>")))
 
-    assert len(traces._source._files) <= 10
+    assert len(traces._source.known) <= 10
 
 
 def test_frames_of_a_file_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_frames_of_a_file_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(50):
         traces.frames(traceback_of(run_code("\n" * number + SOURCE, "<code>")))
 
-    assert len(traces._source._files["<code>"].frames) <= 10
+    assert len(traces._source.known["<code>"].frames) <= 10
 
 
 def test_one_line_of_two_functions() -> None:

@@ -116,6 +116,8 @@ class SentryClient(BaseClient):
             in_app_include=check.names("in_app_include", in_app_include),
             in_app_exclude=check.names("in_app_exclude", in_app_exclude),
             include_local_variables=check.flag("include_local_variables", include_local_variables),
+            # Nobody else gets to see an event, to change it.
+            copies_lines=before_send is not None or transport is not None,
         )
         self._builder = EventBuilder(
             traces,

@@ -47,7 +47,7 @@ class _File(NamedTuple):
 
     lines: Sequence[str]
     stamp: tuple[int, int] | None
-    checked: float
+    trusted_until: float
     frames: dict[_Key, dict[str, Any]]
 
     def remember(self, key: _Key, frame: dict[str, Any]) -> None:
@@ -74,6 +74,8 @@ class StackTraces:
             they are installed.
         in_app_exclude: module names that are not the app's own, wherever they lie.
         include_local_variables: whether frames of the app's own carry their variables.
+        copies_lines: whether the lists of source lines may be changed; else all frames of a place
+            share them.
     """
 
     def __init__(
@@ -82,10 +84,12 @@ class StackTraces:
         in_app_include: Sequence[str] = (),
         in_app_exclude: Sequence[str] = (),
         include_local_variables: bool = False,
+        copies_lines: bool = True,
     ) -> None:
         self._in_app_include = tuple(in_app_include)
         self._in_app_exclude = tuple(in_app_exclude)
         self._include_local_variables = include_local_variables
+        self._copies_lines = copies_lines
         self._places: dict[tuple[str, str | None], _Place] = {}
         self._source = _SourceLines()
 
@@ -103,18 +107,19 @@ class StackTraces:
 
     def _frame(self, frame: FrameType, lineno: int | None, now: float) -> dict[str, Any]:
         code = frame.f_code
-        file = self._source.file(code.co_filename, frame.f_globals, now)
+        file = self._source.known.get(code.co_filename)
+        if file is None or now > file.trusted_until:
+            file = self._source.look(code.co_filename, frame.f_globals, now)
         key = (lineno, code.co_qualname, frame.f_globals.get("__name__"))
         known = file.frames.get(key)
         if known is None:
             known = self._describe(code, key, file.lines)
             file.remember(key, known)
-        # Copied to the last list: what `before_send` changes is this event's alone.
         result = known.copy()
-        if "pre_context" in known:
-            result["pre_context"] = known["pre_context"].copy()
-        if "post_context" in known:
-            result["post_context"] = known["post_context"].copy()
+        if self._copies_lines:
+            for name in ("pre_context", "post_context"):
+                if name in known:
+                    result[name] = known[name].copy()
         if self._include_local_variables and known["in_app"]:
             # Of the app's own frames only: those of servers and frameworks hold whole requests.
             result["vars"] = describe_locals(frame)
@@ -178,36 +183,33 @@ class _SourceLines:
 
     No lock: the worst that threads can do to each other is to read a file twice, and a lock
     held while another thread forks would never be released in the child.
+
+    Attributes:
+        known: the files by name, each to be looked at again when it is trusted no longer.
     """
 
     def __init__(self) -> None:
-        self._files: dict[str, _File] = {}
+        self.known: dict[str, _File] = {}
         self._characters = 0
 
-    def file(self, filename: str, module_globals: dict[str, Any], now: float) -> _File:
-        """Return a file as it is now, or was a second ago."""
-        file = self._files.get(filename)
-        if file is None or now - file.checked > _TRUST_SECONDS:
-            file = self._look(filename, module_globals, file, now)
-        return file
-
-    def _look(
-        self, filename: str, module_globals: dict[str, Any], known: _File | None, now: float
-    ) -> _File:
+    def look(self, filename: str, module_globals: dict[str, Any], now: float) -> _File:
+        """Return a file as it is now."""
         stamp = _stamp(filename)
-        if known is not None and known.stamp == stamp:
-            file = known._replace(checked=now)
+        trusted_until = now + _TRUST_SECONDS
+        file = self.known.get(filename)
+        if file is not None and file.stamp == stamp:
+            file = file._replace(trusted_until=trusted_until)
         else:
             lines = _read_lines(filename, module_globals, on_disk=stamp is not None)
             self._make_room(sum(map(len, lines)))
-            file = _File(lines, stamp, now, {})
-        self._files[filename] = file
+            file = _File(lines, stamp, trusted_until, {})
+        self.known[filename] = file
         return file
 
     def _make_room(self, characters: int) -> None:
         is_full = self._characters + characters > _MAX_CACHED_CHARACTERS
-        if is_full or len(self._files) >= _MAX_CACHED_FILES:
-            self._files = {}
+        if is_full or len(self.known) >= _MAX_CACHED_FILES:
+            self.known = {}
             self._characters = 0
         self._characters += characters
 
