@@ -8,8 +8,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -467,6 +468,66 @@ def test_corrupted_meanwhile(server: SentryServer, client: SentryClient, path: P
     assert [event["logentry"]["formatted"] for event in server.events] == ["kept"]
     assert client.stats()["discarded"] == {"queue_overflow": 1}
     assert is_balanced(client.stats())
+
+
+def test_set_aside_once(path: Path) -> None:
+    """What two processes find to be corrupt one of them sets aside, not the new file as well."""
+    first, second = kept(path), kept(path)
+    first.set_aside()
+    first.keep({"event_id": "1"}, b"{}")
+    second.set_aside()
+    second.keep({"event_id": "2"}, b"{}")
+
+    assert len(list(path.parent.glob("outbox.db.corrupt-*[0-9]"))) == 1
+    assert sum(outbox_status(path).waiting.values()) == 2
+
+
+STARTER = """
+import sys, uuid
+from usercontext.sentry.outbox import Outbox
+outbox = Outbox(sys.argv[1], "http://localhost/1")
+print("ready", flush=True)
+sys.stdin.readline()
+outbox.keep({"event_id": uuid.uuid4().hex}, b"{}")
+outbox.release()
+"""
+
+
+def test_processes_find_a_corrupt_file(path: Path) -> None:
+    """Workers that start together on a corrupt file set it aside once, and lose nothing."""
+    path.write_bytes(CORRUPT["no database"])
+    command = [sys.executable, "-c", STARTER, str(path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    workers: list[Any] = [subprocess.Popen(command, **pipes) for _ in range(6)]
+    for worker in workers:
+        worker.stdout.readline()
+    for worker in workers:
+        worker.stdin.close()
+    with ExitStack() as closed:
+        codes = [closed.enter_context(worker).wait(60) for worker in workers]
+
+    assert codes == [0] * 6
+    assert outbox_status(path).waiting == {"http://localhost/1": 6}
+    assert len(list(path.parent.glob("outbox.db.corrupt-*"))) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+@pytest.mark.parametrize("seconds", [0.2, 60.0], ids=["released", "held"])
+def test_opened_while_files_are_renamed(path: Path, seconds: float) -> None:
+    """A process that sets a file aside is waited for, but not for ever."""
+    import fcntl
+
+    directory = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    done = threading.Timer(seconds, fcntl.flock, (directory, fcntl.LOCK_UN))
+    done.start()
+    begun = time.monotonic()
+    box = kept(path)
+    done.cancel()
+    os.close(directory)
+
+    assert 0.1 < time.monotonic() - begun < 30
+    assert box.waiting() == 1
 
 
 def test_deleted_meanwhile(server: SentryServer, client: SentryClient, path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
+from usercontext.sentry.directory_lock import directory_lock
 from usercontext.sentry.report_file import (
     ReportFile,
     check_writable,
@@ -38,6 +39,7 @@ LEASE_SECONDS = 60.0
 _MAX_BYTES = 64 << 20
 _PRUNE_EVERY = 50
 _BATCH = 500
+_ATTEMPTS = 3
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _COLUMNS = {"target": "TEXT", "owner": "TEXT"}
 _SCHEMA = """
@@ -233,24 +235,38 @@ class Outbox(ReportFile):
         return [event_id for event_id, owner in lost.items() if owner not in others]
 
     def _open(self) -> sqlite3.Connection:
-        found = inode(self.path)
-        try:
+        for _ in range(_ATTEMPTS):
+            found = inode(self.path)
+            try:
+                return self._open_unmoved()
+            except sqlite3.DatabaseError as error:
+                if is_corrupt(error):
+                    self._set_aside(found)
+                elif inode(self.path) == found:
+                    raise  # Else another process has just set it aside.
+        return self._open_unmoved()
+
+    def _open_unmoved(self) -> sqlite3.Connection:
+        with directory_lock(self.path.parent, alone=False):
             return super()._open()
-        except sqlite3.DatabaseError as error:
-            if not is_corrupt(error):
-                raise
-        if inode(self.path) == found:  # Else another process was faster.
-            self.set_aside()
-        return super()._open()
 
     def set_aside(self) -> None:
-        """Rename a file that cannot be read any more, and begin anew; nothing is deleted."""
+        """Rename a file that turned out to be corrupt, and begin anew; nothing is deleted.
+
+        One that took its place meanwhile stays: another process was faster.
+        """
+        self._set_aside(self._inode)
+
+    def _set_aside(self, found: int) -> None:
         self.release()
         aside = self.path.with_name(f"{self.path.name}.corrupt-{int(time())}-{os.getpid()}")
-        for suffix in ("", "-wal", "-shm"):
-            file = Path(f"{self.path}{suffix}")
-            if file.exists():
-                file.replace(f"{aside}{suffix}")
+        with directory_lock(self.path.parent, alone=True):
+            if inode(self.path) != found:
+                return
+            for suffix in ("", "-wal", "-shm"):
+                file = Path(f"{self.path}{suffix}")
+                if file.exists():
+                    file.replace(f"{aside}{suffix}")
         self._promised = False
         warn_once(
             f"corrupt outbox {self.path}",
