@@ -7,7 +7,7 @@ import json
 import socket
 import struct
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +146,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"]))
         self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-")
         self.server.over.wait(20)
+
+    def fault_trickle(self) -> None:
+        """Accept the event, and go on answering for ever, a byte now and then."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n")
+        with suppress(OSError):
+            while not self.server.over.wait(0.02):
+                self.wfile.write(b" ")
 
     def fault_garbage(self) -> None:
         """Answer what is no HTTP."""

@@ -56,6 +56,20 @@ def test_fault(
     assert caplog.text.count("cannot reach") == 1
 
 
+def test_answer_that_trickles(
+    server: SentryServer, make_client: Callable[..., SentryClient]
+) -> None:
+    """An answer that comes byte by byte delays the next event by the timeout, not for ever."""
+    client = make_client(server.dsn, timeout=0.1)
+    server.answers.append(Answer(fault="trickle"))
+    client.capture_message("x")
+    client.capture_message("y")
+
+    assert client.flush(10.0)
+    assert [event["logentry"]["message"] for event in server.events] == ["y"]
+    assert client.stats()["sent"] == 2
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_fault_that_passes(
     server: SentryServer, make_client: Callable[..., SentryClient], fault: str

@@ -203,7 +203,7 @@ class HttpTransport(BackgroundTransport):
             # Below httpx.Client: no redirects, cookies or hooks, and about twice as fast.
             response = self._connection.handle_request(request)
             try:
-                _read(response)
+                _read(response, self._timeout)
             except self._httpx.TransportError:
                 pass  # The status is here: whatever else was to come, the server has decided.
             finally:
@@ -292,10 +292,11 @@ def _untraced() -> Iterator[None]:
         context.detach(token)
 
 
-def _read(response: Any) -> None:
+def _read(response: Any, timeout: float) -> None:
     """Read an answer, so that the connection can be used again, but not an endless one."""
     size = 0
+    until = monotonic() + timeout
     for chunk in response.stream:
         size += len(chunk)
-        if size > _MAX_ANSWER_BYTES:
+        if size > _MAX_ANSWER_BYTES or monotonic() > until:
             return
