@@ -116,7 +116,7 @@ class SentryClient(BaseClient):
             in_app_include=check.names("in_app_include", in_app_include),
             in_app_exclude=check.names("in_app_exclude", in_app_exclude),
             include_local_variables=check.flag("include_local_variables", include_local_variables),
-            # Nobody else gets to see an event, to change it.
+            # Whoever gets to see an event may change it.
             copies_lines=before_send is not None or transport is not None,
         )
         self._builder = EventBuilder(
@@ -165,7 +165,10 @@ class SentryClient(BaseClient):
     def prepare_exception(
         self, error: BaseException, *, handled: bool = True, level: str = "error"
     ) -> Event | None:
-        """Build the report of an exception on the calling thread; None if it is not wanted."""
+        """Build the report of an exception on the calling thread; None if it is not wanted.
+
+        Its lists of source lines are other reports', too: replace one rather than change it.
+        """
         if _is_stop(error):
             return None
         return self._build(lambda: self._builder.exception(error, level=level, handled=handled))
