@@ -17,7 +17,7 @@ import pytest
 
 from tests.sentry.server import Answer, SentryServer, serving
 from usercontext.exceptions import ConfigurationError
-from usercontext.sentry import SentryClient, durable, outbox, read_reports
+from usercontext.sentry import SentryClient, directory_lock, durable, outbox, read_reports
 from usercontext.sentry.dsn import Dsn
 from usercontext.sentry.outbox import Outbox, clear_outbox, outbox_status
 
@@ -511,12 +511,42 @@ def test_processes_find_a_corrupt_file(path: Path) -> None:
     assert len(list(path.parent.glob("outbox.db.corrupt-*"))) == 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+@pytest.mark.parametrize(
+    "replaced", [Outbox.set_aside, lambda box: box.path.unlink()], ids=["set_aside", "deleted"]
+)
+def test_promised_in_the_new_file(path: Path, replaced: Callable[[Outbox], object]) -> None:
+    """Whose file was replaced by another process promises anew, and keeps what it writes then."""
+    first, second = kept(path), kept(path)
+    replaced(first)
+    second.keep({"event_id": "1"}, b"{}")
+    third = Outbox(path, "https://key@host/1")
+    third.claim()
+
+    assert (second.waiting(), third.waiting()) == (1, 0)
+
+
+def test_directory_that_cannot_be_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the lock, as in a directory that may not be listed, reports are kept all the same."""
+    monkeypatch.setattr(directory_lock, "os", Unlisted)
+
+    assert kept(path).waiting() == 1
+
+
+class Unlisted:
+    """The part of `os` that opens, without the right to."""
+
+    O_RDONLY = os.O_RDONLY
+
+    @staticmethod
+    def open(path: Path, flags: int) -> int:
+        """Refuse."""
+        raise PermissionError(path)
+
+
 @pytest.mark.parametrize("seconds", [0.2, 60.0], ids=["released", "held"])
 def test_opened_while_files_are_renamed(path: Path, seconds: float) -> None:
     """A process that sets a file aside is waited for, but not for ever."""
-    import fcntl
-
+    fcntl = pytest.importorskip("fcntl")
     directory = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(directory, fcntl.LOCK_EX)
     done = threading.Timer(seconds, fcntl.flock, (directory, fcntl.LOCK_UN))

@@ -36,7 +36,11 @@ def directory_lock(directory: Path, *, alone: bool) -> Iterator[None]:
     if sys.platform == "win32":
         yield  # There nobody renames a file that anybody has open.
         return
-    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:  # A directory may be written, but not read; or there are no descriptors left.
+        yield
+        return
     try:
         _lock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield

@@ -247,8 +247,12 @@ class Outbox(ReportFile):
         return self._open_unmoved()
 
     def _open_unmoved(self) -> sqlite3.Connection:
+        before = self._inode
         with directory_lock(self.path.parent, alone=False):
-            return super()._open()
+            connection = super()._open()
+        if self._inode != before:
+            self._promised = False  # What was promised in another file nobody here knows.
+        return connection
 
     def set_aside(self) -> None:
         """Rename a file that turned out to be corrupt, and begin anew; nothing is deleted.
@@ -267,7 +271,6 @@ class Outbox(ReportFile):
                 file = Path(f"{self.path}{suffix}")
                 if file.exists():
                     file.replace(f"{aside}{suffix}")
-        self._promised = False
         warn_once(
             f"corrupt outbox {self.path}",
             "the outbox %s is corrupt: it is set aside as %s, and a new one is begun",
