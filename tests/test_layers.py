@@ -25,17 +25,14 @@ LAYERS = [
     # rules: no I/O, no framework, no request in sight
     [
         "address",
-        "address_search",
         "app_kind",
         "collected_data",
         "extra_values",
-        "forwarding_grammar",
         "pseudonyms",
         "selectors",
         "sensitive",
-        "trusted_networks",
     ],
-    ["user", "client_ip", "anonymize"],
+    ["user"],
     ["request_payload", "request_data", "scrubbing", "privacy"],
     # the request's record, and the configured pipeline
     ["options", "event_loop", "record", "resolution"],

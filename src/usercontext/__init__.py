@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from usercontext._version import __version__
+from usercontext.address.client import ClientAddress
 from usercontext.capture import capture_exception, capture_message
-from usercontext.client_ip import ClientAddress
 from usercontext.context import UserContext
 from usercontext.exceptions import (
     ConfigurationError,

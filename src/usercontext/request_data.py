@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 from usercontext import diagnostics
-from usercontext.anonymize import AnonymizeOption, Anonymizer, anonymizer
-from usercontext.client_ip import ClientAddress, ProxyTrust
+from usercontext.address.anonymize import AnonymizeOption, Anonymizer, anonymizer
+from usercontext.address.client import ClientAddress, ProxyTrust
 from usercontext.exceptions import ConfigurationError
 
 __all__ = ["RequestData"]
@@ -44,7 +44,7 @@ class RequestData:
         include_headers: report the headers, secrets filtered, the cookie header left out.
         include_cookies: report the cookies, secrets filtered.
         include_data: report what `set_request_data` was given.
-        trusted_proxies: see `usercontext.client_ip.ProxyTrust`.
+        trusted_proxies: see `usercontext.address.client.ProxyTrust`.
         trusted_hops: see there.
         forwarded_header: see there.
         anonymize_ip: False, `"mask"` (keeps /24 of IPv4 and /48 of IPv6), a pair of prefixes

@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from usercontext import diagnostics
-from usercontext.address_search import HiddenAddresses
-from usercontext.client_ip import ADDRESS_HEADERS
+from usercontext.address.client import ADDRESS_HEADERS
+from usercontext.address.search import HiddenAddresses
 from usercontext.collected_data import copied
 from usercontext.sensitive import FILTERED, is_secret
 

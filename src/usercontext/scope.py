@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from contextvars import Token
     from types import TracebackType
 
+    from usercontext.address.client import ClientAddress
     from usercontext.client_calls import ClientScopes
-    from usercontext.client_ip import ClientAddress
     from usercontext.types import Resolver
 
 __all__ = [

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from usercontext.address_search import find_addresses
-from usercontext.client_ip import ADDRESS_HEADERS
+from usercontext.address.client import ADDRESS_HEADERS
+from usercontext.address.search import find_addresses
 from usercontext.exceptions import ConfigurationError
 from usercontext.pseudonyms import digest
 from usercontext.selectors import Path, Selector, nearest, parse_selector

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import CoroutineType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, final
 
-from usercontext.address import canonical_address
+from usercontext.address.spelling import canonical_address
 from usercontext.exceptions import InvalidUserError
 from usercontext.extra_values import (
     CUT,

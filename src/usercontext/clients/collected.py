@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from usercontext.address_search import find_addresses
-from usercontext.client_ip import ADDRESS_HEADERS
+from usercontext.address.client import ADDRESS_HEADERS
+from usercontext.address.search import find_addresses
 from usercontext.record import UNKNOWN, current, of_error
 from usercontext.sensitive import FILTERED
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 from usercontext import diagnostics
-from usercontext.exceptions import ConfigurationError
-from usercontext.forwarding_grammar import (
+from usercontext.address.forwarding import (
     MAX_ENTRY,
     MAX_TEXT,
     TOKEN,
@@ -20,7 +19,8 @@ from usercontext.forwarding_grammar import (
     entries,
     without_last_port,
 )
-from usercontext.trusted_networks import TrustedNetworks
+from usercontext.address.networks import TrustedNetworks
+from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

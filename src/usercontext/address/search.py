@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from usercontext.address import canonical_address
+from usercontext.address.spelling import canonical_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from usercontext.address import canonical_address
+from usercontext.address.spelling import canonical_address
 
 ADDRESSES = [
     ("203.0.113.7", "203.0.113.7"),

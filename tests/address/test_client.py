@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from tests.requests_of import environ_of, scope_of
 from usercontext import diagnostics
-from usercontext.address import canonical_address
-from usercontext.client_ip import ClientAddress, ProxyTrust
+from usercontext.address.client import ClientAddress, ProxyTrust
+from usercontext.address.networks import TrustedNetworks
+from usercontext.address.spelling import canonical_address
 from usercontext.exceptions import ConfigurationError
 from usercontext.request_data import RequestData
-from usercontext.trusted_networks import TrustedNetworks
 
 VECTORS = [
     json.loads(line)
-    for line in (Path(__file__).parent / "vectors" / "client_ip.jsonl").read_text().splitlines()
+    for line in (Path(__file__).parents[1] / "vectors" / "client_ip.jsonl").read_text().splitlines()
 ]
 ROWS = [row for row in VECTORS if "expected" in row]
 BUILDERS = {"asgi": scope_of, "wsgi": environ_of}

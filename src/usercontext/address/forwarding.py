@@ -6,7 +6,7 @@ no further than the rules need: 64 entries of 128 characters, whatever its lengt
 
 from __future__ import annotations
 
-from usercontext.address import canonical_address
+from usercontext.address.spelling import canonical_address
 
 __all__ = [
     "MAX_ENTRY",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from usercontext import diagnostics
-from usercontext.address import canonical_address
+from usercontext.address.spelling import canonical_address
 from usercontext.exceptions import ConfigurationError
 
 __all__ = ["AnonymizeOption", "Anonymizer", "anonymizer"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from usercontext import trusted_networks
-from usercontext.address_search import HiddenAddresses, find_addresses
-from usercontext.trusted_networks import TrustedNetworks
+from usercontext.address import networks as trusted_networks
+from usercontext.address.networks import TrustedNetworks
+from usercontext.address.search import HiddenAddresses, find_addresses
 
 TEXTS: list[tuple[str, list[str]]] = [
     ("203.0.113.9", ["203.0.113.9"]),

@@ -6,7 +6,7 @@ from _socket import AF_INET, AF_INET6, inet_pton
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NoReturn
 
-from usercontext.address import READS_STRICTLY, canonical_address
+from usercontext.address.spelling import READS_STRICTLY, canonical_address
 from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
