@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from usercontext.sensitive import FILTERED, is_secret
+from usercontext.privacy.secret_names import FILTERED, is_secret
 
 __all__ = ["copied"]
 

@@ -13,7 +13,7 @@ from usercontext import diagnostics
 from usercontext.address.client import ADDRESS_HEADERS
 from usercontext.address.search import HiddenAddresses
 from usercontext.collected_data import copied
-from usercontext.sensitive import FILTERED, is_secret
+from usercontext.privacy.secret_names import FILTERED, is_secret
 
 if TYPE_CHECKING:
     from usercontext.request_data import RequestData

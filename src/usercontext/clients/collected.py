@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext.address.client import ADDRESS_HEADERS
 from usercontext.address.search import find_addresses
+from usercontext.privacy.secret_names import FILTERED
 from usercontext.record import UNKNOWN, current, of_error
-from usercontext.sensitive import FILTERED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

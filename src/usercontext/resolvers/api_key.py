@@ -6,7 +6,7 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from usercontext.exceptions import ConfigurationError
-from usercontext.pseudonyms import checked_key, digest
+from usercontext.privacy.pseudonyms import checked_key, digest
 from usercontext.resolvers._credential import Credential
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from usercontext.sensitive import FILTERED, is_secret
+from usercontext.privacy.secret_names import FILTERED, is_secret
 from usercontext.sentry.payload import safe_str
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ processing = pytest.importorskip(
 KEY = b"sixteen bytes ok"
 ROWS = [
     json.loads(line)
-    for line in (Path(__file__).parent / "vectors" / "relay_scrubbing.jsonl")
+    for line in (Path(__file__).parents[1] / "vectors" / "relay_scrubbing.jsonl")
     .read_text()
     .splitlines()
 ]

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, TypeAlias
 from usercontext.address.client import ADDRESS_HEADERS
 from usercontext.address.search import find_addresses
 from usercontext.exceptions import ConfigurationError
-from usercontext.pseudonyms import digest
-from usercontext.selectors import Path, Selector, nearest, parse_selector
-from usercontext.sensitive import FILTERED
+from usercontext.privacy.pseudonyms import digest
+from usercontext.privacy.secret_names import FILTERED
+from usercontext.privacy.selectors import Path, Selector, nearest, parse_selector
 
 __all__ = ["ScrubRule", "compiled", "scrubbed"]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from usercontext.exceptions import ConfigurationError
-from usercontext.pseudonyms import checked_key, hash_id
+from usercontext.privacy.pseudonyms import checked_key, hash_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from usercontext import scrubbing
+    from usercontext.privacy import rules as scrubbing
 
 __all__ = ["Scrubber", "hash_id"]
 
@@ -53,7 +53,7 @@ class Scrubber:
         key = None if hash_key is None else checked_key(hash_key, "hash_key")
         self._rules: tuple[scrubbing.ScrubRule, ...] = ()
         if rules != ():
-            from usercontext import scrubbing  # with its patterns, only where there are rules
+            from usercontext.privacy import rules as scrubbing
 
             self._rules = scrubbing.compiled(rules, key)
         self.never_store_ip: bool = never_store_ip
@@ -81,6 +81,6 @@ class Scrubber:
         """Return an event as it may leave; parts that no rule touches are shared with it."""
         if not self:
             return event
-        from usercontext import scrubbing
+        from usercontext.privacy import rules as scrubbing
 
         return scrubbing.scrubbed(event, self._rules, never_store_ip=self.never_store_ip)
