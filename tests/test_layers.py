@@ -26,12 +26,11 @@ LAYERS = [
     [
         "address",
         "app_kind",
-        "collected_data",
         "extra_values",
     ],
     ["user"],
     ["privacy"],
-    ["request_payload", "request_data"],
+    ["request"],
     # the request's record, and the configured pipeline
     ["options", "event_loop", "record", "resolution"],
     ["client_calls"],

@@ -14,7 +14,7 @@ from usercontext.exceptions import (
     UserContextError,
 )
 from usercontext.initialise import aclose, aflush, close, flush, init
-from usercontext.request_data import RequestData
+from usercontext.request import RequestData
 from usercontext.scope import (
     bind,
     get_client_address,

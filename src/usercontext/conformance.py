@@ -10,7 +10,7 @@ from weakref import ref
 
 from usercontext import asgi, wsgi
 from usercontext.record import current
-from usercontext.request_data import RequestData
+from usercontext.request import RequestData
 from usercontext.scope import set_user
 from usercontext.user import User
 

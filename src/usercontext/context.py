@@ -16,7 +16,7 @@ from usercontext.exceptions import InvalidUserError
 from usercontext.options import TAKER_METHODS, ContextOptions, check_methods, checked
 from usercontext.privacy import Scrubber
 from usercontext.record import UNKNOWN, RequestRecord
-from usercontext.request_data import RequestData
+from usercontext.request import RequestData
 from usercontext.user import User
 
 if TYPE_CHECKING:

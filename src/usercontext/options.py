@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from usercontext.exceptions import ConfigurationError
-from usercontext.request_data import RequestData
+from usercontext.request import RequestData
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -18,7 +18,7 @@ from usercontext.address.client import ClientAddress, ProxyTrust
 from usercontext.address.networks import TrustedNetworks
 from usercontext.address.spelling import canonical_address
 from usercontext.exceptions import ConfigurationError
-from usercontext.request_data import RequestData
+from usercontext.request import RequestData
 
 VECTORS = [
     json.loads(line)

@@ -95,7 +95,7 @@ def cleaned_variables(variables: Any, record: RequestRecord) -> Any:
     source = record.root.source
     if source is None:
         return _without(variables, _holds_address)
-    from usercontext.request_payload import hidden_addresses  # only a report needs it
+    from usercontext.request.description import hidden_addresses  # only a report needs it
 
     return _without(variables, hidden_addresses(record.context.request_data, source).is_in)
 

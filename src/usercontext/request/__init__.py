@@ -136,7 +136,9 @@ class RequestData:
             data: what the app handed over as the request's data.
             include_ip: overrules the option of that name.
         """
-        from usercontext.request_payload import build  # only a request that is reported needs it
+        from usercontext.request.description import (
+            build,  # only a request that is reported needs it
+        )
 
         shows_ip = self.include_ip if include_ip is None else include_ip
         try:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.requests_of import environ_of, scope_of
 from usercontext import diagnostics
 from usercontext.exceptions import ConfigurationError
-from usercontext.request_data import RequestData
+from usercontext.request import RequestData
 
 BUILDERS = {"asgi": scope_of, "wsgi": environ_of}
 both = pytest.mark.parametrize("build", BUILDERS.values(), ids=list(BUILDERS))

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from usercontext import diagnostics
 from usercontext.address.client import ADDRESS_HEADERS
 from usercontext.address.search import HiddenAddresses
-from usercontext.collected_data import copied
 from usercontext.privacy.secret_names import FILTERED, is_secret
+from usercontext.request.body import copied
 
 if TYPE_CHECKING:
-    from usercontext.request_data import RequestData
+    from usercontext.request import RequestData
 
 __all__ = ["build", "hidden_addresses"]
 
