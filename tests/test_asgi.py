@@ -24,7 +24,7 @@ from usercontext import (
     use_user,
 )
 from usercontext.asgi import UserContextMiddleware
-from usercontext.record import KEY, RequestRecord, current
+from usercontext.core.record import KEY, RequestRecord, current
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

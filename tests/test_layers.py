@@ -23,20 +23,12 @@ LAYERS = [
     # words, and the place where failures are logged
     ["_version", "exceptions", "types", "diagnostics"],
     # rules: no I/O, no framework, no request in sight
-    [
-        "address",
-        "app_kind",
-        "extra_values",
-    ],
+    ["address", "event_loop", "extra_values"],
     ["user"],
     ["privacy"],
     ["request"],
     # the request's record, and the configured pipeline
-    ["options", "event_loop", "record", "resolution"],
-    ["client_calls"],
-    ["context"],
-    ["scope", "capture"],
-    ["serving"],
+    ["core"],
     # who calls us
     ["asgi", "wsgi"],
     ["frameworks", "resolvers"],

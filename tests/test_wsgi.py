@@ -12,7 +12,7 @@ import pytest
 
 from tests.driver import environ_of, plain_wsgi_app, wsgi_request
 from usercontext import RequestData, User, get_user, set_user, testing
-from usercontext.record import KEY, current
+from usercontext.core.record import KEY, current
 from usercontext.wsgi import UserContextMiddleware
 
 if TYPE_CHECKING:

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from usercontext._version import __version__
 from usercontext.address.client import ClientAddress
-from usercontext.capture import capture_exception, capture_message
-from usercontext.context import UserContext
-from usercontext.exceptions import (
-    ConfigurationError,
-    InvalidDsnError,
-    InvalidUserError,
-    MissingDependencyError,
-    UserContextError,
-)
-from usercontext.initialise import aclose, aflush, close, flush, init
-from usercontext.request import RequestData
-from usercontext.scope import (
+from usercontext.core.capture import capture_exception, capture_message
+from usercontext.core.context import UserContext
+from usercontext.core.current import (
     bind,
     get_client_address,
     get_user,
@@ -27,6 +18,15 @@ from usercontext.scope import (
     update_user,
     use_user,
 )
+from usercontext.exceptions import (
+    ConfigurationError,
+    InvalidDsnError,
+    InvalidUserError,
+    MissingDependencyError,
+    UserContextError,
+)
+from usercontext.initialise import aclose, aflush, close, flush, init
+from usercontext.request import RequestData
 from usercontext.user import User
 
 __all__ = [

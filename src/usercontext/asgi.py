@@ -8,16 +8,24 @@ from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from usercontext.app_kind import check_kind
-from usercontext.context import OverDefault, UserContext, default
+from usercontext.core.context import OverDefault, UserContext, default
+from usercontext.core.interface import check_kind
+from usercontext.core.lifecycle import (
+    Serving,
+    ask,
+    fail,
+    flush_at_end,
+    is_open,
+    push,
+    serving_inside,
+)
+from usercontext.core.record import KEY, UNKNOWN, RequestRecord, enter, leave, reset
 from usercontext.exceptions import MissingDependencyError
-from usercontext.record import KEY, UNKNOWN, RequestRecord, enter, leave, reset
-from usercontext.serving import Serving, ask, fail, flush_at_end, is_open, push, serving_inside
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
     from usercontext.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["UserContextMiddleware"]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import ref
 
 from usercontext import asgi, wsgi
-from usercontext.record import current
+from usercontext.core.current import set_user
+from usercontext.core.record import current
 from usercontext.request import RequestData
-from usercontext.scope import set_user
 from usercontext.user import User
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _asgi_app(handler: Callable[[], Awaitable[None]], around: Any, **options: An
 
 def _without_frameworks(middleware: Any, app: Any, options: dict[str, Any]) -> Any:
     """Wrap an app; its resolver takes the bare scope or environ, so that no framework is needed."""
-    from usercontext.context import OverDefault, UserContext
+    from usercontext.core.context import OverDefault, UserContext
 
     resolver = options.pop("resolver", None)
     wrapped = middleware(app, **options)

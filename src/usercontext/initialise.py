@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from usercontext.context import UserContext, default, make_default
+from usercontext.core.context import UserContext, default, make_default
+from usercontext.core.options import ContextOptions, check_names, checked
 from usercontext.diagnostics import harmless
 from usercontext.event_loop import run_beside
 from usercontext.exceptions import ConfigurationError
-from usercontext.options import ContextOptions, check_names, checked
 
 if TYPE_CHECKING:
     from usercontext.types import ReportTaker

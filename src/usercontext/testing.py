@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from usercontext import diagnostics
 from usercontext.clients.base import BaseClient
 from usercontext.conformance import client_conformance
-from usercontext.context import UserContext, forget_clients, make_default
+from usercontext.core.context import UserContext, forget_clients, make_default
 from usercontext.initialise import close
 from usercontext.sentry import SentryClient
 

@@ -6,19 +6,19 @@ from functools import cache, cached_property
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
-from usercontext import resolution
-from usercontext.app_kind import check_kind
-from usercontext.capture import report_unhandled
-from usercontext.context import OverDefault, UserContext
+from usercontext.core import resolution
+from usercontext.core.capture import report_unhandled
+from usercontext.core.context import OverDefault, UserContext
+from usercontext.core.interface import check_kind
+from usercontext.core.lifecycle import push_now, resolve_early_now
+from usercontext.core.record import KEY, UNKNOWN, RequestRecord, enter, leave, reset
 from usercontext.exceptions import MissingDependencyError
-from usercontext.record import KEY, UNKNOWN, RequestRecord, enter, leave, reset
-from usercontext.serving import push_now, resolve_early_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from usercontext.client_calls import ClientScopes
-    from usercontext.options import ContextOptions
+    from usercontext.core.clients import ClientScopes
+    from usercontext.core.options import ContextOptions
     from usercontext.types import Environ, ExcInfo, StartResponse, WSGIApp
 
 __all__ = ["UserContextMiddleware"]

@@ -11,8 +11,9 @@ import pytest
 
 from tests.clients.serving import BOTH, serve
 from tests.driver import asgi_call, plain_asgi_app, plain_wsgi_app, scope_of, wsgi_request
-from usercontext import asgi, bind, client_calls, get_user, init, set_user, wsgi
+from usercontext import asgi, bind, get_user, init, set_user, wsgi
 from usercontext.clients import BaseClient
+from usercontext.core import clients as client_calls
 from usercontext.exceptions import ConfigurationError
 from usercontext.testing import RecordingClient
 

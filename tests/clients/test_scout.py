@@ -33,7 +33,7 @@ from tests.driver import (
 )
 from usercontext import RequestData, asgi, bind, init, isolation_scope, set_user, wsgi
 from usercontext.clients.scout import FIELDS, ScoutClient
-from usercontext.record import current
+from usercontext.core.record import current
 from usercontext.testing import client_conformance
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import structlog
 from tests.clients.serving import BOTH, serve
 from usercontext import RequestData, isolation_scope, set_user
 from usercontext.clients.structlog import StructlogClient
-from usercontext.context import pull_user
+from usercontext.core.context import pull_user
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,8 +28,8 @@ from tests.driver import (
 )
 from usercontext import RequestData, asgi, init, isolation_scope, set_user, use_user, wsgi
 from usercontext.clients.xray import FIELDS, XRayClient
+from usercontext.core.record import current
 from usercontext.exceptions import ConfigurationError
-from usercontext.record import current
 from usercontext.testing import client_conformance
 
 if TYPE_CHECKING:

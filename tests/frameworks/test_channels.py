@@ -28,8 +28,8 @@ from django.test import override_settings
 from django.urls import path
 
 from usercontext import asgi, capture_message, get_user, set_user, testing
+from usercontext.core.record import UNKNOWN
 from usercontext.frameworks.channels import UserContextMiddleware, scope_user
-from usercontext.record import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

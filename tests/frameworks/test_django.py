@@ -52,8 +52,8 @@ from usercontext import (
     testing,
     wsgi,
 )
+from usercontext.core.record import KEY
 from usercontext.frameworks.django import UserContextMiddleware
-from usercontext.record import KEY
 from usercontext.testing import RecordingClient
 
 if TYPE_CHECKING:

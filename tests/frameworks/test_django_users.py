@@ -30,8 +30,8 @@ from django.urls import path
 from django.utils.functional import SimpleLazyObject
 
 from usercontext import capture_message, testing
+from usercontext.core.record import UNKNOWN
 from usercontext.frameworks.django import request_user
-from usercontext.record import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,8 +25,8 @@ from usercontext import (  # noqa: E402
     testing,
     wsgi,
 )
+from usercontext.core.record import UNKNOWN  # noqa: E402
 from usercontext.frameworks.falcon import request_user, wrap  # noqa: E402
-from usercontext.record import UNKNOWN  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -24,8 +24,8 @@ from usercontext import (  # noqa: E402
     set_user,
     testing,
 )
+from usercontext.core.record import UNKNOWN  # noqa: E402
 from usercontext.frameworks.flask import UserContext, request_user  # noqa: E402
-from usercontext.record import UNKNOWN  # noqa: E402
 from usercontext.wsgi import UserContextMiddleware  # noqa: E402
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ from werkzeug.wrappers import Request
 
 from tests.driver import environ_of, scope_of
 from usercontext import asgi, capture_message, init, wsgi
+from usercontext.core.record import UNKNOWN
 from usercontext.exceptions import ConfigurationError
-from usercontext.record import UNKNOWN
 from usercontext.resolvers import OidcSession
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import address_of, cleaned_environ, cleaned_headers, record_of
+from usercontext.core.record import KEY, current
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import MissingDependencyError
-from usercontext.record import KEY, current
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from usercontext.record import RequestRecord
+    from usercontext.core.record import RequestRecord
     from usercontext.types import GetUser
 
 __all__ = ["BugsnagClient"]

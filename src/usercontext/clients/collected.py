@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext.address.client import ADDRESS_HEADERS
 from usercontext.address.search import find_addresses
+from usercontext.core.record import UNKNOWN, current, of_error
 from usercontext.privacy.secret_names import FILTERED
-from usercontext.record import UNKNOWN, current, of_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from usercontext.record import RequestRecord
+    from usercontext.core.record import RequestRecord
 
 __all__ = [
     "address_of",

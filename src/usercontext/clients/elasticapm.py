@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import address_of, cleaned_environ, cleaned_headers, record_of
 from usercontext.clients.per_request import RequestTransaction
-from usercontext.context import pull_user
+from usercontext.core.context import pull_user
+from usercontext.core.record import current
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import MissingDependencyError
-from usercontext.record import current
 
 if TYPE_CHECKING:
-    from usercontext.record import RequestRecord
+    from usercontext.core.record import RequestRecord
     from usercontext.types import GetUser
     from usercontext.user import User
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.clients.base import BaseClient
-from usercontext.context import pull_user
+from usercontext.core.context import pull_user
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import ConfigurationError
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
-from usercontext.record import current
+from usercontext.core.record import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from usercontext.record import RequestRecord
+    from usercontext.core.record import RequestRecord
 
 __all__ = ["PerRequest", "RequestTransaction"]
 

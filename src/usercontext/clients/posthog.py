@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import record_of
 from usercontext.clients.log_fields import checked_fields
+from usercontext.core.record import current
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import MissingDependencyError
-from usercontext.record import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

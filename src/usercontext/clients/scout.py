@@ -8,15 +8,15 @@ from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import is_unasked, record_of
 from usercontext.clients.log_fields import checked_fields
 from usercontext.clients.per_request import PerRequest
-from usercontext.context import pull_user
+from usercontext.core.context import pull_user
+from usercontext.core.record import current, enter, leave
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import MissingDependencyError
-from usercontext.record import current, enter, leave
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from usercontext.record import RequestRecord
+    from usercontext.core.record import RequestRecord
     from usercontext.types import GetUser
     from usercontext.user import User
 

@@ -16,15 +16,15 @@ from usercontext.clients.collected import (
 )
 from usercontext.clients.per_request import PerRequest
 from usercontext.clients.sentry_telemetry import clean_attributes, name_telemetry, theirs
-from usercontext.context import pull_user
+from usercontext.core.context import pull_user
+from usercontext.core.record import current
 from usercontext.diagnostics import harmless, warn_once
 from usercontext.exceptions import MissingDependencyError
-from usercontext.record import current
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from usercontext.record import RequestRecord
+    from usercontext.core.record import RequestRecord
     from usercontext.types import Event, GetUser
     from usercontext.user import User
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.clients.collected import is_unasked, withheld_headers
+from usercontext.core.record import current
 from usercontext.diagnostics import harmless
-from usercontext.record import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from usercontext.record import RequestRecord
+    from usercontext.core.record import RequestRecord
     from usercontext.types import GetUser
 
 __all__ = ["TelemetryNaming", "clean_attributes", "name_telemetry", "theirs"]

@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING, Any, Unpack
 from aiohttp import web
 from aiohttp.payload import Payload
 
-from usercontext.context import OverDefault, UserContext
+from usercontext.core.context import OverDefault, UserContext
+from usercontext.core.lifecycle import (
+    RequestScope,
+    Serving,
+    flush_at_end,
+    is_open,
+    push,
+    serving_inside,
+)
+from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
-from usercontext.record import KEY, UNKNOWN, RequestRecord
-from usercontext.serving import RequestScope, Serving, flush_at_end, is_open, push, serving_inside
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContextMiddleware", "request_user", "setup"]
 

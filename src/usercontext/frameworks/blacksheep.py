@@ -11,12 +11,12 @@ from blacksheep.server.application import Application
 from blacksheep.server.websocket import WebSocket, WebSocketDisconnectError
 
 from usercontext.asgi import UserContextMiddleware
+from usercontext.core.lifecycle import fail
+from usercontext.core.record import KEY, UNKNOWN, RequestRecord, enter, leave
 from usercontext.exceptions import ConfigurationError
-from usercontext.record import KEY, UNKNOWN, RequestRecord, enter, leave
-from usercontext.serving import fail
 
 if TYPE_CHECKING:
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
     from usercontext.types import Receive, Scope, Send
 
 __all__ = ["UserContext", "request_user"]

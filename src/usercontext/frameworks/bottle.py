@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import bottle
 
-from usercontext import resolution
-from usercontext.capture import report_unhandled
+from usercontext.core import resolution
+from usercontext.core.capture import report_unhandled
+from usercontext.core.options import checked
+from usercontext.core.record import attach, current
 from usercontext.exceptions import ConfigurationError
-from usercontext.options import checked
-from usercontext.record import attach, current
 from usercontext.wsgi import UserContextMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
     from usercontext.types import Environ, ExcInfo, StartResponse, WSGIApp
 
 __all__ = ["UserContext"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext import asgi
+from usercontext.core.record import UNKNOWN
 from usercontext.diagnostics import warn_once
 from usercontext.frameworks.django.users import is_read
-from usercontext.record import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
     from usercontext.types import ASGIApp
 
 __all__ = ["UserContextMiddleware", "scope_user"]

@@ -12,18 +12,18 @@ from connexion.middleware import ConnexionMiddleware, MiddlewarePosition
 from starlette.exceptions import HTTPException
 
 from usercontext.asgi import UserContextMiddleware
-from usercontext.capture import mark_reported
+from usercontext.core.capture import mark_reported
+from usercontext.core.lifecycle import fail
+from usercontext.core.record import KEY, UNKNOWN, RequestRecord, of_error
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
-from usercontext.record import KEY, UNKNOWN, RequestRecord, of_error
-from usercontext.serving import fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from starlette.requests import HTTPConnection
 
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
     from usercontext.types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["UserContext", "request_user"]

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 import falcon
 import falcon.asgi
 
-from usercontext import asgi, resolution, wsgi
-from usercontext.capture import report_unhandled
+from usercontext import asgi, wsgi
+from usercontext.core import resolution
+from usercontext.core.capture import report_unhandled
+from usercontext.core.lifecycle import fail
+from usercontext.core.record import KEY, UNKNOWN, RequestRecord, attach
 from usercontext.exceptions import ConfigurationError
-from usercontext.record import KEY, UNKNOWN, RequestRecord, attach
-from usercontext.serving import fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
 
 __all__ = ["request_user", "wrap"]
 

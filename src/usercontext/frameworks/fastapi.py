@@ -7,9 +7,9 @@ from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, HTTPException
 
+from usercontext.core.current import resolve_user, set_user
 from usercontext.frameworks._identity import identity_of
 from usercontext.frameworks.starlette import UserContext, request_user
-from usercontext.scope import resolve_user, set_user
 from usercontext.user import User
 
 __all__ = [

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Unpack
 import flask
 from flask import got_request_exception
 
-from usercontext import resolution
-from usercontext.capture import report_unhandled
+from usercontext.core import resolution
+from usercontext.core.capture import report_unhandled
+from usercontext.core.options import checked
+from usercontext.core.record import UNKNOWN, current
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError, MissingDependencyError
-from usercontext.options import checked
-from usercontext.record import UNKNOWN, current
 from usercontext.wsgi import UserContextMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContext", "request_user"]
 

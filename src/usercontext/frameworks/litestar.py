@@ -9,10 +9,10 @@ from litestar.exceptions import HTTPException, WebSocketException
 from litestar.plugins import InitPlugin
 
 from usercontext.asgi import UserContextMiddleware
+from usercontext.core.lifecycle import fail
+from usercontext.core.record import KEY, UNKNOWN, RequestRecord, attach
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
-from usercontext.record import KEY, UNKNOWN, RequestRecord, attach
-from usercontext.serving import fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from litestar import Litestar
     from litestar.config.app import AppConfig
 
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContext", "request_user"]
 

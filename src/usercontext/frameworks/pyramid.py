@@ -11,19 +11,19 @@ from pyramid.path import DottedNameResolver
 from pyramid.settings import aslist, falsey, truthy
 from pyramid.viewderivers import INGRESS
 
-from usercontext import resolution
-from usercontext.capture import report_unhandled
-from usercontext.context import default
+from usercontext.core import resolution
+from usercontext.core.capture import report_unhandled
+from usercontext.core.context import default
+from usercontext.core.options import checked
+from usercontext.core.record import KEY, RequestRecord, attach
 from usercontext.exceptions import ConfigurationError
-from usercontext.options import checked
-from usercontext.record import KEY, RequestRecord, attach
 from usercontext.user import User
 from usercontext.wsgi import UserContextMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
     from usercontext.types import Environ, StartResponse
 
 __all__ = ["includeme", "request_user"]

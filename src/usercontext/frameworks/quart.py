@@ -14,15 +14,15 @@ from quart.wrappers.base import BaseRequestWebsocket
 from werkzeug.datastructures import Headers
 
 from usercontext.asgi import UserContextMiddleware
+from usercontext.core.lifecycle import fail
+from usercontext.core.record import KEY, UNKNOWN, current
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
-from usercontext.record import KEY, UNKNOWN, current
-from usercontext.serving import fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContext", "request_user"]
 

@@ -11,12 +11,9 @@ from sanic.exceptions import SanicException
 from sanic.http import Stage
 
 from usercontext import asgi
-from usercontext.context import OverDefault
-from usercontext.context import UserContext as Context
-from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks._identity import identity_of
-from usercontext.record import KEY, UNKNOWN, RequestRecord
-from usercontext.serving import (
+from usercontext.core.context import OverDefault
+from usercontext.core.context import UserContext as Context
+from usercontext.core.lifecycle import (
     RequestScope,
     Serving,
     complete,
@@ -26,13 +23,16 @@ from usercontext.serving import (
     push,
     serving_inside,
 )
+from usercontext.core.record import KEY, UNKNOWN, RequestRecord
+from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks._identity import identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sanic import Request
 
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
     from usercontext.types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["UserContext", "request_user"]

@@ -8,15 +8,15 @@ from weakref import WeakSet
 from starlette.applications import Starlette
 
 from usercontext.asgi import UserContextMiddleware
+from usercontext.core.record import UNKNOWN
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
-from usercontext.record import UNKNOWN
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContext", "request_user"]
 

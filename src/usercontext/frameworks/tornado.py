@@ -11,14 +11,14 @@ from tornado.iostream import StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler
 from tornado.websocket import WebSocketClosedError
 
-from usercontext import resolution
-from usercontext.capture import report_unhandled
-from usercontext.context import OverDefault
-from usercontext.context import UserContext as Context
+from usercontext.core import resolution
+from usercontext.core.capture import report_unhandled
+from usercontext.core.context import OverDefault
+from usercontext.core.context import UserContext as Context
+from usercontext.core.lifecycle import RequestScope, Serving, push, push_now
+from usercontext.core.record import KEY, RequestRecord, enter, leave
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
-from usercontext.record import KEY, RequestRecord, enter, leave
-from usercontext.serving import RequestScope, Serving, push, push_now
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
 
-    from usercontext.options import ContextOptions
+    from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContext", "request_user"]
 

@@ -6,8 +6,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from usercontext import event_loop
+from usercontext.core.record import UNKNOWN
 from usercontext.exceptions import ConfigurationError
-from usercontext.record import UNKNOWN
 from usercontext.resolvers._claims import checked_claims, user_of_claims
 
 if TYPE_CHECKING:

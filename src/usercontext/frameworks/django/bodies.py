@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from usercontext.record import enter, leave
-from usercontext.serving import complete, fail
+from usercontext.core.lifecycle import complete, fail
+from usercontext.core.record import enter, leave
 from usercontext.wsgi import ResponseBody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from usercontext.client_calls import ClientScopes
-    from usercontext.record import RequestRecord
+    from usercontext.core.clients import ClientScopes
+    from usercontext.core.record import RequestRecord
 
 __all__ = ["end_with"]
 

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.core import checks
 from django.utils.module_loading import import_string
 
-from usercontext.context import UserContext
+from usercontext.core.context import UserContext
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.django.configuration import read_options

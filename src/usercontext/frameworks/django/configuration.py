@@ -8,9 +8,9 @@ from typing import Any
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from usercontext.context import UserContext
+from usercontext.core.context import UserContext
+from usercontext.core.options import checked
 from usercontext.exceptions import ConfigurationError
-from usercontext.options import checked
 
 __all__ = ["read_options"]
 

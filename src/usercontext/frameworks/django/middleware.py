@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.handlers.base import BaseHandler
 
-from usercontext.context import OverDefault, UserContext
-from usercontext.diagnostics import warn_once
-from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.django import checks, signals
-from usercontext.frameworks.django.bodies import end_with
-from usercontext.frameworks.django.configuration import read_options
-from usercontext.frameworks.django.users import request_user
-from usercontext.record import KEY, RequestRecord, enter, leave
-from usercontext.serving import (
+from usercontext.core.context import OverDefault, UserContext
+from usercontext.core.lifecycle import (
     complete,
     complete_now,
     push,
@@ -27,6 +20,13 @@ from usercontext.serving import (
     resolve_early,
     resolve_early_now,
 )
+from usercontext.core.record import KEY, RequestRecord, enter, leave
+from usercontext.diagnostics import warn_once
+from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks.django import checks, signals
+from usercontext.frameworks.django.bodies import end_with
+from usercontext.frameworks.django.configuration import read_options
+from usercontext.frameworks.django.users import request_user
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-    from usercontext.client_calls import ClientScopes
+    from usercontext.core.clients import ClientScopes
 
 __all__ = ["UserContextMiddleware"]
 

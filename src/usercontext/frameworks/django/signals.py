@@ -11,11 +11,12 @@ from django.core.signals import got_request_exception
 from django.http import Http404
 from django.http.multipartparser import MultiPartParserError
 
-from usercontext import event_loop, resolution
-from usercontext.capture import report_unhandled
-from usercontext.context import default
+from usercontext import event_loop
+from usercontext.core import resolution
+from usercontext.core.capture import report_unhandled
+from usercontext.core.context import default
+from usercontext.core.record import KEY, UNKNOWN, RequestRecord, current
 from usercontext.frameworks.django.users import in_foreign_thread, request_user
-from usercontext.record import KEY, UNKNOWN, RequestRecord, current
 
 if TYPE_CHECKING:
     from django.http import HttpRequest

@@ -11,7 +11,7 @@ from django.db.transaction import TransactionManagementError
 from django.utils.functional import LazyObject, empty
 
 from usercontext import event_loop
-from usercontext.record import UNKNOWN
+from usercontext.core.record import UNKNOWN
 
 if TYPE_CHECKING:
     from django.http import HttpRequest

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from usercontext import capture_message, get_user, testing
-from usercontext.context import UserContext, default
-from usercontext.record import RequestRecord, current
-from usercontext.serving import RequestScope, Serving
+from usercontext.core.context import UserContext, default
+from usercontext.core.lifecycle import RequestScope, Serving
+from usercontext.core.record import RequestRecord, current
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,19 +10,19 @@ from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
-from usercontext import resolution
-from usercontext.capture import report_unhandled
-from usercontext.context import default
+from usercontext.core import resolution
+from usercontext.core.capture import report_unhandled
+from usercontext.core.context import default
+from usercontext.core.record import UNKNOWN, RequestRecord, current, enter, leave
 from usercontext.diagnostics import harmless
 from usercontext.event_loop import run_beside
-from usercontext.record import UNKNOWN, RequestRecord, current, enter, leave
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from types import TracebackType
 
-    from usercontext.client_calls import ClientScopes
-    from usercontext.context import UserContext
+    from usercontext.core.clients import ClientScopes
+    from usercontext.core.context import UserContext
 
 __all__ = [
     "RequestScope",

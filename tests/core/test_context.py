@@ -29,8 +29,8 @@ from usercontext import (
     wsgi,
 )
 from usercontext.clients import BaseClient
-from usercontext.context import UserContext, make_default
-from usercontext.record import current
+from usercontext.core.context import UserContext, make_default
+from usercontext.core.record import current
 from usercontext.testing import RecordingClient
 
 if TYPE_CHECKING:

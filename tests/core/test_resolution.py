@@ -32,7 +32,7 @@ from usercontext import (
     testing,
     wsgi,
 )
-from usercontext.record import UNKNOWN, enter, leave
+from usercontext.core.record import UNKNOWN, enter, leave
 
 if TYPE_CHECKING:
     import logging

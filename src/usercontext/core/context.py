@@ -8,14 +8,14 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Unpack
 
-from usercontext import record as records
-from usercontext import resolution
-from usercontext.client_calls import ClientScopes, call
+from usercontext.core import record as records
+from usercontext.core import resolution
+from usercontext.core.clients import ClientScopes, call
+from usercontext.core.options import TAKER_METHODS, ContextOptions, check_methods, checked
+from usercontext.core.record import UNKNOWN, RequestRecord
 from usercontext.diagnostics import failure, harmless
 from usercontext.exceptions import InvalidUserError
-from usercontext.options import TAKER_METHODS, ContextOptions, check_methods, checked
 from usercontext.privacy import Scrubber
-from usercontext.record import UNKNOWN, RequestRecord
 from usercontext.request import RequestData
 from usercontext.user import User
 

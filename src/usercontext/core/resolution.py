@@ -9,16 +9,16 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from usercontext import event_loop
+from usercontext.core.record import UNKNOWN, Unknown
 from usercontext.diagnostics import failure, warn_once
 from usercontext.exceptions import InvalidUserError
-from usercontext.record import UNKNOWN, Unknown
 from usercontext.user import User
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from usercontext.context import UserContext
-    from usercontext.record import RequestRecord
+    from usercontext.core.context import UserContext
+    from usercontext.core.record import RequestRecord
 
 __all__ = ["ask", "ask_within", "is_inside", "person", "resolve"]
 

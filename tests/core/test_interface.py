@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from usercontext import ConfigurationError, asgi, wsgi
-from usercontext.app_kind import check_kind
+from usercontext.core.interface import check_kind
 
 
 def wsgi_app(environ: Any, start_response: Any) -> Any:

@@ -6,14 +6,14 @@ import sys
 import weakref
 from typing import TYPE_CHECKING
 
-from usercontext import record as records
-from usercontext.context import default
+from usercontext.core import record as records
+from usercontext.core.context import default
 from usercontext.diagnostics import harmless, warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from usercontext.record import RequestRecord
+    from usercontext.core.record import RequestRecord
     from usercontext.types import Event, ReportTaker
 
 __all__ = ["capture_exception", "capture_message", "mark_reported", "report_unhandled"]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from usercontext import resolution
-from usercontext.context import UserContext, default
-from usercontext.diagnostics import warn_once
-from usercontext.exceptions import InvalidUserError
-from usercontext.record import (
+from usercontext.core import resolution
+from usercontext.core.context import UserContext, default
+from usercontext.core.record import (
     KEY,
     UNKNOWN,
     BlockRecord,
@@ -19,6 +17,8 @@ from usercontext.record import (
     leave,
     of_error,
 )
+from usercontext.diagnostics import warn_once
+from usercontext.exceptions import InvalidUserError
 from usercontext.user import User
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from usercontext.address.client import ClientAddress
-    from usercontext.client_calls import ClientScopes
+    from usercontext.core.clients import ClientScopes
     from usercontext.types import Resolver
 
 __all__ = [

@@ -35,7 +35,7 @@ from usercontext import (
     use_user,
     wsgi,
 )
-from usercontext.record import UNKNOWN
+from usercontext.core.record import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from usercontext.context import UserContext
-    from usercontext.resolution import Resolution
+    from usercontext.core.context import UserContext
+    from usercontext.core.resolution import Resolution
     from usercontext.types import Event
     from usercontext.user import User
 
