@@ -68,7 +68,7 @@ OPTIONAL = {
     "frameworks.tornado": {"tornado"},
     "pytest_plugin": {"pytest"},
     "resolvers.jwt": {"jwt"},
-    "sentry.transport": {"httpx", "httpx2"},
+    "sentry.delivery.http": {"httpx", "httpx2"},
 }
 
 

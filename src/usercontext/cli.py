@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from usercontext._version import __version__
 from usercontext.exceptions import UserContextError
-from usercontext.sentry.durable import open_outbox
-from usercontext.sentry.outbox import clear_outbox, outbox_status
-from usercontext.sentry.store import follow_reports, read_reports
+from usercontext.sentry.delivery.durable import open_outbox
+from usercontext.sentry.delivery.outbox import clear_outbox, outbox_status
+from usercontext.sentry.delivery.store import follow_reports, read_reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

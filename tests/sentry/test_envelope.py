@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.sentry.server import parse_envelope
 from usercontext import __version__
-from usercontext.sentry.envelope import auth_header, build_envelope, split_discarded
+from usercontext.sentry.delivery.envelope import auth_header, build_envelope, split_discarded
 
 DSN = "https://key@host/1"
 

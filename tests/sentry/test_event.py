@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from usercontext.sentry.event import EventBuilder
-from usercontext.sentry.stacktrace import StackTraces
+from usercontext.sentry.event.builder import EventBuilder
+from usercontext.sentry.event.stacktrace import StackTraces
 
 
 class OddError(Exception):

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.sentry.server import Answer, SentryServer
-from usercontext.sentry import SentryClient, durable, read_reports, transport
+from usercontext.sentry import SentryClient, read_reports
+from usercontext.sentry.delivery import durable
+from usercontext.sentry.delivery import http as transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,8 @@ import pytest
 
 from tests.sentry.server import Answer, SentryServer
 from usercontext.exceptions import ConfigurationError
-from usercontext.sentry import SentryClient, durable, read_reports
+from usercontext.sentry import SentryClient, read_reports
+from usercontext.sentry.delivery import durable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from usercontext.sentry.payload import MAX_BYTES
+from usercontext.sentry.event.payload import MAX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

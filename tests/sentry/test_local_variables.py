@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usercontext.sentry.local_variables import describe_locals
+from usercontext.sentry.event.local_variables import describe_locals
 
 
 def describe(**variables: Any) -> dict[str, Any]:

@@ -17,9 +17,10 @@ import pytest
 
 from tests.sentry.server import Answer, SentryServer, serving
 from usercontext.exceptions import ConfigurationError
-from usercontext.sentry import SentryClient, directory_lock, durable, outbox, read_reports
+from usercontext.sentry import SentryClient, read_reports
+from usercontext.sentry.delivery import directory_lock, durable, outbox
+from usercontext.sentry.delivery.outbox import Outbox, clear_outbox, outbox_status
 from usercontext.sentry.dsn import Dsn
-from usercontext.sentry.outbox import Outbox, clear_outbox, outbox_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -484,7 +485,7 @@ def test_set_aside_once(path: Path) -> None:
 
 STARTER = """
 import sys, uuid
-from usercontext.sentry.outbox import Outbox
+from usercontext.sentry.delivery.outbox import Outbox
 outbox = Outbox(sys.argv[1], "http://localhost/1")
 print("ready", flush=True)
 sys.stdin.readline()
@@ -643,7 +644,7 @@ def test_locked(
     server: SentryServer, client: SentryClient, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that another program locks for long costs the file's protection alone."""
-    monkeypatch.setattr("usercontext.sentry.report_file._BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("usercontext.sentry.delivery.report_file._BUSY_SECONDS", 0.01)
     client.capture_message("x")
     client.flush(10.0)
     client._transport._outbox.release()  # type: ignore[union-attr]
@@ -712,7 +713,7 @@ def test_close_while_locked(
     client.capture_message("makes the file")
     client.flush(10.0)
     monkeypatch.setattr(transport, "_ensure_thread", lambda: True)
-    monkeypatch.setattr("usercontext.sentry.report_file._BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("usercontext.sentry.delivery.report_file._BUSY_SECONDS", 0.2)
     transport._outbox.release()
     transport._closed = True  # for its threads, which hold the file no more
     with transport._wake:

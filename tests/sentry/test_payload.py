@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usercontext.sentry.payload import MAX_BYTES, encode_event, plain, safe_str
+from usercontext.sentry.event.payload import MAX_BYTES, encode_event, plain, safe_str
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usercontext.sentry.rate_limits import RateLimits, parse_rate_limits
+from usercontext.sentry.delivery.rate_limits import RateLimits, parse_rate_limits
 
 # header: seconds for which our events are held back
 HEADERS = {

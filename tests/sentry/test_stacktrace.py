@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from usercontext.sentry import stacktrace
-from usercontext.sentry.stacktrace import StackTraces
+from usercontext.sentry.event import stacktrace
+from usercontext.sentry.event.stacktrace import StackTraces
 
 if TYPE_CHECKING:
     from collections.abc import Callable

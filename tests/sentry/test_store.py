@@ -17,7 +17,7 @@ import pytest
 
 from usercontext.exceptions import ConfigurationError
 from usercontext.sentry import SentryClient, read_reports
-from usercontext.sentry.store import follow_reports
+from usercontext.sentry.delivery.store import follow_reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,11 +18,13 @@ import pytest
 
 from tests.sentry.server import Answer, SentryServer
 from usercontext import __version__
-from usercontext.sentry import SentryClient, transport
+from usercontext.sentry.delivery import http as transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from usercontext.sentry import SentryClient
 
 
 @pytest.fixture

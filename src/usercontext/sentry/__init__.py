@@ -9,9 +9,9 @@
 from __future__ import annotations
 
 from usercontext.sentry.client import SentryClient
+from usercontext.sentry.delivery.http import Transport
+from usercontext.sentry.delivery.store import read_reports
 from usercontext.sentry.dsn import Dsn
-from usercontext.sentry.payload import encode_event
-from usercontext.sentry.store import read_reports
-from usercontext.sentry.transport import Transport
+from usercontext.sentry.event.payload import encode_event
 
 __all__ = ["Dsn", "SentryClient", "Transport", "encode_event", "read_reports"]

@@ -10,11 +10,11 @@ from usercontext.diagnostics import failure, warn_once
 from usercontext.event_loop import run_beside
 from usercontext.exceptions import ConfigurationError
 from usercontext.sentry import options as check
-from usercontext.sentry.background import in_own_work, own_work
+from usercontext.sentry.delivery.queue import in_own_work, own_work
 from usercontext.sentry.dsn import Dsn, sqlite_path
-from usercontext.sentry.event import SDK, EventBuilder
-from usercontext.sentry.payload import plain
-from usercontext.sentry.stacktrace import StackTraces
+from usercontext.sentry.event.builder import SDK, EventBuilder
+from usercontext.sentry.event.payload import plain
+from usercontext.sentry.event.stacktrace import StackTraces
 
 if TYPE_CHECKING:
     import random
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from os import PathLike
 
-    from usercontext.sentry.transport import Transport
+    from usercontext.sentry.delivery.http import Transport
     from usercontext.types import Event, GetUser
     from usercontext.user import User
 
@@ -410,18 +410,18 @@ def _transport(
         raise ConfigurationError(
             "outbox= needs the DSN of a server, as a file needs no other one: leave it out"
         )
-    from usercontext.sentry.store import SqliteStore
+    from usercontext.sentry.delivery.store import SqliteStore
 
     return SqliteStore(sqlite_path(target) or "", **sqlite)
 
 
 def _http_transport(target: Dsn, http: dict[str, Any], kept: dict[str, Any]) -> Transport:
     if kept["path"] is None:
-        from usercontext.sentry.transport import HttpTransport
+        from usercontext.sentry.delivery.http import HttpTransport
 
         return HttpTransport(target, **http)
-    from usercontext.sentry.durable import DurableTransport
-    from usercontext.sentry.outbox import Outbox
+    from usercontext.sentry.delivery.durable import DurableTransport
+    from usercontext.sentry.delivery.outbox import Outbox
 
     transport = DurableTransport(target, outbox=Outbox(target=target.public, **kept), **http)
     transport.resume()

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext.diagnostics import failure, warn_once
 from usercontext.exceptions import ConfigurationError
-from usercontext.sentry.background import BackgroundTransport
-from usercontext.sentry.payload import encode_event
-from usercontext.sentry.report_file import (
+from usercontext.sentry.delivery.queue import BackgroundTransport
+from usercontext.sentry.delivery.report_file import (
     ReportFile,
     check_writable,
     connect_to_read,
@@ -21,6 +20,7 @@ from usercontext.sentry.report_file import (
     identity,
     timestamp,
 )
+from usercontext.sentry.event.payload import encode_event
 
 if TYPE_CHECKING:
     import os

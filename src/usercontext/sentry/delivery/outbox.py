@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
-from usercontext.sentry.directory_lock import directory_lock
-from usercontext.sentry.report_file import (
+from usercontext.sentry.delivery.directory_lock import directory_lock
+from usercontext.sentry.delivery.report_file import (
     ReportFile,
     check_writable,
     connect,

@@ -12,10 +12,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from usercontext._version import __version__
-from usercontext.sentry.payload import safe_str
+from usercontext.sentry.event.payload import safe_str
 
 if TYPE_CHECKING:
-    from usercontext.sentry.stacktrace import StackTraces
+    from usercontext.sentry.event.stacktrace import StackTraces
     from usercontext.types import Event
 
 __all__ = ["CONTEXTS", "SDK", "EventBuilder"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from usercontext.sentry.event import CONTEXTS
+from usercontext.sentry.event.builder import CONTEXTS
 
 if TYPE_CHECKING:
     from usercontext.types import Event

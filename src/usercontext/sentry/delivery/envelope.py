@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from usercontext.sentry.event import SDK
+from usercontext.sentry.event.builder import SDK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

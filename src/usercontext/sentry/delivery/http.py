@@ -17,16 +17,16 @@ from urllib.request import getproxies, proxy_bypass
 
 from usercontext.diagnostics import failure, warn_once
 from usercontext.exceptions import ConfigurationError, MissingDependencyError
-from usercontext.sentry.background import UNREPORTED_BACKOFF, BackgroundTransport
-from usercontext.sentry.envelope import (
+from usercontext.sentry.delivery.envelope import (
     USER_AGENT,
     auth_header,
     build_envelope,
     split_discarded,
 )
-from usercontext.sentry.fork_guard import ForkGuard
-from usercontext.sentry.payload import encode_event
-from usercontext.sentry.rate_limits import RateLimits
+from usercontext.sentry.delivery.fork_guard import ForkGuard
+from usercontext.sentry.delivery.queue import UNREPORTED_BACKOFF, BackgroundTransport
+from usercontext.sentry.delivery.rate_limits import RateLimits
+from usercontext.sentry.event.payload import encode_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -14,7 +14,7 @@ import sysconfig
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from usercontext.sentry.local_variables import describe_locals
+from usercontext.sentry.event.local_variables import describe_locals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

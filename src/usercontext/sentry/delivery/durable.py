@@ -15,16 +15,16 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from usercontext.diagnostics import failure
-from usercontext.sentry.background import (
+from usercontext.sentry.delivery.http import HttpTransport
+from usercontext.sentry.delivery.outbox import LEASE_SECONDS, Outbox, is_corrupt
+from usercontext.sentry.delivery.queue import (
     KEPT,
     in_own_work,
     own_work,
     start_thread,
 )
 from usercontext.sentry.dsn import Dsn
-from usercontext.sentry.outbox import LEASE_SECONDS, Outbox, is_corrupt
-from usercontext.sentry.payload import encode_event
-from usercontext.sentry.transport import HttpTransport
+from usercontext.sentry.event.payload import encode_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from usercontext.privacy.secret_names import FILTERED, is_secret
-from usercontext.sentry.payload import safe_str
+from usercontext.sentry.event.payload import safe_str
 
 if TYPE_CHECKING:
     from types import FrameType

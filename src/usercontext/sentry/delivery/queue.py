@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from usercontext.diagnostics import failure
-from usercontext.sentry import uwsgi
-from usercontext.sentry.weight import weigh
+from usercontext.sentry.delivery import uwsgi
+from usercontext.sentry.event.size import weigh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
