@@ -102,9 +102,9 @@ def test_nothing_foreign_is_loaded(statement: str) -> None:
 
 def test_the_plugin_for_pytest_loads_nothing_more() -> None:
     """Everybody's pytest loads the plugin, so it costs no more than the package itself."""
-    added = modules_of(
-        "import pytest, usercontext; before = set(sys.modules)\nimport usercontext.pytest_plugin"
-    )
+    statement = "import usercontext.testing.pytest_plugin"
+    added = modules_of(f"import pytest, usercontext; before = set(sys.modules)\n{statement}")
     assert {name for name in added if name.startswith("usercontext")} == {
-        "usercontext.pytest_plugin"
+        "usercontext.testing",
+        "usercontext.testing.pytest_plugin",
     }

@@ -38,7 +38,7 @@ LAYERS = [
     # all of it together
     ["initialise"],
     [""],
-    ["conformance", "testing", "pytest_plugin", "cli", "__main__"],
+    ["testing", "cli", "__main__"],
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -66,9 +66,9 @@ OPTIONAL = {
     "frameworks.sanic": {"sanic"},
     "frameworks.starlette": {"starlette"},
     "frameworks.tornado": {"tornado"},
-    "pytest_plugin": {"pytest"},
     "resolvers.jwt": {"jwt"},
     "sentry.delivery.http": {"httpx", "httpx2"},
+    "testing.pytest_plugin": {"pytest"},
 }
 
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext import diagnostics
 from usercontext.clients.base import BaseClient
-from usercontext.conformance import client_conformance
 from usercontext.core.context import UserContext, forget_clients, make_default
 from usercontext.initialise import close
 from usercontext.sentry import SentryClient
+from usercontext.testing.conformance import client_conformance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
