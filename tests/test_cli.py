@@ -40,9 +40,9 @@ def client(path: Path) -> Iterator[SentryClient]:
 
 def keep(client: SentryClient, message: str, **parts: Any) -> None:
     """Keep a report with further parts."""
-    event = client.prepare_message(message)
+    event = client.build_message(message)
     assert event is not None
-    client.submit({**event, **parts})
+    client.send({**event, **parts})
     assert client.flush()
 
 

@@ -140,7 +140,7 @@ def test_rules_have_the_last_word_over_before_send(tmp_path: Path) -> None:
         ((), {"relase": "1"}, ["relase", "did you mean release"]),
         ((), {"scrubb": []}, ["did you mean scrub"]),
         ((), {"sample_rate": 7, "dsn": "https://key@sentry.example/1"}, ["sample_rate"]),
-        ((), {"client": object()}, ["client", "prepare_exception()"]),
+        ((), {"client": object()}, ["client", "build_exception()"]),
         ((), {"hash_key": b"short", "scrub": [("$user.email", "hash")]}, ["at least 16"]),
         ((), {"scrub": [("$user.email", "hash")]}, ["hash_key"]),
         (("https://key@sentry.example/1",), {"client": testing.RecordingClient()}, ["not both"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from usercontext._version import __version__
 from usercontext.address.client import ClientAddress
 from usercontext.core.capture import capture_exception, capture_message
-from usercontext.core.context import UserContext
+from usercontext.core.context import Context as UserContext
 from usercontext.core.current import (
     bind,
     get_client_address,

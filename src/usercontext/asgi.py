@@ -8,8 +8,8 @@ from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from usercontext.core.context import OverDefault, UserContext, default
-from usercontext.core.interface import check_kind
+from usercontext.core.context import Context, OverDefault, default
+from usercontext.core.interface import check_interface
 from usercontext.core.lifecycle import (
     Serving,
     ask,
@@ -60,9 +60,9 @@ class UserContextMiddleware:
     """
 
     def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
-        check_kind(app, "ASGI")
+        check_interface(app, "ASGI")
         self.app = app
-        self._own = UserContext(make_request=self._request_maker(options), **options)
+        self._own = Context(make_request=self._request_maker(options), **options)
         self._defaults = OverDefault(self._own)
         _mark_awaitable(_Exchange.send)
         _mark_awaitable(_RecordingExchange.send)
@@ -98,7 +98,7 @@ class UserContextMiddleware:
         token = enter(record)
         try:
             await self.app(scope, exchange.receive, exchange.send)
-            if record.extras is not None and record.extras.pending:
+            if record.state is not None and record.state.pending:
                 await ask(record)
         except Exception as error:
             await fail(record, error)
@@ -109,10 +109,10 @@ class UserContextMiddleware:
             except ValueError:
                 leave(token)
             # What close() does, at a tenth of its cost, for a request that reported nothing.
-            if record.user is UNKNOWN and record.extras is None:
+            if record.user is UNKNOWN and record.state is None:
                 record.ended = 0.0
                 record.source = None
-            elif record.extras is None and not context.includes_ip:
+            elif record.state is None and not context.includes_ip:
                 record.ended = monotonic()
                 record.source = None
             else:

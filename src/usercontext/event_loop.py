@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "is_running",
-    "run_aside",
-    "run_beside",
+    "run_blocking",
+    "run_in_own_thread",
     "run_in_thread",
     "run_within",
     "start_thread",
@@ -101,7 +101,7 @@ async def run_in_thread(function: Callable[..., T], *args: object) -> T:
     return result
 
 
-async def run_beside(function: Callable[[float], bool], seconds: float) -> bool:
+async def run_in_own_thread(function: Callable[[float], bool], seconds: float) -> bool:
     """Run what waits for at most so many seconds on a thread of its own, and await its end.
 
     Not in the loop's worker threads: those may all be taken by what the app does.
@@ -167,7 +167,9 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_forget_background)
 
 
-def run_aside(function: Callable[..., Coroutine[Any, Any, T]], *args: object, timeout: float) -> T:
+def run_blocking(
+    function: Callable[..., Coroutine[Any, Any, T]], *args: object, timeout: float
+) -> T:
     """Run a coroutine to its end from a thread that runs no event loop.
 
     One background loop serves them all (45 us a call, where `asyncio.run` costs 158); under

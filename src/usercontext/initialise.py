@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from usercontext.core.context import UserContext, default, make_default
+from usercontext.core.context import Context, default, make_default
 from usercontext.core.options import ContextOptions, check_names, checked
 from usercontext.diagnostics import harmless
-from usercontext.event_loop import run_beside
+from usercontext.event_loop import run_in_own_thread
 from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from usercontext.types import ReportTaker
+    from usercontext.types import Reporter
 
 __all__ = ["aclose", "aflush", "close", "flush", "init"]
 
@@ -20,8 +20,8 @@ ENVIRONMENT_VARIABLE: Final = "$USERCONTEXT_DSN"
 
 
 def init(
-    dsn: str | None = ENVIRONMENT_VARIABLE, *, client: ReportTaker | None = None, **options: Any
-) -> UserContext:
+    dsn: str | None = ENVIRONMENT_VARIABLE, *, client: Reporter | None = None, **options: Any
+) -> Context:
     """Configure the process: the defaults of every middleware, and the built-in client.
 
     It may come before or after middlewares are built: they read it at each request. A second
@@ -54,7 +54,7 @@ def init(
         client = _built_in_client(_dsn_of(dsn), client_options)
     elif dsn is not None and dsn != ENVIRONMENT_VARIABLE:
         raise ConfigurationError("init() takes a DSN or client=, not both: leave one of them out")
-    context = UserContext(client=client, **context_options)
+    context = Context(client=client, **context_options)
     _close_client(make_default(context).client, unless=client)
     return context
 
@@ -67,7 +67,7 @@ def _dsn_of(dsn: str | None) -> str | None:
     return os.environ.get(ENVIRONMENT_VARIABLE.removeprefix("$"))
 
 
-def _check_client_options(options: dict[str, Any], client: ReportTaker | None) -> None:
+def _check_client_options(options: dict[str, Any], client: Reporter | None) -> None:
     if not options:
         return
     from inspect import signature
@@ -82,7 +82,7 @@ def _check_client_options(options: dict[str, Any], client: ReportTaker | None) -
         )
 
 
-def _built_in_client(dsn: str | None, options: dict[str, Any]) -> ReportTaker | None:
+def _built_in_client(dsn: str | None, options: dict[str, Any]) -> Reporter | None:
     if not dsn and not options:
         return None
     from usercontext.sentry import SentryClient
@@ -104,12 +104,12 @@ def flush(timeout: float = 2.0) -> bool:
 
 async def aflush(timeout: float = 2.0) -> bool:  # noqa: ASYNC109
     """Await what `flush()` waits for; the event loop goes on meanwhile."""
-    return await run_beside(flush, timeout)
+    return await run_in_own_thread(flush, timeout)
 
 
 async def aclose(timeout: float = 2.0) -> bool:  # noqa: ASYNC109
     """Await what `close()` waits for; the event loop goes on meanwhile."""
-    return await run_beside(close, timeout)
+    return await run_in_own_thread(close, timeout)
 
 
 def close(timeout: float = 2.0) -> bool:
@@ -130,7 +130,7 @@ def _on_client(method: str, timeout: float) -> bool:
     return False
 
 
-def _close_client(client: ReportTaker | None, *, unless: ReportTaker | None) -> None:
+def _close_client(client: Reporter | None, *, unless: Reporter | None) -> None:
     if client is None or client is unless:
         return
     with harmless("built-in client close", "the reporting client failed in close()"):

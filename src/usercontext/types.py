@@ -18,7 +18,7 @@ __all__ = [
     "GetUser",
     "Message",
     "Receive",
-    "ReportTaker",
+    "Reporter",
     "ReportingClient",
     "Resolver",
     "Scope",
@@ -102,21 +102,19 @@ class ReportingClient(Protocol):
         """Take the pushed user, replacing every key this client owns; None clears them."""
 
 
-class ReportTaker(Protocol):
+class Reporter(Protocol):
     """Builds reports and sends or keeps them: the built-in client, or one in its place."""
 
-    def prepare_exception(
+    def build_exception(
         self, error: BaseException, *, handled: bool = True, level: str = "error"
     ) -> Event | None:
         """Build the report of an exception on the calling thread; None if it is not wanted."""
 
-    def prepare_message(self, message: str, *, level: str = "info") -> Event | None:
+    def build_message(self, message: str, *, level: str = "info") -> Event | None:
         """Build the report of a message on the calling thread; None if it is not wanted."""
 
-    def submit(
-        self, event: Event, *, last_word: Callable[[Event], Event] | None = None
-    ) -> str | None:
-        """Send a prepared report, `last_word` applied after `before_send`; return its id."""
+    def send(self, event: Event, *, scrub: Callable[[Event], Event] | None = None) -> str | None:
+        """Send a prepared report, `scrub` applied after `before_send`; return its id."""
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Wait until everything submitted is sent or kept; return whether it was in time."""

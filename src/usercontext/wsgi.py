@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext.core import resolution
 from usercontext.core.capture import report_unhandled
-from usercontext.core.context import OverDefault, UserContext
-from usercontext.core.interface import check_kind
+from usercontext.core.context import Context, OverDefault
+from usercontext.core.interface import check_interface
 from usercontext.core.lifecycle import push_now, resolve_early_now
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord, enter, leave, reset
 from usercontext.exceptions import MissingDependencyError
@@ -42,9 +42,9 @@ class UserContextMiddleware:
     """
 
     def __init__(self, app: WSGIApp, **options: Unpack[ContextOptions]) -> None:
-        check_kind(app, "WSGI")
+        check_interface(app, "WSGI")
         self.app = app
-        self._own = UserContext(make_request=self._request_maker(options), **options)
+        self._own = Context(make_request=self._request_maker(options), **options)
         self._defaults = OverDefault(self._own)
 
     @staticmethod
@@ -81,10 +81,10 @@ class UserContextMiddleware:
         if type(body) is not list and type(body) is not tuple:
             return _until_closed(body, record, environ)
         # What close() does, at a tenth of its cost, for a request that reported nothing.
-        if record.user is UNKNOWN and record.extras is None:
+        if record.user is UNKNOWN and record.state is None:
             record.ended = 0.0
             record.source = None
-        elif record.extras is None and not context.includes_ip:
+        elif record.state is None and not context.includes_ip:
             record.ended = monotonic()
             record.source = None
         else:

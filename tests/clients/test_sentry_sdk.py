@@ -28,7 +28,6 @@ from usercontext import (
     RequestData,
     asgi,
     bind,
-    context,
     init,
     isolation_scope,
     set_reporting,
@@ -37,6 +36,7 @@ from usercontext import (
     wsgi,
 )
 from usercontext.clients.sentry_sdk import SentrySdkClient
+from usercontext.core import context
 from usercontext.privacy import hash_id
 
 if TYPE_CHECKING:

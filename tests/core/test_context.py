@@ -29,7 +29,7 @@ from usercontext import (
     wsgi,
 )
 from usercontext.clients import BaseClient
-from usercontext.core.context import UserContext, make_default
+from usercontext.core.context import Context, make_default
 from usercontext.core.record import current
 from usercontext.testing import RecordingClient
 
@@ -306,8 +306,8 @@ def test_options_that_differ_from_an_outer_middlewares_are_named() -> None:
     def resolver(_request: object) -> None:
         """Find nobody."""
 
-    own = UserContext(resolver=resolver, resolver_timeout=2.0, detached_ttl=None)
-    outer = UserContext(resolver=lambda _: None, resolver_timeout=2.0, resolve="eager")
-    assert own.differing(outer) == ["resolver"]
+    own = Context(resolver=resolver, resolver_timeout=2.0, detached_ttl=None)
+    outer = Context(resolver=lambda _: None, resolver_timeout=2.0, resolve="eager")
+    assert own.conflicts_with(outer) == ["resolver"]
     make_default(outer)
-    assert own.differing(UserContext().over(outer)) == []
+    assert own.conflicts_with(Context().merged_under(outer)) == []

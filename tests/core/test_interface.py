@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from usercontext import ConfigurationError, asgi, wsgi
-from usercontext.core.interface import check_kind
+from usercontext.core.interface import check_interface
 
 
 def wsgi_app(environ: Any, start_response: Any) -> Any:
@@ -53,5 +53,5 @@ def test_an_asgi_app_in_the_wsgi_middleware(app: Any) -> None:
 )  # fmt: skip
 def test_an_app_of_either_kind(app: Any) -> None:
     """What may be right is never refused."""
-    check_kind(app, "ASGI")
-    check_kind(app, "WSGI")
+    check_interface(app, "ASGI")
+    check_interface(app, "WSGI")

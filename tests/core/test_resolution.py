@@ -299,7 +299,7 @@ def test_a_failing_resolver_changes_no_response(
         assert asgi_request(app)[0]["status"] == 200
     (record,) = messages(caplog)
     assert record.exc_info is not None
-    assert diagnostics.failures() == {f"resolver tests.test_resolution.{kind.__name__}": 3}
+    assert diagnostics.failures() == {f"resolver tests.core.test_resolution.{kind.__name__}": 3}
 
 
 @pytest.mark.parametrize("nonsense", ["ada", 7, b"ada", ["ada"], 1.5, {"id": [1]}, {"plan": 1}])
@@ -537,7 +537,7 @@ class WithAsyncForm:
     def __call__(self, request: object) -> object:
         return UNKNOWN
 
-    async def async_form(self, request: object) -> object:
+    async def async_resolver(self, request: object) -> object:
         await asyncio.sleep(0)
         return ADA
 

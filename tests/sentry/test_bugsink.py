@@ -138,10 +138,10 @@ def test_exception(bugsink: Bugsink, client: SentryClient) -> None:
 
 def test_odd_values(bugsink: Bugsink, client: SentryClient) -> None:
     """An event with whatever JSON has no word for is stored."""
-    event = client.prepare_message("x\ud800y")
+    event = client.build_message("x\ud800y")
     assert event is not None
     event["extra"] = {"nan": float("nan"), "long": 10**30, "bytes": b"\xff", "\udfff": object}
-    event_id = client.submit(event)
+    event_id = client.send(event)
     assert client.flush(30.0)
 
     assert bugsink.event(event_id)["logentry"]["formatted"] == "x?y"
@@ -150,11 +150,11 @@ def test_odd_values(bugsink: Bugsink, client: SentryClient) -> None:
 
 def test_large_event(bugsink: Bugsink, client: SentryClient) -> None:
     """An event above 1 MiB is stored without what made it so."""
-    event = client.prepare_message("large")
+    event = client.build_message("large")
     assert event is not None
     event["extra"] = {"a": "x" * 3_000_000}
     event["user"] = {"id": "7"}
-    event_id = client.submit(event)
+    event_id = client.send(event)
     assert client.flush(30.0)
 
     assert bugsink.event(event_id)["user"] == {"id": "7"}
@@ -163,13 +163,13 @@ def test_large_event(bugsink: Bugsink, client: SentryClient) -> None:
 
 def test_largest_event(bugsink: Bugsink, client: SentryClient) -> None:
     """What we take for 1 MiB, the server does too."""
-    event = client.prepare_message("largest")
+    event = client.build_message("largest")
     assert event is not None
     event["sdk"] = {"name": "usercontext.python", "version": usercontext.__version__}
     event["sdk"]["settings"] = {"infer_ip": "never"}  # type: ignore[index]
     event["extra"] = {"a": ""}
     event["extra"]["a"] = "x" * ((1 << 20) - len(usercontext.sentry.encode_event(event) or b""))
-    event_id = client.submit(event)
+    event_id = client.send(event)
     assert client.flush(30.0)
 
     assert "extra" in bugsink.event(event_id)

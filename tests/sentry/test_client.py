@@ -104,7 +104,7 @@ def test_nothing_without_a_dsn() -> None:
         client = SentryClient(dsn)
 
         assert client.capture_message("x") is None
-        assert client.submit({"event_id": "x"}) is None
+        assert client.send({"event_id": "x"}) is None
         assert client.flush()
         assert client.close()
         assert client.stats() == {"captured": 0, "sent": 0, "queued": 0, "discarded": {}}
@@ -291,11 +291,11 @@ def test_before_send_cannot_switch_inference_on(kept: Kept) -> None:
     assert kept.events[0]["sdk"]["settings"]["infer_ip"] == "never"
 
 
-def capture_with(client: SentryClient, last_word: Callable[[Any], Any]) -> str | None:
+def capture_with(client: SentryClient, scrub: Callable[[Any], Any]) -> str | None:
     """Capture a message on which another has the last word."""
-    event = client.prepare_message("x")
+    event = client.build_message("x")
     assert event is not None
-    return client.submit(event, last_word=last_word)
+    return client.send(event, scrub=scrub)
 
 
 def test_last_word_comes_last(kept: Kept) -> None:
@@ -312,12 +312,12 @@ def test_last_word_comes_last(kept: Kept) -> None:
         held.append(event)
         return event
 
-    def last_word(event: dict[str, Any]) -> dict[str, Any]:
+    def scrub(event: dict[str, Any]) -> dict[str, Any]:
         assert event["extra"] == {"object": "203.0.113.7"}
         event["extra"]["object"] = "[ip]"
         return event
 
-    capture_with(SentryClient(transport=kept, before_send=before_send), last_word)
+    capture_with(SentryClient(transport=kept, before_send=before_send), scrub)
     held[0]["extra"]["object"] = "203.0.113.7"
 
     assert kept.events[0]["extra"] == {"object": "[ip]"}
@@ -333,10 +333,10 @@ def test_last_word_raises(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
 def test_last_word_may_remove_the_address(kept: Kept) -> None:
     """Where the last word removes `{{auto}}`, the server infers nothing."""
     client = SentryClient(transport=kept)
-    event = client.prepare_message("x")
+    event = client.build_message("x")
     assert event is not None
     event["user"] = {"ip_address": "{{auto}}"}
-    client.submit(event, last_word=lambda event: {**event, "user": {}})
+    client.send(event, scrub=lambda event: {**event, "user": {}})
 
     assert kept.events[0]["sdk"]["settings"]["infer_ip"] == "never"
 
@@ -439,7 +439,7 @@ def test_everything_fails(kept: Kept, method: str) -> None:
     client = SentryClient(transport=kept, before_send=lambda event: None)
 
     assert client.capture_message("x") is None
-    assert client.submit({}) is None
+    assert client.send({}) is None
 
 
 @pytest.mark.parametrize("timeout", [0, -1, math.inf, math.nan, 1e300, 10**400, None, "soon"])

@@ -138,9 +138,9 @@ def make(
 def capture(client: SentryClient, number: int) -> bool:
     """Capture reports of 20 kB; return what `flush()` does."""
     for _ in range(number):
-        event = client.prepare_message("x")
+        event = client.build_message("x")
         assert event is not None
-        client.submit({**event, "extra": {"text": "x" * 20_000}})
+        client.send({**event, "extra": {"text": "x" * 20_000}})
     return client.flush(10.0)
 
 

@@ -168,10 +168,10 @@ def test_safe_while_the_server_is_slow(
 def test_same_event_twice(server: SentryServer, client: SentryClient) -> None:
     """An event submitted twice is sent once, and counted as it was submitted."""
     server.answering.clear()
-    event = client.prepare_message("x")
+    event = client.build_message("x")
     assert event is not None
-    client.submit(dict(event))
-    client.submit(dict(event))
+    client.send(dict(event))
+    client.send(dict(event))
     client.flush(0.2)
     server.answering.set()
 
@@ -218,9 +218,9 @@ def test_size_is_bounded(
     client = make_client(server.dsn, outbox=path, max_reports=10, max_outbox_bytes=100_000)
     hung_up(server)
     for _ in range(40):
-        event = client.prepare_message("x")
+        event = client.build_message("x")
         assert event is not None
-        client.submit({**event, "extra": {"text": "x" * 20_000}})
+        client.send({**event, "extra": {"text": "x" * 20_000}})
     client.flush(10.0)
 
     assert path.stat().st_size < 300_000
@@ -235,9 +235,9 @@ def test_age_is_bounded(
     client = make_client(server.dsn, outbox=path, max_reports=9, max_age=3600)
     hung_up(server)
     for age in (7200, 60):
-        event = client.prepare_message(str(age))
+        event = client.build_message(str(age))
         assert event is not None
-        client.submit({**event, "timestamp": time.time() - age})
+        client.send({**event, "timestamp": time.time() - age})
     client.flush(10.0)
 
     assert [report["logentry"]["formatted"] for report in read_reports(path)] == ["60"]
@@ -596,9 +596,9 @@ def test_disk_full(
     """On a full disk events are sent without the file, and the log says so once."""
     full(client._transport._outbox, monkeypatch)  # type: ignore[union-attr]
     for _ in range(3):
-        event = client.prepare_message("x")
+        event = client.build_message("x")
         assert event is not None
-        client.submit({**event, "extra": {"text": "x" * 20_000}})
+        client.send({**event, "extra": {"text": "x" * 20_000}})
 
     assert client.flush(10.0)
     assert len(server.received) == 3

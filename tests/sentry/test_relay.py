@@ -36,9 +36,9 @@ def report(**options: Any) -> dict[str, Any]:
         except KeyError as error:
             raise ExceptionGroup("outer", [ValueError("a"), OSError("b")]) from error
     except ExceptionGroup as error:
-        event = recorder.prepare_exception(error, handled=False)
+        event = recorder.build_exception(error, handled=False)
     assert event is not None
-    recorder.submit(event)
+    recorder.send(event)
     return recorder.events[0]
 
 
@@ -82,7 +82,7 @@ def test_the_rest_is_unchanged() -> None:
 def test_message() -> None:
     """The text of a message comes out as it went in."""
     recorder = RecordingClient()
-    event = recorder.prepare_message("100 % of\n%s {0} ünï", level="warning")
+    event = recorder.build_message("100 % of\n%s {0} ünï", level="warning")
     assert event is not None
     out = normalized(event)
 
@@ -136,11 +136,11 @@ def test_no_address_is_inferred() -> None:
 def test_auto_means_the_resolved_address() -> None:
     """`{{auto}}` that the app asked for becomes the address in `request.env`."""
     recorder = RecordingClient()
-    event = recorder.prepare_message("x")
+    event = recorder.build_message("x")
     assert event is not None
     event["user"] = {"id": "1", "ip_address": "{{auto}}"}
     event["request"] = {"env": {"REMOTE_ADDR": "203.0.113.7"}}
-    recorder.submit(event)
+    recorder.send(event)
 
     assert normalized(recorder.events[0])["user"]["ip_address"] == "203.0.113.7"
 

@@ -90,10 +90,10 @@ def test_identity(client: SentryClient, path: Path, user: Any, identity: str | N
 @pytest.mark.parametrize("user", ["text", {"plan": "pro"}, {"id": ""}])
 def test_no_identity(client: SentryClient, path: Path, user: Any) -> None:
     """A user that `before_send` spoiled has no identity."""
-    event = client.prepare_message("x")
+    event = client.build_message("x")
     assert event is not None
     event["user"] = user
-    client.submit(event)
+    client.send(event)
     client.flush()
 
     assert rows(path, "SELECT identity FROM reports") == [(None,)]
@@ -137,9 +137,9 @@ def test_age_is_bounded(path: Path, make_client: Callable[..., SentryClient]) ->
     """Only reports younger than `max_age` are kept."""
     client = make_client(f"sqlite:///{path}", max_age=3600)
     for age, text in ((7200, "old"), (60, "young")):
-        event = client.prepare_message(text)
+        event = client.build_message(text)
         assert event is not None
-        client.submit({**event, "timestamp": time.time() - age})
+        client.send({**event, "timestamp": time.time() - age})
     client.flush()
 
     assert messages(path) == ["young"]
@@ -147,9 +147,9 @@ def test_age_is_bounded(path: Path, make_client: Callable[..., SentryClient]) ->
 
 def test_odd_timestamp(client: SentryClient, path: Path) -> None:
     """A timestamp that `before_send` spoiled is now."""
-    event = client.prepare_message("x")
+    event = client.build_message("x")
     assert event is not None
-    client.submit({**event, "timestamp": "soon"})
+    client.send({**event, "timestamp": "soon"})
     client.flush()
 
     assert messages(path) == ["x"]
@@ -157,10 +157,10 @@ def test_odd_timestamp(client: SentryClient, path: Path) -> None:
 
 def test_same_event_twice(client: SentryClient, path: Path) -> None:
     """An event submitted twice is kept once."""
-    event = client.prepare_message("x")
+    event = client.build_message("x")
     assert event is not None
-    client.submit(dict(event))
-    client.submit(dict(event))
+    client.send(dict(event))
+    client.send(dict(event))
 
     assert client.flush()
     assert messages(path) == ["x"]
@@ -336,9 +336,9 @@ def test_failed_transaction(
 
 def test_too_large(client: SentryClient, path: Path) -> None:
     """A report above 1 MiB is not kept."""
-    event = client.prepare_message("x")
+    event = client.build_message("x")
     assert event is not None
-    client.submit({**event, "tags": {"a": "x" * 2_000_000}})
+    client.send({**event, "tags": {"a": "x" * 2_000_000}})
     client.flush()
 
     assert client.stats()["discarded"] == {"send_error": 1}

@@ -526,9 +526,9 @@ def test_weight(dead: SentryClient, parts: Callable[[], Any]) -> None:
     transport._max_queue_bytes = 30_000
     transport._ensure_thread = lambda: False
     for _ in range(5):
-        event = dead.prepare_message("x")
+        event = dead.build_message("x")
         if event is not None:
-            dead.submit({**event, **parts()})
+            dead.send({**event, **parts()})
 
     assert 1 <= dead.stats()["queued"] <= 2
     assert is_balanced(dead.stats())
@@ -559,10 +559,10 @@ def test_odd_shapes(
 
 def test_too_large_an_event(client: SentryClient, caplog: pytest.LogCaptureFixture) -> None:
     """What is too large even when shrunk is dropped and counted."""
-    event = client.prepare_message("x")
+    event = client.build_message("x")
     assert event is not None
     event["tags"] = {"a": "x" * 2_000_000}
-    client.submit(event)
+    client.send(event)
     client.flush(10.0)
 
     assert client.stats()["discarded"] == {"send_error": 1}

@@ -36,16 +36,16 @@ def is_unasked(record: RequestRecord) -> bool:
 
     Then what the app told the other library itself stays, but for addresses.
     """
-    extras = record.root.extras
-    if extras is not None and extras.withheld:
+    state = record.root.state
+    if state is not None and state.withheld:
         return False
     return record.user is UNKNOWN and record.context.resolver is None
 
 
 def address_of(record: RequestRecord) -> str | None:
     """Return the address that may be reported of a request, or None."""
-    extras = record.root.extras
-    if extras is not None and extras.withheld:
+    state = record.root.state
+    if state is not None and state.withheld:
         return None
     return record.context.collected_address(record)
 

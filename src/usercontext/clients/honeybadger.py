@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import address_of, cleaned_environ, cleaned_headers, record_of
 from usercontext.clients.log_fields import FIELDS, checked_fields
-from usercontext.clients.put_back import put_back_after
+from usercontext.clients.rehook import put_back_after
 from usercontext.core.context import pull_user
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import MissingDependencyError

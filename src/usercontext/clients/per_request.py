@@ -31,18 +31,18 @@ class PerRequest(Generic[T]):
         record = current()
         if record is None:
             return
-        extras = record.root.more()
-        if extras.kept is None:
-            extras.kept = {}
-        extras.kept[self] = value
+        state = record.root.make_state()
+        if state.kept is None:
+            state.kept = {}
+        state.kept[self] = value
 
     def get(self) -> T | None:
         """Return the value of the current request; None outside, or where none was kept."""
         record = current()
-        extras = None if record is None else record.root.extras
-        if extras is None or extras.kept is None:
+        state = None if record is None else record.root.state
+        if state is None or state.kept is None:
             return None
-        value: T | None = extras.kept.get(self)
+        value: T | None = state.kept.get(self)
         return value
 
 

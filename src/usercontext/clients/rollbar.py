@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import address_of, cleaned_headers, cleaned_variables, record_of
-from usercontext.clients.put_back import put_back_after
+from usercontext.clients.rehook import put_back_after
 from usercontext.core.context import pull_user
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import MissingDependencyError

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from usercontext.core.record import RequestRecord
-    from usercontext.types import Event, ReportTaker
+    from usercontext.types import Event, Reporter
 
 __all__ = ["capture_exception", "capture_message", "mark_reported", "report_unhandled"]
 
@@ -52,7 +52,7 @@ def capture_message(message: str, level: str = "info") -> str | None:
         message: the text, as it is.
         level: "fatal", "error", "warning", "info" or "debug".
     """
-    return _capture(records.current(), lambda client: client.prepare_message(message, level=level))
+    return _capture(records.current(), lambda client: client.build_message(message, level=level))
 
 
 def report_unhandled(error: Exception, record: RequestRecord) -> None:
@@ -83,7 +83,7 @@ def _capture_exception(
 ) -> str | None:
     if record is not None and not _is_first_report(error, record.root):
         return None
-    return _capture(record, lambda client: client.prepare_exception(error, handled=handled))
+    return _capture(record, lambda client: client.build_exception(error, handled=handled))
 
 
 def _is_first_report(error: BaseException, record: RequestRecord) -> bool:
@@ -117,7 +117,7 @@ def _is_reported(error: BaseException, record: RequestRecord, depth: int = 16) -
 
 
 def _capture(
-    record: RequestRecord | None, prepare: Callable[[ReportTaker], Event | None]
+    record: RequestRecord | None, prepare: Callable[[Reporter], Event | None]
 ) -> str | None:
     client = default().client
     if client is None:
@@ -127,7 +127,7 @@ def _capture(
         if event is None:
             return None
         if record is None:
-            return client.submit(event, last_word=default().last_word)
+            return client.send(event, scrub=default().scrub)
         record.context.describe(record, event)
-        return record.context.submit(record, event, client)
+        return record.context.report(record, event, client)
     return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from usercontext.core import record as records
 from usercontext.core import resolution
 from usercontext.core.clients import ClientScopes, call
-from usercontext.core.options import TAKER_METHODS, ContextOptions, check_methods, checked
+from usercontext.core.options import REPORTER_METHODS, ContextOptions, check_methods, checked
 from usercontext.core.record import UNKNOWN, RequestRecord
 from usercontext.diagnostics import failure, harmless
 from usercontext.exceptions import InvalidUserError
@@ -22,16 +22,16 @@ from usercontext.user import User
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from usercontext.types import Event, ReportingClient, ReportTaker, Resolver
+    from usercontext.types import Event, Reporter, ReportingClient, Resolver
 
-__all__ = ["UserContext", "default", "forget_clients", "make_default", "pull_user"]
+__all__ = ["Context", "default", "forget_clients", "make_default", "pull_user"]
 
 _AUTO = "{{auto}}"
 _NO_ADDRESS = RequestData()
 _FINDING_A_USER = ("make_request", "resolve", "resolver", "resolver_thread")
 
 
-class UserContext:
+class Context:
     """What applies to a request: who resolves its user, what is reported, and to whom.
 
     Middlewares, `isolation_scope` and `init()` each make one of the options they are given;
@@ -49,7 +49,7 @@ class UserContext:
     def __init__(
         self,
         *,
-        client: ReportTaker | None = None,
+        client: Reporter | None = None,
         make_request: Callable[[Any], object] | None = None,
         **options: Unpack[ContextOptions],
     ) -> None:
@@ -60,7 +60,7 @@ class UserContext:
             never_store_ip=given.pop("never_store_ip", False),
         )
         if client is not None:
-            check_methods("client", client, TAKER_METHODS, "a SentryClient")
+            check_methods("client", client, REPORTER_METHODS, "a SentryClient")
             given["client"] = client
         if make_request is not None:
             given["make_request"] = make_request
@@ -70,26 +70,28 @@ class UserContext:
 
     def _apply(self, options: Mapping[str, Any], scrubber: Scrubber) -> None:
         self._options: dict[str, Any] = dict(options)
-        self._joined: tuple[UserContext, UserContext] | None = None
+        self._joined: tuple[Context, Context] | None = None
         self.resolver: Resolver | None = options.get("resolver")
         self.request_data: RequestData = options.get("request_data", _NO_ADDRESS)
         self.clients: tuple[ReportingClient, ...] = options.get("clients", ())
         self.eager: bool = options.get("resolve") == "eager"
         self.resolver_timeout: float = options.get("resolver_timeout", 1.0)
         self.detached_ttl: float | None = options.get("detached_ttl", 300.0)
-        self.client: ReportTaker | None = options.get("client")
+        self.client: Reporter | None = options.get("client")
         self.make_request: Callable[[Any], object] | None = options.get("make_request")
         self.scrubber: Scrubber = scrubber
         self.includes_ip: bool = self.request_data.include_ip and not scrubber.never_store_ip
         self.resolver_name: str = f"resolver {_name_of(self.resolver)}"
         self.is_async: bool = self.resolver is not None and _is_async(self.resolver)
         self.awaits: bool = self.is_async or bool(options.get("resolver_thread"))
-        self.async_form: Callable[[Any], Awaitable[object]] | None = _async_form(self.resolver)
+        self.async_resolver: Callable[[Any], Awaitable[object]] | None = _async_resolver(
+            self.resolver
+        )
         self.isolating: tuple[ReportingClient, ...] = _overriding(self.clients, "request_scope")
         self.recording: tuple[ReportingClient, ...] = _overriding(self.clients, "is_recording")
         self.is_plain: bool = not (self.isolating or self.recording or self.eager)
 
-    def over(self, base: UserContext) -> UserContext:
+    def merged_under(self, base: Context) -> Context:
         """Return these options with those of `base` where they were left out.
 
         Scrub rules add up, and a resolver stays with the kind of request it was written for.
@@ -97,27 +99,27 @@ class UserContext:
         options = {**base._options, **self._options}
         if "resolver" not in self._options and "make_request" in base._options:
             options["make_request"] = base._options["make_request"]
-        joined = object.__new__(UserContext)
+        joined = object.__new__(Context)
         joined._apply(options, base.scrubber.merged(self.scrubber))
         return joined
 
-    def beside(self, base: UserContext) -> UserContext:
+    def without_resolver_of(self, base: Context) -> Context:
         """Return these options over those of `base`, but for its ways to find a user."""
         options = {
             name: value for name, value in base._options.items() if name not in _FINDING_A_USER
         }
-        joined = object.__new__(UserContext)
+        joined = object.__new__(Context)
         joined._apply({**options, **self._options}, base.scrubber.merged(self.scrubber))
         return joined
 
-    def _over_once(self, outer: UserContext) -> UserContext:
+    def _over_once(self, outer: Context) -> Context:
         # Nearly always it is the same outer middleware, at every request.
         joined = self._joined
         if joined is None or joined[0] is not outer:
-            joined = self._joined = (outer, self.over(outer))
+            joined = self._joined = (outer, self.merged_under(outer))
         return joined[1]
 
-    def differing(self, outer: UserContext) -> list[str]:
+    def conflicts_with(self, outer: Context) -> list[str]:
         """Name the options given both here and to an outer middleware, and not the same.
 
         What that one has of `init()` is there to be overruled.
@@ -140,8 +142,8 @@ class UserContext:
 
     def request_of(self, record: RequestRecord) -> object:
         """Return the framework's own request for the resolver; None outside a request."""
-        if record.extras is not None and record.extras.request is not None:
-            return record.extras.request
+        if record.state is not None and record.state.request is not None:
+            return record.state.request
         if record.source is None or self.make_request is None:
             return None
         return self.make_request(record.source)
@@ -154,8 +156,8 @@ class UserContext:
         """
         outer = record.context
         record.context = self._over_once(outer)
-        if record.extras is not None:
-            record.extras.address = UNKNOWN
+        if record.state is not None:
+            record.state.address = UNKNOWN
         if "resolver" not in self._options or self.resolver is outer.resolver:
             return
         record.source = source
@@ -167,13 +169,13 @@ class UserContext:
         """Return the client's address if it may be reported, found once per request."""
         if not self.includes_ip:
             return None
-        extras = record.extras
-        if extras is None or extras.address is UNKNOWN:
+        state = record.state
+        if state is None or state.address is UNKNOWN:
             record = record.root
-            extras = record.extras or record.more()
-            if extras.address is UNKNOWN:
-                extras.address = self._find_address(record.source)
-        return extras.address
+            state = record.state or record.make_state()
+            if state.address is UNKNOWN:
+                state.address = self._find_address(record.source)
+        return state.address
 
     def _find_address(self, source: Mapping[str, Any] | None) -> str | None:
         if source is None:
@@ -238,7 +240,7 @@ class UserContext:
         """Hand on a user that has just become known, or has changed."""
         if self.clients and record.root is record and record.ended is None:
             self._push(record, self.clients)
-        if record.extras is not None and record.extras.pending:
+        if record.state is not None and record.state.pending:
             self.complete_pending(record)
 
     def _push(
@@ -297,37 +299,37 @@ class UserContext:
         root = record.root
         if root.source is None:
             return
-        data = None if root.extras is None else root.extras.data
+        data = None if root.state is None else root.state.data
         include_ip = self.includes_ip and not _is_withheld(record)
         request = self.request_data.collect(root.source, data=data, include_ip=include_ip)
         if request:
             event["request"] = request
 
-    def submit(self, record: RequestRecord, event: Event, client: ReportTaker) -> str | None:
+    def report(self, record: RequestRecord, event: Event, client: Reporter) -> str | None:
         """Send an event with the user of its record, or hold it until the user is known."""
         user = self._reported_user(record)
         if self._is_awaited(record):
-            extras = record.root.more()
-            if extras.pending is None:
-                extras.pending = []
-            extras.pending.append(event)
+            state = record.root.make_state()
+            if state.pending is None:
+                state.pending = []
+            state.pending.append(event)
             return str(event["event_id"])
         return self._send(event, user, client)
 
-    def _send(self, event: Event, user: dict[str, Any] | None, client: ReportTaker) -> str | None:
+    def _send(self, event: Event, user: dict[str, Any] | None, client: Reporter) -> str | None:
         if user is not None:
             event["user"] = user
-        return client.submit(event, last_word=self.last_word)
+        return client.send(event, scrub=self.scrub)
 
     @property
-    def last_word(self) -> Callable[[Event], Event] | None:
+    def scrub(self) -> Callable[[Event], Event] | None:
         """The scrubbing that every event of ours passes last, after `before_send`."""
         return self.scrubber.event if self.scrubber else None
 
     def _is_awaited(self, record: RequestRecord) -> bool:
         """Whether an async resolver may still name the user of this open request."""
         return (
-            (self.awaits or self.async_form is not None)
+            (self.awaits or self.async_resolver is not None)
             and record.user is UNKNOWN
             and record.ended is None
             and self.resolver is not None
@@ -336,9 +338,9 @@ class UserContext:
 
     def complete_pending(self, record: RequestRecord) -> None:
         """Send the reports that waited for the user, with what is known by now."""
-        if record.extras is None or record.extras.pending is None:
+        if record.state is None or record.state.pending is None:
             return
-        pending, client = record.extras.pending, process_default.client
+        pending, client = record.state.pending, process_default.client
         # One by one, and each of them once: another thread may be completing them as well.
         while pending:
             try:
@@ -352,8 +354,8 @@ class UserContext:
 
 
 def _is_withheld(record: RequestRecord) -> bool:
-    extras = record.root.extras
-    return extras is not None and extras.withheld
+    state = record.root.state
+    return state is not None and state.withheld
 
 
 def _user_of_scrubbed(fields: dict[str, Any]) -> User | None:
@@ -377,9 +379,9 @@ def _is_async(function: Callable[..., object]) -> bool:
     return iscoroutinefunction(inner) or iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
 
 
-def _async_form(resolver: object) -> Callable[[Any], Awaitable[object]] | None:
+def _async_resolver(resolver: object) -> Callable[[Any], Awaitable[object]] | None:
     """Return what a ready resolver of ours has for tasks that can await a better answer."""
-    form: Any = getattr(resolver, "async_form", None)
+    form: Any = getattr(resolver, "async_resolver", None)
     return form if form is not None and _is_async(form) else None
 
 
@@ -398,7 +400,7 @@ def _overriding(clients: tuple[ReportingClient, ...], name: str) -> tuple[Report
 
 # --- the process-wide default -------------------------------------------------------------------
 
-process_default: UserContext = UserContext()
+process_default: Context = Context()
 _clients_set_up: list[ReportingClient] = []
 
 
@@ -411,27 +413,27 @@ class OverDefault:
 
     __slots__ = ("__weakref__", "_own", "joined")
 
-    def __init__(self, own: UserContext) -> None:
+    def __init__(self, own: Context) -> None:
         self._own = own
-        self.joined: UserContext = own
+        self.joined: Context = own
         self.join()
         _over_default.add(self)
 
     def join(self) -> None:
         """Join the options with what is now the default."""
-        self.joined = self._own.over(process_default)
+        self.joined = self._own.merged_under(process_default)
         self.joined.check_clients()
 
 
 _over_default: weakref.WeakSet[OverDefault] = weakref.WeakSet()
 
 
-def default() -> UserContext:
+def default() -> Context:
     """Return what `init()` configured, or a context without any option."""
     return process_default
 
 
-def make_default(context: UserContext) -> UserContext:
+def make_default(context: Context) -> Context:
     """Put a context in the process-wide default's place; return the one before."""
     global process_default
     before, process_default = process_default, context

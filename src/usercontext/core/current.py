@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from usercontext.core import resolution
-from usercontext.core.context import UserContext, default
+from usercontext.core.context import Context, default
 from usercontext.core.record import (
     KEY,
     UNKNOWN,
@@ -63,10 +63,10 @@ def set_user(user: object) -> None:
         return
     # The id first, past its property: nearly every user has one, and this is asked often.
     if type(user) is not User or (user._values[0] is None and user.identity is None):
-        user = resolution.person(user, "set_user()")
+        user = resolution.as_user(user, "set_user()")
     record.user = user
     record.resolution = None
-    if record.extras is not None or record.ended is not None or record.context.clients:
+    if record.state is not None or record.ended is not None or record.context.clients:
         _claim(record, user)
 
 
@@ -120,7 +120,7 @@ def update_user(**fields: Any) -> None:
 def _warn_unknown(record: RequestRecord) -> None:
     """Say what to do before `update_user`, where it is not known yet who the user is."""
     context = record.context
-    if context.awaits or context.async_form is not None:
+    if context.awaits or context.async_resolver is not None:
         warn_once(
             "update_user before resolve_user",
             "update_user() changes nothing before %s has been awaited: write "
@@ -226,7 +226,7 @@ def set_request_data(value: object) -> None:
         return
     root = record.root
     if root.ended is None:
-        root.more().data = value
+        root.make_state().data = value
 
 
 def set_reporting(enabled: bool) -> None:
@@ -239,7 +239,7 @@ def set_reporting(enabled: bool) -> None:
     if record is None:
         _warn_outside("set_reporting")
         return
-    record.root.more().withheld = not enabled
+    record.root.make_state().withheld = not enabled
     if record.root.user is not UNKNOWN:
         record.root.context.became_known(record.root)
 
@@ -303,7 +303,7 @@ class use_user(_Block):  # noqa: N801 - it reads as the verb it is: `with use_us
     __slots__ = ("_user",)
 
     def __init__(self, user: object) -> None:
-        self._user = resolution.person(user, "use_user()")
+        self._user = resolution.as_user(user, "use_user()")
 
     def __enter__(self) -> None:
         outer = current()
@@ -331,16 +331,16 @@ class isolation_scope(_Block):  # noqa: N801
     __slots__ = ("_context", "_user")
 
     def __init__(self, user: object = None, resolver: Resolver | None = None) -> None:
-        self._context = UserContext(resolver=resolver)
+        self._context = Context(resolver=resolver)
         self._user = user
 
     def __enter__(self) -> None:
         here = current()
         # Blank of users alone: what a middleware's rules keep private stays so inside its request.
         base = default() if here is None else here.context
-        record = RequestRecord(None, self._context.beside(base))
+        record = RequestRecord(None, self._context.without_resolver_of(base))
         if self._user is not None:
-            record.claim(resolution.person(self._user, "isolation_scope()"))
+            record.claim(resolution.as_user(self._user, "isolation_scope()"))
         self._begin(record)
 
 

@@ -9,12 +9,12 @@ from usercontext.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from inspect import Signature
 
-__all__ = ["check_kind"]
+__all__ = ["check_interface"]
 
 _PARAMETERS = {"WSGI": ("environ", "start_response"), "ASGI": ("scope", "receive", "send")}
 
 
-def check_kind(app: object, kind: Literal["ASGI", "WSGI"]) -> None:
+def check_interface(app: object, kind: Literal["ASGI", "WSGI"]) -> None:
     """Refuse an app of the other kind: it would fail at its first request, and say nothing of why.
 
     What cannot be told is let pass: apps of C, and those that take any arguments.

@@ -15,14 +15,14 @@ from usercontext.core.capture import report_unhandled
 from usercontext.core.context import default
 from usercontext.core.record import UNKNOWN, RequestRecord, current, enter, leave
 from usercontext.diagnostics import harmless
-from usercontext.event_loop import run_beside
+from usercontext.event_loop import run_in_own_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from types import TracebackType
 
     from usercontext.core.clients import ClientScopes
-    from usercontext.core.context import UserContext
+    from usercontext.core.context import Context
 
 __all__ = [
     "RequestScope",
@@ -113,7 +113,7 @@ class Serving:
         try:
             if isinstance(error, Exception) and (self._is_error is None or self._is_error(error)):
                 await fail(record, error)
-            elif record.extras is not None and (kind is None or issubclass(kind, Exception)):
+            elif record.state is not None and (kind is None or issubclass(kind, Exception)):
                 # A task that is destroyed awaits nothing more.
                 await complete(record)
         finally:
@@ -125,7 +125,7 @@ class Serving:
 
 @asynccontextmanager
 async def serving_inside(
-    own: UserContext, record: RequestRecord, source: Mapping[str, Any]
+    own: Context, record: RequestRecord, source: Mapping[str, Any]
 ) -> AsyncIterator[None]:
     """Let options apply in a part of a request that has its record: in a mounted app.
 
@@ -173,13 +173,13 @@ def push_now(record: RequestRecord) -> None:
 
 async def complete(record: RequestRecord) -> None:
     """Ask who the user is, if reports wait for that."""
-    if record.extras is not None and record.extras.pending:
+    if record.state is not None and record.state.pending:
         await ask(record)
 
 
 def complete_now(record: RequestRecord) -> None:
     """Do what `complete` does where nothing can be awaited."""
-    if record.extras is not None and record.extras.pending:
+    if record.state is not None and record.state.pending:
         resolution.ask(record)
 
 
@@ -221,4 +221,4 @@ async def flush_at_end() -> None:
     client = default().client
     if client is not None:
         with harmless("flush", "reports could not be sent at the server's end"):
-            await run_beside(client.flush, _FLUSH_SECONDS)
+            await run_in_own_thread(client.flush, _FLUSH_SECONDS)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ContextOptions", "check_methods", "check_names", "checked"]
 
 CLIENT_METHODS = ("setup", "request_scope", "is_recording", "set_user")
-TAKER_METHODS = ("prepare_exception", "prepare_message", "submit", "flush", "close")
+REPORTER_METHODS = ("build_exception", "build_message", "send", "flush", "close")
 
 
 class ContextOptions(TypedDict, total=False):

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from usercontext.core.context import UserContext
+    from usercontext.core.context import Context
     from usercontext.core.resolution import Resolution
     from usercontext.types import Event
     from usercontext.user import User
@@ -51,7 +51,7 @@ UNKNOWN: Final = Unknown.UNKNOWN
 _current: ContextVar[RequestRecord | None] = ContextVar("usercontext", default=None)
 
 
-class _Extras:
+class _State:
     """What few requests need: made on first use, so that the others do not pay for it.
 
     The defaults stand on the class: filling slots would cost four times as much.
@@ -77,7 +77,7 @@ class RequestRecord:
         resolution: the resolver call under way, or the one that gave the user; None where nobody
             asked, or where the app has said itself who the user is.
         ended: None while open; after that, when it ended, on the monotonic clock.
-        extras: what few requests need, such as the address once it has been asked for.
+        state: what few requests need, such as the address once it has been asked for.
     """
 
     # Every slot costs 80 instructions a request, to fill and to free.
@@ -86,19 +86,19 @@ class RequestRecord:
         "__weakref__",
         "context",
         "ended",
-        "extras",
         "resolution",
         "source",
+        "state",
         "user",
     )
 
-    def __init__(self, source: Mapping[str, Any] | None, context: UserContext) -> None:
+    def __init__(self, source: Mapping[str, Any] | None, context: Context) -> None:
         self.source: Mapping[str, Any] | None = source
-        self.context: UserContext = context
+        self.context: Context = context
         self.user: User | Unknown | None = UNKNOWN
         self.resolution: Resolution | None = None
         self.ended: float | None = None
-        self.extras: _Extras | None = None
+        self.state: _State | None = None
 
     def __copy__(self) -> RequestRecord:
         # An app that copies its environ still serves the same request.
@@ -123,11 +123,11 @@ class RequestRecord:
             self.user = UNKNOWN
             self.resolution = None
 
-    def more(self) -> _Extras:
-        """Return the extras, made on first use."""
-        if self.extras is None:
-            self.extras = _Extras()
-        return self.extras
+    def make_state(self) -> _State:
+        """Return the state, made on first use."""
+        if self.state is None:
+            self.state = _State()
+        return self.state
 
     def known(self) -> User | Unknown | None:
         """Return the user without address, or UNKNOWN; None once detached work came too late."""
@@ -149,13 +149,13 @@ class RequestRecord:
         """End the request: drop scope and resolver, keep a known user for detached work."""
         if self.ended is not None:
             return
-        extras = self.extras
-        if extras is not None:
-            if extras.pending:
+        state = self.state
+        if state is not None:
+            if state.pending:
                 self.context.complete_pending(self)
-            if extras.request is not None or extras.data is not None:
-                extras.request = extras.data = None
-        if (extras is None or extras.address is UNKNOWN) and self.user is not UNKNOWN:
+            if state.request is not None or state.data is not None:
+                state.request = state.data = None
+        if (state is None or state.address is UNKNOWN) and self.user is not UNKNOWN:
             # While there is a scope to find it in: it belongs to the known user.
             self.context.collected_address(self)
         self.ended = monotonic()
@@ -167,7 +167,7 @@ class BlockRecord(RequestRecord):
 
     __slots__ = ("_outer",)
 
-    def __init__(self, context: UserContext, outer: RequestRecord) -> None:
+    def __init__(self, context: Context, outer: RequestRecord) -> None:
         super().__init__(None, context)
         self._outer = outer
 

@@ -17,10 +17,10 @@ from usercontext.user import User
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from usercontext.core.context import UserContext
+    from usercontext.core.context import Context
     from usercontext.core.record import RequestRecord
 
-__all__ = ["ask", "ask_within", "is_inside", "person", "resolve"]
+__all__ = ["as_user", "ask", "ask_within", "is_inside", "resolve"]
 
 
 #: A call of the resolver under way, told apart by its identity: who waits for it to end.
@@ -44,7 +44,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-def person(value: object, cause: str) -> User | None:
+def as_user(value: object, cause: str) -> User | None:
     """Return what `User.of` makes of a value; what is no user is logged once and is nobody."""
     if type(value) is User and value._values[0] is not None:
         return value
@@ -117,7 +117,7 @@ def _wake(resolution: Resolution) -> None:
             continue
 
 
-def _note_failure(context: UserContext) -> None:
+def _note_failure(context: Context) -> None:
     name = context.resolver_name
     failure(name, "%s failed: this request has no user", name)
 
@@ -184,16 +184,16 @@ def _run(record: RequestRecord, claimed: Resolution) -> None:
     try:
         request = context.request_of(record)
         if context.is_async:
-            found = event_loop.run_aside(resolver, request, timeout=context.resolver_timeout)
+            found = event_loop.run_blocking(resolver, request, timeout=context.resolver_timeout)
         else:
             found = resolver(request)
-        user = found if found is UNKNOWN else person(found, context.resolver_name)
+        user = found if found is UNKNOWN else as_user(found, context.resolver_name)
     except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here, at every read
         _note_failure(context)
         user = None
     finally:
         _inside.reset(token)
-        if _settle(record, claimed, user) and (context.clients or record.extras is not None):
+        if _settle(record, claimed, user) and (context.clients or record.state is not None):
             context.became_known(record)
 
 
@@ -209,7 +209,7 @@ async def resolve(record: RequestRecord) -> None:
         if claimed is None:
             await _join(record)
             continue
-        if record.context.awaits or record.context.async_form is not None:
+        if record.context.awaits or record.context.async_resolver is not None:
             await _run_async(record, claimed)
         else:
             _run(record, claimed)
@@ -231,11 +231,11 @@ async def _run_async(record: RequestRecord, claimed: Resolution) -> None:
         request = context.request_of(record)
         if context.is_async:
             found = await resolver(request)
-        elif context.async_form is not None:
-            found = await context.async_form(request)
+        elif context.async_resolver is not None:
+            found = await context.async_resolver(request)
         else:
             found = await event_loop.run_in_thread(resolver, request)
-        user = found if found is UNKNOWN else person(found, context.resolver_name)
+        user = found if found is UNKNOWN else as_user(found, context.resolver_name)
     except Exception:  # noqa: BLE001
         _note_failure(context)
         user = None
@@ -258,7 +258,7 @@ async def ask_within(record: RequestRecord) -> None:
     context = record.context
     if not context.awaits and record.resolution is None:
         ask(record)
-        if context.async_form is None or record.user is not UNKNOWN:
+        if context.async_resolver is None or record.user is not UNKNOWN:
             return
     if await event_loop.run_within(context.resolver_timeout, lambda: resolve(record)):
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from aiohttp import web
 from aiohttp.payload import Payload
 
-from usercontext.core.context import OverDefault, UserContext
+from usercontext.core.context import Context, OverDefault
 from usercontext.core.lifecycle import (
     RequestScope,
     Serving,
@@ -60,7 +60,7 @@ class UserContextMiddleware:
     __middleware_version__ = 1
 
     def __init__(self, **options: Unpack[ContextOptions]) -> None:
-        self._own = UserContext(make_request=attrgetter("request"), **options)
+        self._own = Context(make_request=attrgetter("request"), **options)
         self._defaults = OverDefault(self._own)
 
     async def __call__(

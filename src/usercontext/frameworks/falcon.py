@@ -169,7 +169,7 @@ def _record_of(source: Mapping[str, Any], request: object) -> RequestRecord | No
         return None
     # A resolver from further out was written for another kind of request.
     if record.context.make_request in (_asgi_request, _wsgi_request):
-        record.more().request = request
+        record.make_state().request = request
     return record
 
 

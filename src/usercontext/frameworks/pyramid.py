@@ -165,7 +165,7 @@ def _record_of(request: Any) -> RequestRecord | None:
         return None
     # A resolver from further out was written for another kind of request.
     if isinstance(getattr(record.context.make_request, "__self__", None), _Middleware):
-        record.more().request = request
+        record.make_state().request = request
     return record
 
 

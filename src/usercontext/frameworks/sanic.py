@@ -11,8 +11,7 @@ from sanic.exceptions import SanicException
 from sanic.http import Stage
 
 from usercontext import asgi
-from usercontext.core.context import OverDefault
-from usercontext.core.context import UserContext as Context
+from usercontext.core.context import Context, OverDefault
 from usercontext.core.lifecycle import (
     RequestScope,
     Serving,

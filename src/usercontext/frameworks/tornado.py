@@ -13,8 +13,7 @@ from tornado.websocket import WebSocketClosedError
 
 from usercontext.core import resolution
 from usercontext.core.capture import report_unhandled
-from usercontext.core.context import OverDefault
-from usercontext.core.context import UserContext as Context
+from usercontext.core.context import Context, OverDefault
 from usercontext.core.lifecycle import RequestScope, Serving, push, push_now
 from usercontext.core.record import KEY, RequestRecord, enter, leave
 from usercontext.exceptions import ConfigurationError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from usercontext.clients.base import BaseClient
 from usercontext.diagnostics import failure, warn_once
-from usercontext.event_loop import run_beside
+from usercontext.event_loop import run_in_own_thread
 from usercontext.exceptions import ConfigurationError
 from usercontext.sentry import options as check
 from usercontext.sentry.delivery.queue import in_own_work, own_work
@@ -162,7 +162,7 @@ class SentryClient(BaseClient):
 
     # In two steps, between which the context adds user and request
 
-    def prepare_exception(
+    def build_exception(
         self, error: BaseException, *, handled: bool = True, level: str = "error"
     ) -> Event | None:
         """Build the report of an exception on the calling thread; None if it is not wanted.
@@ -173,25 +173,23 @@ class SentryClient(BaseClient):
             return None
         return self._build(lambda: self._builder.exception(error, level=level, handled=handled))
 
-    def prepare_message(self, message: str, *, level: str = "info") -> Event | None:
+    def build_message(self, message: str, *, level: str = "info") -> Event | None:
         """Build the report of a message on the calling thread; None if it is not wanted."""
         return self._build(lambda: self._builder.message(message, level=level))
 
-    def submit(
-        self, event: Event, *, last_word: Callable[[Event], Event] | None = None
-    ) -> str | None:
+    def send(self, event: Event, *, scrub: Callable[[Event], Event] | None = None) -> str | None:
         """Send a prepared report and return its id, or None if it was dropped.
 
         Args:
-            event: what `prepare_exception` or `prepare_message` built, with what was added.
-            last_word: applied after `before_send`, so that nothing gets past it; if it raises,
+            event: what `build_exception` or `build_message` built, with what was added.
+            scrub: applied after `before_send`, so that nothing gets past it; if it raises,
                 the event is dropped.
         """
         if self._transport is None:
             return None
         with own_work:
             try:
-                return self._submit(event, last_word, self._transport)
+                return self._send(event, scrub, self._transport)
             except Exception:  # noqa: BLE001
                 failure("submit", "usercontext could not hand over a report")
                 self._discard("internal_sdk_error")
@@ -224,7 +222,7 @@ class SentryClient(BaseClient):
         if not isinstance(error, BaseException):
             warn_once("no exception", "capture_exception() was called without an exception")
             return None
-        event = self.prepare_exception(error, level=level, handled=handled)
+        event = self.build_exception(error, level=level, handled=handled)
         return self._capture(event, user, request, error)
 
     def capture_message(
@@ -236,7 +234,7 @@ class SentryClient(BaseClient):
         request: Mapping[str, Any] | None = None,
     ) -> str | None:
         """Report a message; see `capture_exception` for the rest."""
-        return self._capture(self.prepare_message(message, level=level), user, request, None)
+        return self._capture(self.build_message(message, level=level), user, request, None)
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Wait until everything submitted before is dealt with; return whether it was in time."""
@@ -248,11 +246,11 @@ class SentryClient(BaseClient):
 
     async def aflush(self, timeout: float = 2.0) -> bool:  # noqa: ASYNC109
         """Await what `flush()` waits for; the event loop goes on meanwhile."""
-        return await run_beside(self.flush, timeout)
+        return await run_in_own_thread(self.flush, timeout)
 
     async def aclose(self, timeout: float = 2.0) -> bool:  # noqa: ASYNC109
         """Await what `close()` waits for; the event loop goes on meanwhile."""
-        return await run_beside(self.close, timeout)
+        return await run_in_own_thread(self.close, timeout)
 
     def stats(self) -> dict[str, Any]:
         """Return how many events were captured, sent, are queued, and were discarded for what.
@@ -284,11 +282,11 @@ class SentryClient(BaseClient):
             return False
         return True
 
-    def _submit(
-        self, event: Event, last_word: Callable[[Event], Event] | None, transport: Transport
+    def _send(
+        self, event: Event, scrub: Callable[[Event], Event] | None, transport: Transport
     ) -> str | None:
         event_id: str = event["event_id"]
-        finished = self._finished(event, last_word)
+        finished = self._finished(event, scrub)
         if finished is None:
             return None
         # Whatever `before_send` made of it: the id that is returned is the one that is sent.
@@ -309,7 +307,7 @@ class SentryClient(BaseClient):
             event["user"] = fields
         if request:
             event["request"] = plain(request)
-        return self.submit(event)
+        return self.send(event)
 
     def _user_fields(
         self, user: User | Mapping[str, Any] | None, error: BaseException | None
@@ -325,7 +323,7 @@ class SentryClient(BaseClient):
             return None
         return taken.to_dict() if taken is not None else None
 
-    def _finished(self, event: Event, last_word: Callable[[Event], Event] | None) -> Event | None:
+    def _finished(self, event: Event, scrub: Callable[[Event], Event] | None) -> Event | None:
         """Return the event as it is sent: `before_send`, then the last word, then `infer_ip`."""
         if self._before_send is not None:
             changed = _changed(event, self._before_send)
@@ -333,12 +331,12 @@ class SentryClient(BaseClient):
                 self._discard("before_send")
                 return None
             event = changed
-        if self._before_send is not None or last_word is not None:
+        if self._before_send is not None or scrub is not None:
             # What the last word saw is what is sent: no object whose text it did not see, and
             # nothing that the app still holds and may change.
             event = plain(event)
-        if last_word is not None:
-            scrubbed = _scrubbed(event, last_word)
+        if scrub is not None:
+            scrubbed = _scrubbed(event, scrub)
             if scrubbed is None:
                 self._discard("event_processor")
                 return None
@@ -372,9 +370,9 @@ def _changed(event: Event, before_send: Callable[[Event], object]) -> Event | No
     return None
 
 
-def _scrubbed(event: Event, last_word: Callable[[Event], Event]) -> Event | None:
+def _scrubbed(event: Event, scrub: Callable[[Event], Event]) -> Event | None:
     try:
-        return last_word(event)
+        return scrub(event)
     except Exception:  # noqa: BLE001
         failure("scrubbing", "a report could not be scrubbed and was dropped")
         return None

@@ -234,12 +234,12 @@ def _asgi_app(handler: Callable[[], Awaitable[None]], around: Any, **options: An
 
 def _without_frameworks(middleware: Any, app: Any, options: dict[str, Any]) -> Any:
     """Wrap an app; its resolver takes the bare scope or environ, so that no framework is needed."""
-    from usercontext.core.context import OverDefault, UserContext
+    from usercontext.core.context import Context, OverDefault
 
     resolver = options.pop("resolver", None)
     wrapped = middleware(app, **options)
     if resolver is not None:
-        wrapped._own = UserContext(resolver=resolver, make_request=dict, **options)
+        wrapped._own = Context(resolver=resolver, make_request=dict, **options)
         wrapped._defaults = OverDefault(wrapped._own)
     return wrapped
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext import diagnostics
 from usercontext.clients.base import BaseClient
-from usercontext.core.context import UserContext, forget_clients, make_default
+from usercontext.core.context import Context, forget_clients, make_default
 from usercontext.initialise import close
 from usercontext.sentry import SentryClient
 from usercontext.testing.conformance import client_conformance
@@ -61,21 +61,19 @@ class RecordingClient(BaseClient):
         """Record a pushed user."""
         self.users.append(None if user is None else user.to_dict())
 
-    def prepare_exception(
+    def build_exception(
         self, error: BaseException, *, handled: bool = True, level: str = "error"
     ) -> Event | None:
         """Build the report of an exception as the built-in client does."""
-        return self._client.prepare_exception(error, handled=handled, level=level)
+        return self._client.build_exception(error, handled=handled, level=level)
 
-    def prepare_message(self, message: str, *, level: str = "info") -> Event | None:
+    def build_message(self, message: str, *, level: str = "info") -> Event | None:
         """Build the report of a message as the built-in client does."""
-        return self._client.prepare_message(message, level=level)
+        return self._client.build_message(message, level=level)
 
-    def submit(
-        self, event: Event, *, last_word: Callable[[Event], Event] | None = None
-    ) -> str | None:
+    def send(self, event: Event, *, scrub: Callable[[Event], Event] | None = None) -> str | None:
         """Record the final payload of a report."""
-        return self._client.submit(event, last_word=last_word)
+        return self._client.send(event, scrub=scrub)
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Return True: a report is recorded when it is captured."""
@@ -115,6 +113,6 @@ class _Recorder:
 def reset() -> None:
     """Undo `init()`, and forget which clients were set up and what has been warned about."""
     close()
-    make_default(UserContext())
+    make_default(Context())
     forget_clients()
     diagnostics.forget()

@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from usercontext.core.context import UserContext
+from usercontext.core.context import Context
 from usercontext.core.options import checked
 from usercontext.exceptions import ConfigurationError
 
@@ -18,7 +18,7 @@ _EXAMPLE = 'write USERCONTEXT = {"resolver": "shop.users.find_user"}'
 
 
 def read_options() -> dict[str, Any]:
-    """Return the options of the setting, ready for a `UserContext`.
+    """Return the options of the setting, ready for a `Context`.
 
     Raises:
         ConfigurationError: the setting is no dict, or one of its keys is wrong; the message
@@ -46,7 +46,7 @@ def _checked(name: str, value: object) -> object:
 def _check_together(options: dict[str, Any]) -> None:
     """Check what one option says of another: a scrub rule that hashes needs a key."""
     try:
-        UserContext(**{**options, "clients": None})
+        Context(**{**options, "clients": None})
     except ConfigurationError as error:
         raise ConfigurationError(f"settings.USERCONTEXT: {error}") from None
 

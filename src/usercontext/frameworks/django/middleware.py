@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.handlers.base import BaseHandler
 
-from usercontext.core.context import OverDefault, UserContext
+from usercontext.core.context import Context, OverDefault
 from usercontext.core.lifecycle import (
     complete,
     complete_now,
@@ -67,11 +67,11 @@ class UserContextMiddleware:
         if self._is_async:
             markcoroutinefunction(self)
         options = read_options()
-        self._own = UserContext(make_request=_no_request, **options)
+        self._own = Context(make_request=_no_request, **options)
         self._ready = self._own
         if self._own.resolver is None:
             options["resolver"] = request_user
-            self._ready = UserContext(make_request=_no_request, **options)
+            self._ready = Context(make_request=_no_request, **options)
         self._defaults = OverDefault(self._own)
         self._ready_defaults = OverDefault(self._ready)
         self._is_compared = False
@@ -88,7 +88,7 @@ class UserContextMiddleware:
         else:
             self._join(record, source)
         if record.context.make_request is _no_request:
-            record.more().request = request
+            record.make_state().request = request
         # A middleware further out has isolated its own clients, and hands them the user.
         clients = record.context.clients if is_ours else self._own.clients
         serve = self._serve_async if self._is_async else self._serve
@@ -104,7 +104,7 @@ class UserContextMiddleware:
         if isinstance(record, RequestRecord) and not signals.is_answered(error):
             signals.ask_at_last(record)
 
-    def _context(self) -> UserContext:
+    def _context(self) -> Context:
         context = self._defaults.joined
         return self._ready_defaults.joined if context.resolver is None else context
 
@@ -167,8 +167,8 @@ def _end(record: RequestRecord, stack: ClientScopes | None, *, is_ours: bool) ->
         record.close()
 
 
-def _warn_of_differences(own: UserContext, outer: UserContext) -> None:
-    names = own.differing(outer)
+def _warn_of_differences(own: Context, outer: Context) -> None:
+    names = own.conflicts_with(outer)
     if names:
         warn_once(
             "USERCONTEXT differs",

@@ -76,4 +76,4 @@ async def _await_user(request: Any) -> object:
 
 
 # Where a task awaits the user of a request, it awaits this.
-request_user.__dict__["async_form"] = _await_user
+request_user.__dict__["async_resolver"] = _await_user

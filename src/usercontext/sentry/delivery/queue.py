@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from usercontext.diagnostics import failure
 from usercontext.sentry.delivery import uwsgi
-from usercontext.sentry.event.size import weigh
+from usercontext.sentry.event.size import estimate_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,7 +139,7 @@ class BackgroundTransport:
     def submit(self, event: Event) -> bool:
         """Queue an event and return at once; False if there is no room, which is counted."""
         self._after_fork_unseen()
-        weight = weigh(event, self._max_queue_bytes)
+        weight = estimate_size(event, self._max_queue_bytes)
         with self._wake:
             self._captured += 1
             if self._drop_oldest:

@@ -129,15 +129,15 @@ def _plain_other(value: object) -> str:
 def encode_event(event: Event) -> bytes | None:
     """Return the event's JSON, or None if it is above `MAX_BYTES` even after shrinking.
 
-    What is shed, step by step until the rest fits: local variables, source lines around the
+    What is trimmed, step by step until the rest fits: local variables, source lines around the
     failing one, frames in the middle, extra. The event itself is left as it is.
     """
     payload = _encode(event)
     if len(payload) <= MAX_BYTES:
         return payload
     event = plain(event)
-    for shed in (_shed_locals, _shed_source, _shed_frames, _shed_extra):
-        shed(event)
+    for trim in (_trim_locals, _trim_source, _trim_frames, _trim_extra):
+        trim(event)
         payload = _encode(event)
         if len(payload) <= MAX_BYTES:
             return payload
@@ -169,18 +169,18 @@ def _frames(event: Event) -> Iterator[dict[str, Any]]:
         yield from stacktrace.get("frames") or ()
 
 
-def _shed_locals(event: Event) -> None:
+def _trim_locals(event: Event) -> None:
     for frame in _frames(event):
         frame.pop("vars", None)
 
 
-def _shed_source(event: Event) -> None:
+def _trim_source(event: Event) -> None:
     for frame in _frames(event):
         frame.pop("pre_context", None)
         frame.pop("post_context", None)
 
 
-def _shed_frames(event: Event) -> None:
+def _trim_frames(event: Event) -> None:
     half = _FRAMES_KEPT // 2
     for stacktrace in _stacktraces(event):
         frames = stacktrace.get("frames") or []
@@ -188,7 +188,7 @@ def _shed_frames(event: Event) -> None:
             stacktrace["frames"] = [*frames[:half], *frames[-half:]]
 
 
-def _shed_extra(event: Event) -> None:
+def _trim_extra(event: Event) -> None:
     for key in ("extra", "breadcrumbs", "modules"):
         event.pop(key, None)
     if isinstance(event.get("request"), dict):

@@ -9,7 +9,7 @@ from usercontext.sentry.event.builder import CONTEXTS
 if TYPE_CHECKING:
     from usercontext.types import Event
 
-__all__ = ["weigh"]
+__all__ = ["estimate_size"]
 
 #: About what an event takes beside what is weighed, and each frame beside its variables: the
 #: source lines of frames are shared by all events.
@@ -20,7 +20,7 @@ _VALUE_BYTES = 50
 _SMALL_PARTS = frozenset({"timestamp", "sdk", "exception"})
 
 
-def weigh(event: Event, enough: int) -> int:
+def estimate_size(event: Event, enough: int) -> int:
     """Return about how many bytes an event takes.
 
     Args:

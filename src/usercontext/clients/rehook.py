@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["put_back_after"]
 
 
-def put_back_after(owner: Any, name: str, put_back: Callable[[], object]) -> None:
+def put_back_after(owner: Any, name: str, rehook: Callable[[], object]) -> None:
     """Have a function of a library followed by one of ours, in place of an earlier one of ours.
 
     So no request has to look whether the hooks are still there.
@@ -20,20 +20,20 @@ def put_back_after(owner: Any, name: str, put_back: Callable[[], object]) -> Non
     Args:
         owner: the module or object that the function is called on.
         name: the function's name there.
-        put_back: called after it; what it raises is logged once.
+        rehook: called after it; what it raises is logged once.
     """
     function = getattr(owner, name)
     if isinstance(function, _Followed):
         function = function.function
-    setattr(owner, name, _Followed(function, put_back))
+    setattr(owner, name, _Followed(function, rehook))
 
 
 class _Followed:
     """A function of a library, and what we do after it."""
 
-    def __init__(self, function: Callable[..., Any], put_back: Callable[[], object]) -> None:
+    def __init__(self, function: Callable[..., Any], rehook: Callable[[], object]) -> None:
         self.function = function
-        self._put_back = put_back
+        self._put_back = rehook
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         result = self.function(*args, **options)
