@@ -137,6 +137,18 @@ def test_the_readme_is_short() -> None:
     assert 200 <= len(README.read_text().split()) <= 600
 
 
+@pytest.mark.parametrize("command", ["sh scripts/demo", "sh scripts/test"])
+def test_the_readme_names_both_commands(command: str) -> None:
+    """Whoever opens the README finds the command that shows it and the one that tests it."""
+    assert f"$ {command}\n" in README.read_text()
+
+
+def test_the_build_calls_what_the_readme_names() -> None:
+    """The build machine runs the tests by the README's command, so the two cannot differ."""
+    *_, last = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert last == "sh scripts/test"
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_framework_pages_share_a_template(framework: str) -> None:
     """Every framework's page answers the same questions in the same order."""
