@@ -23,7 +23,7 @@ LAYERS = [
     # words, and the place where failures are logged
     ["_version", "exceptions", "types", "diagnostics"],
     # rules: no I/O, no framework, no request in sight
-    ["address", "event_loop", "extra_values"],
+    ["accounts", "address", "event_loop", "extra_values"],
     ["user"],
     ["privacy"],
     ["request"],

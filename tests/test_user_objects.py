@@ -45,6 +45,14 @@ ann = Account(
 )
 """
 
+TABLES = """
+from django.core.management import call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+call_command("migrate", verbosity=0)
+ann.save()
+"""
+
 
 class Member(flask_login.UserMixin):
     """A user as Flask-Login's documentation builds one."""
@@ -181,6 +189,42 @@ async def main():
 
 asyncio.run(main())
 """,
+        TABLES
+        + """
+account = Account.objects.only("username").get()
+with CaptureQueriesContext(connection) as queries:
+    assert User.of(account) == User(42, "ann")
+assert queries.captured_queries == []
+""",
+        TABLES
+        + """
+class Chatty(Account):
+    class Meta:
+        proxy = True
+        app_label = "auth"
+    def get_full_name(self):
+        return Account.objects.get(pk=self.pk).first_name
+
+account = Chatty.objects.get()
+with CaptureQueriesContext(connection) as queries:
+    assert User.of(account) == User(42, "ann", "ann@example.org")
+assert queries.captured_queries == []
+assert account.get_full_name() == "Ann"
+""",
+        TABLES
+        + """
+from django.db import transaction
+account = Account.objects.get()
+try:
+    with transaction.atomic():
+        try:
+            Account.objects.create(username="ann")
+        except Exception:
+            assert User.of(account) == User.of(ann)
+            raise
+except Exception:
+    assert User.of(account) == User.of(ann)
+""",
     ],
     ids=[
         "user",
@@ -191,6 +235,9 @@ asyncio.run(main())
         "safe text",
         "own model",
         "async",
+        "deferred fields",
+        "a name that queries",
+        "broken transaction",
     ],
 )
 def test_django(statement: str) -> None:

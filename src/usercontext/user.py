@@ -6,6 +6,7 @@ from types import CoroutineType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, final
 
 from usercontext.address.spelling import canonical_address
+from usercontext.diagnostics import warn_once
 from usercontext.exceptions import InvalidUserError
 from usercontext.extra_values import (
     CUT,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
     from uuid import UUID
 
-__all__ = ["AUTO_ADDRESS", "User"]
+__all__ = ["AUTO_ADDRESS", "User", "is_nobody", "read_user"]
 
 #: In place of an address: let the server take that of the connection a report arrives on.
 AUTO_ADDRESS = "{{auto}}"
@@ -31,6 +32,11 @@ _MAX_LENGTH = 256
 _FIELDS = ("id", "username", "email", "ip_address", "name")
 _FIELD_SET = frozenset(_FIELDS)
 _NO_EXTRAS: dict[str, Any] = {}
+
+# What a value has that is more than one plain thing: containers, functions, models.
+_NOT_PLAIN = ("__iter__", "__len__", "__contains__", "__call__", "__float__", "pk", "id", "_meta")
+_LIKE_TEXT = ("__str__", "__mod__", "__add__", "__len__", "__hash__")
+_TOO_LARGE = 10**_MAX_LENGTH
 _NOTHING = (None, None, None, None, None, _NO_EXTRAS)
 
 #: id, username, email, ip_address, name, extra values.
@@ -46,8 +52,10 @@ class User:
     At least one of the first four fields is needed for a user to be reported.
 
     Args:
-        id: the id in the app's own records; an int or a UUID becomes a string, `0` included.
-        username: the name to log in with; an int or a UUID becomes a string.
+        id: the id in the app's own records. An int (`0` included), a UUID, and any hashable plain
+            value whose class says how it is written (ObjectId, ULID, an integral Decimal, an
+            integer of NumPy) become strings.
+        username: the name to log in with; it becomes a string as an id does.
         email: the e-mail address, as it is.
         ip_address: an IPv4 or IPv6 address without port, brackets, zone or spaces, or
             `"{{auto}}"` for the address of the connection that delivers the report. An
@@ -101,29 +109,26 @@ class User:
     def of(value: object, /) -> User | None:
         """Make a user of a `User`, a mapping, or a framework's user object.
 
-        Of an object only the four fields and `name` are read, never the whole model: those of
+        Of an object only id, username, email and name are read, never the whole model: those of
         Django (`pk`, `get_username()`, `get_full_name()`), Flask-Login (`id`, or `get_id()`),
-        Starlette (`identity`, `display_name`), or attributes of our own fields' names.
+        Starlette (`identity`, `display_name`), or attributes of our own fields' names. An address
+        is taken from a mapping or a `User` alone: a column of that name may be an old one.
+
+        Reading an account of an ORM (SQLAlchemy, Django, Peewee, MongoEngine, Pony) sends no query:
+        what is loaded is read, and the primary key that survives expiry and rollback.
+
+        A field or extra value that cannot be read or used costs that field alone, and is said
+        once on the `usercontext` logger.
 
         Returns:
             None for None, for a user who is anonymous or not authenticated, and where nothing
             usable was found.
 
         Raises:
-            InvalidUserError: as for `User`; or reading the value raised an exception.
+            InvalidUserError: the value as a whole cannot be read: a coroutine that was not
+                awaited, a proxy of nothing.
         """
-        if value is None:
-            return None
-        try:
-            user = _made_of(value)
-        except InvalidUserError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the app's own code: properties, mappings
-            # Its message is left out of the traceback: it may well hold the user's data.
-            raise InvalidUserError(
-                f"reading the user from a value of type {kind_of(value)} raised {kind_of(error)}"
-            ) from None
-        return None if user is None or user._values == _NOTHING else user
+        return read_user(value)[0]
 
     @property
     def id(self) -> str | None:
@@ -260,25 +265,61 @@ def _identifier(field: str, value: Any) -> str | None:
 
 def _number_text(field: str, value: Any) -> str:
     kind = type(value)
-    if issubclass(kind, int) and kind is not bool:
+    if kind is bool:
+        raise InvalidUserError(f"{field} is of type bool: give a string, an int or a UUID instead")
+    if issubclass(kind, int):
         number = int.__pos__(value)
         # Python refuses to print an integer of thousands of digits.
         return str(number) if number.bit_length() < 4 * _MAX_LENGTH else "9" * (_MAX_LENGTH + 1)
     if is_of(value, "uuid", "UUID"):
+        return _guarded_text(field, value)
+    if is_of(value, "numbers", "Number"):
+        return _integral_text(field, value)
+    if _is_plain(value):
         return _guarded_text(field, value)
     raise InvalidUserError(
         f"{field} is of type {kind_of(value)}: give a string, an int or a UUID instead"
     )
 
 
+def _integral_text(field: str, value: Any) -> str:
+    """Return a Decimal, or a number of NumPy, in the spelling of the int that it equals."""
+    is_exact = is_of(value, "numbers", "Integral") or is_of(value, "decimal", "Decimal")
+    number = int(value) if is_exact and value == value and abs(value) < _TOO_LARGE else None  # noqa: PLR0124
+    if number is None or number != value:
+        raise InvalidUserError(
+            f"{field} is of type {kind_of(value)} and no whole number: give a string instead"
+        )
+    return str(number)
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value is one thing, of a class that says how it is written."""
+    kind: Any = type(value)
+    return (
+        kind.__str__ is not object.__str__
+        and kind.__hash__ is not None
+        and not any(_defines(kind, name) for name in _NOT_PLAIN)
+        and not issubclass(kind, type | BaseException)
+    )
+
+
+def _defines(kind: type, name: str) -> bool:
+    """Tell whether a class, and not the class of the class, has an attribute."""
+    return any(name in base.__dict__ for base in type.__dict__["__mro__"].__get__(kind))
+
+
 def _guarded_text(field: str, value: object) -> str:
     """Return `str(value)` of a class that may be a subclass, with code of the app's own."""
     try:
-        return plain_text(str(value))
+        text = plain_text(str(value))
     except Exception as error:  # noqa: BLE001
         raise InvalidUserError(
             f"{field} is of type {kind_of(value)}, and printing it raised {kind_of(error)}"
         ) from None
+    if text.startswith("<") and text.endswith(">"):  # `<... object at 0x...>`
+        raise InvalidUserError(f"{field} is of type {kind_of(value)}: give a string instead")
+    return text
 
 
 def _text(field: str, value: Any) -> str | None:
@@ -297,7 +338,15 @@ def _text(field: str, value: Any) -> str | None:
 def _text_of_subclass(field: str, value: Any) -> str:
     if issubclass(type(value), str):
         return plain_text(value)
+    if _is_translated(type(value)):
+        return _guarded_text(field, value)
     raise InvalidUserError(f"{field} is of type {kind_of(value)}: give a string instead")
+
+
+def _is_translated(kind: type) -> bool:
+    """Tell the lazy texts of Django and Babel, which are written when they are read."""
+    is_text = _defines(kind, "casefold") or all(_defines(kind, name) for name in _LIKE_TEXT)
+    return is_text and not issubclass(kind, bytes | bytearray)
 
 
 def _refuse_surrogates(field: str, value: str) -> None:
@@ -351,17 +400,35 @@ _NO_USERS = frozenset({str, bytes, bytearray, bool, int, float, list, tuple, set
 # `get_id()` after `id`, since apps let it return the token of a session.
 _IDS = ("pk", "id", "get_id()", "identity")
 _USERNAMES = ("get_username()", "username", "display_name")
+_EMAILS = ("email",)
 _NAMES = ("get_full_name()", "name")
 
 
-def _made_of(value: Any) -> User | None:
+def read_user(value: object) -> tuple[User | None, bool]:
+    """Do what `User.of` does; return also whether something was left out, and has been said."""
+    if value is None:
+        return None, False
+    left_out: list[str] = []
+    try:
+        user = _made_of(value, left_out)
+    except InvalidUserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the app's own code: proxies, mappings
+        # Its message is left out of the traceback: it may well hold the user's data.
+        raise InvalidUserError(
+            f"reading the user from a value of type {kind_of(value)} raised {kind_of(error)}"
+        ) from None
+    return None if user is None or user._values == _NOTHING else user, bool(left_out)
+
+
+def _made_of(value: Any, left_out: list[str]) -> User | None:
     kind = type(value)
     if kind is dict:
-        return _of_mapping(value, value.get, all_fields=value.keys() <= _FIELD_SET)
+        return _of_mapping(value, value.get, left_out, all_fields=value.keys() <= _FIELD_SET)
     if kind is User:
         return value  # type: ignore[no-any-return]
     if is_mapping(value):
-        return _of_mapping(value, _getter(value), all_fields=False)
+        return _of_mapping(value, _getter(value), left_out, all_fields=False)
     if kind in _NO_USERS:
         return None
     if kind is CoroutineType:
@@ -369,7 +436,7 @@ def _made_of(value: Any) -> User | None:
         raise InvalidUserError(
             "a user cannot be made of a coroutine: await it, and give its result"
         )
-    return None if _is_nobody(value) else _of_object(value)
+    return _of_object(value, left_out)
 
 
 def _getter(mapping: Any) -> Callable[[str], Any]:
@@ -379,33 +446,127 @@ def _getter(mapping: Any) -> Callable[[str], Any]:
     return lambda key: mapping[key] if key in keys else None
 
 
-def _of_mapping(mapping: Any, get: Callable[[str], Any], *, all_fields: bool) -> User:
-    id, username, email = get("id"), get("username"), get("email")  # noqa: A001
-    ip_address, name = get("ip_address"), get("name")
-    return _assemble(
-        (
-            None if id is None else _identifier("id", id),
-            None if username is None else _identifier("username", username),
-            None if email is None else _text("email", email),
-            None if ip_address is None else _address(ip_address),
-            None if name is None else _name(name),
-            _NO_EXTRAS if all_fields else _extras(mapping),
+def _of_mapping(
+    mapping: Any, get: Callable[[str], Any], left_out: list[str], *, all_fields: bool
+) -> User:
+    try:
+        id, username, email = get("id"), get("username"), get("email")  # noqa: A001
+        ip_address, name = get("ip_address"), get("name")
+        return _assemble(
+            (
+                None if id is None else _identifier("id", id),
+                None if username is None else _identifier("username", username),
+                None if email is None else _text("email", email),
+                None if ip_address is None else _address(ip_address),
+                None if name is None else _name(name),
+                _NO_EXTRAS if all_fields else _extras(mapping),
+            )
         )
-    )
+    except Exception:  # noqa: BLE001 - the app's own mapping; what follows finds the field
+        return _of_usable_fields(mapping, get, left_out)
 
 
-def _of_object(value: Any) -> User:
-    return User(
-        id=_first(value, _IDS),
-        username=_first(value, _USERNAMES),
-        email=_read(value, "email"),
-        ip_address=_read(value, "ip_address"),
-        name=_first(value, _NAMES),
-    )
+def _of_usable_fields(mapping: Any, get: Callable[[str], Any], left_out: list[str]) -> User:
+    """Make a user of a mapping with a field that cannot be used: the others stay."""
+    fields: list[Any] = []
+    for field in _FIELDS:
+        try:
+            found = get(field)
+            fields.append(None if found is None else _MADE_BY[field](found))
+        except Exception as error:  # noqa: BLE001
+            fields.append(None)
+            _leave_out(mapping, field, error, left_out)
+    return _assemble((*fields, _usable_extras(mapping, left_out)))
+
+
+def _usable_extras(mapping: Any, left_out: list[str]) -> dict[str, Any]:
+    usable: dict[Any, Any] = {}
+    try:
+        for key in mapping.keys() - _FIELD_SET:
+            try:
+                _extras({key: mapping[key]})
+                usable[key] = mapping[key]
+            except Exception as error:  # noqa: BLE001 - each of them may be the bad one
+                _leave_out(mapping, "an extra value", error, left_out)
+        return _extras(usable) if usable else _NO_EXTRAS
+    except Exception as error:  # noqa: BLE001
+        _leave_out(mapping, "the extra values", error, left_out)
+        return _NO_EXTRAS
+
+
+def _leave_out(source: object, field: str, error: Exception, left_out: list[str]) -> None:
+    """Say once which field of what class cannot be used, and why; never what it holds."""
+    is_ours = type(error) is InvalidUserError
+    reason = str(error) if is_ours else f"reading it raised {kind_of(error)}"
+    kind = kind_of(source)
+    message = "%s of a user is left out, which a value of type %s gave: %s"
+    warn_once(f"{kind}: {field}: {reason}", message, field, kind, reason)
+    left_out.append(field)
+
+
+def _of_object(value: Any, left_out: list[str]) -> User | None:
+    from usercontext.accounts import Reading, unwrapped  # only an app with objects loads it
+
+    value = unwrapped(value)
+    reading = Reading(value)
+    with reading as account:
+        if _is_nobody(account):
+            return None
+        find = _Finder(value, left_out, is_loaded=account is value)
+        id = find(account, "id", _IDS)  # noqa: A001
+        username = find(account, "username", _USERNAMES)
+        email = find(account, "email", _EMAILS)
+        name = find(account, "name", _NAMES)
+    if id is None and reading.key is not None:
+        id = find(reading, "id", ("key",))  # noqa: A001
+    return _assemble((id, username, email, None, name, _NO_EXTRAS))
+
+
+class _Finder:
+    """Finds the fields of one object, and says which of them cannot be used."""
+
+    __slots__ = ("_is_loaded", "_left_out", "_value")
+
+    def __init__(self, value: Any, left_out: list[str], *, is_loaded: bool) -> None:
+        self._value = value
+        self._left_out = left_out
+        self._is_loaded = is_loaded
+
+    def __call__(self, account: Any, field: str, sources: tuple[str, ...]) -> str | None:
+        """Return the first of these attributes that is there and can be used.
+
+        Args:
+            account: where to look: the object, or what stands in its place.
+            field: what it is for.
+            sources: attributes, and methods by their brackets.
+        """
+        problem: Exception | None = None
+        for source in sources:
+            try:
+                found = _read(account, source)
+                made = None if found is None else _MADE_BY[field](found)
+            except Exception as error:  # noqa: BLE001 - the app's own properties
+                problem = error
+                continue
+            if made is not None:
+                return made
+        # What an ORM has not loaded is missing by no fault of the app's.
+        if problem is not None and (self._is_loaded or type(problem) is InvalidUserError):
+            _leave_out(self._value, field, problem, self._left_out)
+        return None
+
+
+def is_nobody(value: Any) -> bool:
+    """Tell whether a value is a framework's object for an anonymous user."""
+    from usercontext.accounts import unwrapped
+
+    try:
+        return _is_nobody(unwrapped(value))
+    except Exception:  # noqa: BLE001
+        return False
 
 
 def _is_nobody(value: Any) -> bool:
-    """Tell whether a framework says of its user object that it stands for nobody."""
     authenticated = _flag(value, "is_authenticated")
     if authenticated is not None and not authenticated:
         return True
@@ -413,16 +574,11 @@ def _is_nobody(value: Any) -> bool:
 
 
 def _flag(value: Any, name: str) -> Any:
-    flag = _read(value, name)
-    return flag() if callable(flag) else flag  # a method in the oldest versions
-
-
-def _first(value: Any, sources: tuple[str, ...]) -> Any:
-    for source in sources:
-        found = _read(value, source)
-        if found is not None and not (type(found) is str and not found):
-            return found
-    return None
+    try:
+        flag = _read(value, name)
+        return flag() if callable(flag) else flag  # a method in the oldest versions
+    except Exception:  # noqa: BLE001 - such as one that goes by a column which has expired
+        return None
 
 
 def _read(value: Any, source: str) -> Any:
@@ -430,6 +586,20 @@ def _read(value: Any, source: str) -> Any:
     name = source.removesuffix("()")
     try:
         found = getattr(value, name, None)
-        return found if found is None or name == source else found()
+        if found is not None and name != source:
+            found = found()
     except NotImplementedError:  # what Starlette and Flask-Login leave to subclasses
         return None
+    if type(found) is CoroutineType:
+        found.close()  # Python would else complain about it, at some later time
+        raise InvalidUserError(f"{source} is a coroutine, which a report cannot await")
+    return found
+
+
+_MADE_BY: dict[str, Callable[[Any], str | None]] = {
+    "id": lambda value: _identifier("id", value),
+    "username": lambda value: _identifier("username", value),
+    "email": lambda value: _text("email", value),
+    "ip_address": _address,
+    "name": _name,
+}

@@ -12,7 +12,7 @@ from usercontext import event_loop
 from usercontext.core.record import UNKNOWN, Unknown
 from usercontext.diagnostics import failure, warn_once
 from usercontext.exceptions import InvalidUserError
-from usercontext.user import User
+from usercontext.user import User, is_nobody, read_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,8 @@ __all__ = ["as_user", "ask", "ask_within", "is_inside", "resolve"]
 #: A call of the resolver under way, told apart by its identity: who waits for it to end.
 Resolution: TypeAlias = "list[Callable[[], object]]"
 
+
+_MAX_NAMES = 20
 
 # Guards the few instructions that claim and settle; never held while foreign code runs.
 _claims = threading.Lock()
@@ -52,13 +54,15 @@ def as_user(value: object, cause: str) -> User | None:
         _warn_coroutine(value, cause)
         return None
     try:
-        user = User.of(value)
+        user, has_been_said = read_user(value)
     except InvalidUserError as error:
         warn_once(f"{cause}: invalid user", "%s gave no valid user: %s", cause, error)
         return None
+    if has_been_said and (user is None or user.identity is None):
+        return None
     if user is None:
         # An anonymous user of a framework is nobody too, and rightly so.
-        if value is not None and type(value).__module__ == "builtins":
+        if value is not None and not is_nobody(value):
             _warn_nonsense(value, cause)
         return None
     if user._values[0] is None and user.identity is None:
@@ -74,7 +78,20 @@ def as_user(value: object, cause: str) -> User | None:
 def _warn_nonsense(value: object, cause: str) -> None:
     kind = type(value).__name__
     hint = "give a User, a mapping, the framework's user object, or None"
-    warn_once(f"{cause}: {kind}", "%s gave %s, which is no user: %s", cause, kind, hint)
+    names = _names_of(value)
+    found = f" (it has {', '.join(names)})" if names else ""
+    warn_once(f"{cause}: {kind}", "%s gave %s, which is no user%s: %s", cause, kind, found, hint)
+
+
+def _names_of(value: object) -> list[str]:
+    """Return what an object of the app's has, by name: the id may have another name there."""
+    if type(value).__module__ == "builtins":
+        return []
+    try:
+        names = {*getattr(value, "__dict__", {}), *vars(type(value))}
+    except Exception:  # noqa: BLE001 - an object of the app's own
+        return []
+    return sorted(name for name in names if name[:1] != "_")[:_MAX_NAMES]
 
 
 def _warn_coroutine(value: CoroutineType[Any, Any, Any], cause: str) -> None:
