@@ -81,9 +81,18 @@ def _record_for(error: BaseException) -> RequestRecord | None:
 def _capture_exception(
     error: BaseException, record: RequestRecord | None, *, handled: bool
 ) -> str | None:
+    if _is_ignored(error, record, handled=handled):
+        return None
     if record is not None and not _is_first_report(error, record.root):
         return None
     return _capture(record, lambda client: client.build_exception(error, handled=handled))
+
+
+def _is_ignored(error: BaseException, record: RequestRecord | None, *, handled: bool) -> bool:
+    from usercontext.core.ignored import is_client_gone  # of use in an app that fails
+
+    ignored = (default() if record is None else record.context).ignored
+    return (ignored is not None and error in ignored) or (not handled and is_client_gone(error))
 
 
 def _is_first_report(error: BaseException, record: RequestRecord) -> bool:

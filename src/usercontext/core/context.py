@@ -22,6 +22,7 @@ from usercontext.user import User
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from usercontext.core.ignored import IgnoredErrors
     from usercontext.types import Event, Reporter, ReportingClient, Resolver
 
 __all__ = ["Context", "default", "forget_clients", "make_default", "pull_user"]
@@ -77,6 +78,7 @@ class Context:
         self.eager: bool = options.get("resolve") == "eager"
         self.resolver_timeout: float = options.get("resolver_timeout", 1.0)
         self.detached_ttl: float | None = options.get("detached_ttl", 300.0)
+        self.ignored: IgnoredErrors | None = options.get("ignore_errors")
         self.client: Reporter | None = options.get("client")
         self.make_request: Callable[[Any], object] | None = options.get("make_request")
         self.scrubber: Scrubber = scrubber

@@ -30,6 +30,9 @@ class ContextOptions(TypedDict, total=False):
     resolve: "lazy" (default), when a report first needs the user, or "eager", before the app.
     resolver_timeout: seconds that anything waits for a resolver running elsewhere; default 1.
     resolver_thread: run a sync resolver of an ASGI app in a worker thread; default False.
+    ignore_errors: exception classes and dotted names that are never reported; by default
+        `"starlette.requests.ClientDisconnect"` and its like in other frameworks are left out where
+        nothing handles them.
     detached_ttl: seconds that work outliving its request still sees the user; default 300,
         None: as long as it lives.
     """
@@ -44,6 +47,7 @@ class ContextOptions(TypedDict, total=False):
     resolver_timeout: float
     resolver_thread: bool
     detached_ttl: float | None
+    ignore_errors: Iterable[type[BaseException] | str]
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,6 +62,8 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
         check = _CHECKS.get(name)
         if check is not None:
             check(name, value)
+    if "ignore_errors" in given:
+        given["ignore_errors"] = _checked_errors(given["ignore_errors"])
     if "clients" in given:
         given["clients"] = _checked_clients(given["clients"])
     return given
@@ -120,6 +126,13 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "resolver_thread": _check_flag,
     "never_store_ip": _check_flag,
 }
+
+
+def _checked_errors(errors: object) -> object:
+    from usercontext.core.ignored import IgnoredErrors, checked_errors
+
+    is_checked = isinstance(errors, IgnoredErrors)
+    return errors if is_checked else checked_errors("ignore_errors", errors)
 
 
 def _checked_clients(clients: object) -> tuple[ReportingClient, ...]:
