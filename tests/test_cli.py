@@ -17,7 +17,7 @@ from tests.sentry.server import Answer, serving
 from usercontext import __version__
 from usercontext.cli import main
 from usercontext.sentry import SentryClient
-from usercontext.sentry.delivery.outbox import outbox_status
+from usercontext.sentry.delivery.outbox_status import outbox_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -359,7 +359,7 @@ def test_outbox_that_is_locked(
     outbox: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
     """A file that another program locks is told, too, and loses nothing."""
-    monkeypatch.setattr("usercontext.sentry.delivery.report_file._BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("usercontext.sentry.delivery.database._BUSY_SECONDS", 0.01)
     with closing(sqlite3.connect(outbox)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         status = main(["outbox", action, str(outbox)])

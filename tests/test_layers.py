@@ -67,7 +67,7 @@ OPTIONAL = {
     "frameworks.starlette": {"starlette"},
     "frameworks.tornado": {"tornado"},
     "resolvers.jwt": {"jwt"},
-    "sentry.delivery.http": {"httpx", "httpx2"},
+    "sentry.delivery.httpx_connection": {"httpx", "httpx2"},
     "testing.pytest_plugin": {"pytest"},
 }
 

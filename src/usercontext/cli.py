@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from usercontext._version import __version__
 from usercontext.exceptions import UserContextError
-from usercontext.sentry.delivery.durable import open_outbox
-from usercontext.sentry.delivery.outbox import clear_outbox, outbox_status
+from usercontext.sentry.delivery.build import OpenOutbox
+from usercontext.sentry.delivery.outbox_status import clear_outbox, outbox_status
 from usercontext.sentry.delivery.store import follow_reports, read_reports
 
 if TYPE_CHECKING:
@@ -159,15 +159,15 @@ def _outbox_flush(options: argparse.Namespace) -> int:
 
 def _flush_to(target: str, path: str) -> int:
     """Send what waits for one server and return how many are left."""
-    transport = open_outbox(path, target)
+    opened = OpenOutbox(path, target)
     name = _host_and_project(target)
     try:
-        for done, left in enumerate(transport.send_all(), 1):
+        for done, left in enumerate(opened.send_all(), 1):
             _progress(f"{name}: {done} of {done + left}")
-        left = transport.waiting()
+        left = opened.outbox.waiting()
     finally:
-        transport.close()
-    stats = transport.stats()
+        opened.close()
+    stats = opened.ledger.stats()
     _progress("")
     reasons = "".join(f", {reason} {count}" for reason, count in stats["discarded"].items())
     print(f"{name}: {stats['sent']} sent{reasons}, {left} left")

@@ -177,7 +177,7 @@ def test_largest_event(bugsink: Bugsink, client: SentryClient) -> None:
 
 def test_client_report(bugsink: Bugsink, client: SentryClient) -> None:
     """An envelope that also tells of discarded events is taken."""
-    client._transport.discard("sample_rate")  # type: ignore[union-attr]
+    client._outgoing.transport.discard("sample_rate")  # type: ignore[union-attr]
     event_id = client.capture_message("after")
     assert client.flush(30.0)
 

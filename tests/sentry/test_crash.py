@@ -15,7 +15,7 @@ import pytest
 
 from tests.sentry.server import Answer, SentryServer
 from usercontext.sentry import read_reports
-from usercontext.sentry.delivery.outbox import outbox_status
+from usercontext.sentry.delivery.outbox_status import outbox_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable

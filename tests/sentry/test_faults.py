@@ -16,8 +16,7 @@ import pytest
 
 from tests.sentry.server import Answer, SentryServer
 from usercontext.sentry import SentryClient, read_reports
-from usercontext.sentry.delivery import durable
-from usercontext.sentry.delivery import http as transport
+from usercontext.sentry.delivery import forwarder, http
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_RETRY_SECONDS", (0.01, 0.01))
-    monkeypatch.setattr(durable, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(http, "_RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(forwarder, "_FIRST_PAUSE", 0.01)
 
 
 def is_balanced(stats: dict[str, Any]) -> bool:

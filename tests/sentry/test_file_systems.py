@@ -13,7 +13,7 @@ import pytest
 from tests.sentry.server import Answer, SentryServer
 from usercontext.exceptions import ConfigurationError
 from usercontext.sentry import SentryClient, read_reports
-from usercontext.sentry.delivery import durable
+from usercontext.sentry.delivery import forwarder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +37,14 @@ def run(*command: object, codes: tuple[int, ...] = (0,)) -> None:
     assert done.returncode in codes, done.stderr
 
 
+def database_of(client: SentryClient) -> Any:
+    """Return the client's hold of its file."""
+    destination: Any = client._outgoing.transport.destination  # type: ignore[union-attr]
+    return (
+        destination.outbox.file.database if hasattr(destination, "outbox") else destination.database
+    )
+
+
 class Small:
     """A file system in memory, of 8 MiB."""
 
@@ -57,10 +65,8 @@ class Small:
 
     def fail(self, client: SentryClient | None = None) -> None:
         """Make it read-only; Linux refuses that as long as a file is open."""
-        transport: Any = client and client._transport
-        for name in ("_outbox", "_file"):
-            if hasattr(transport, name):
-                getattr(transport, name).release()
+        if client is not None:
+            database_of(client).close()
         run("mount", "-o", "remount,ro", self.path)
 
     def mend(self) -> None:
@@ -121,7 +127,7 @@ def unmounted_later(directory: Path, kind: Callable[[Path], Small | Disk]) -> It
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What a client keeps there: an outbox, or its reports."""
     # Nobody but `flush()` tries again, so that nothing is open when a disk is mended.
-    monkeypatch.setattr(durable, "_FIRST_PAUSE", 60.0)
+    monkeypatch.setattr(forwarder, "_FIRST_PAUSE", 60.0)
     return str(request.param)
 
 

@@ -18,8 +18,10 @@ import pytest
 from tests.sentry.server import Answer, SentryServer, serving
 from usercontext.exceptions import ConfigurationError
 from usercontext.sentry import SentryClient, read_reports
-from usercontext.sentry.delivery import directory_lock, durable, outbox
-from usercontext.sentry.delivery.outbox import Outbox, clear_outbox, outbox_status
+from usercontext.sentry.delivery import directory_lock, forwarder, http, outbox, outbox_file, owners
+from usercontext.sentry.delivery.build import OpenOutbox
+from usercontext.sentry.delivery.outbox import Bounds, Outbox
+from usercontext.sentry.delivery.outbox_status import clear_outbox, outbox_status
 from usercontext.sentry.dsn import Dsn
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ def test_tried_again_by_itself(
     server: SentryServer, client: SentryClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody needs to flush for that."""
-    monkeypatch.setattr(durable, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(forwarder, "_FIRST_PAUSE", 0.01)
     hung_up(server, 3)
     client.capture_message("x")
 
@@ -246,11 +248,11 @@ def test_age_is_bounded(
 
 def left_long_ago(server: SentryServer, path: Path) -> None:
     """Leave a report that is fifty days old."""
-    box = Outbox(path, Dsn(server.dsn).public, max_age=1e9)
+    box = Outbox(path, Dsn(server.dsn).public, bounds=Bounds(max_age=1e9))
     event = {"event_id": "a" * 32, "timestamp": time.time() - 50 * 86_400.0}
     box.keep(event, json.dumps(event).encode())
-    box.leave()
     box.release()
+    box.file.database.close()
 
 
 def test_age_of_what_was_left(
@@ -270,12 +272,12 @@ def test_age_of_what_was_left(
 def test_age_on_the_command_line(server: SentryServer, path: Path) -> None:
     """The command line does not know the app's bounds, and sends whatever waits."""
     left_long_ago(server, path)
-    transport = durable.open_outbox(str(path), Dsn(server.dsn).public)
-    transport._outbox.claim()
+    opened = OpenOutbox(path, Dsn(server.dsn).public)
+    opened.outbox.adopt()
 
-    assert transport.waiting() == 1
-    assert list(transport.send_all()) == [0]
-    transport.close(1.0)
+    assert opened.outbox.waiting() == 1
+    assert list(opened.send_all()) == [0]
+    opened.close()
     assert len(server.received) == 1
 
 
@@ -302,10 +304,10 @@ def kept(path: Path, target: str = "https://key@host/1", number: int = 1) -> Out
     return box
 
 
-def test_claimed(path: Path) -> None:
+def test_leased(path: Path) -> None:
     """A report belongs to who keeps it, as long as that process lives."""
     first, second = kept(path), kept(path)
-    second.claim()
+    second.adopt()
 
     assert first.waiting() == second.waiting() == 1
     assert outbox_status(path).claimed == 2
@@ -314,23 +316,23 @@ def test_claimed(path: Path) -> None:
 def test_left(path: Path) -> None:
     """Who goes leaves it to the next one."""
     first, second = kept(path), kept(path)
-    first.leave()
-    second.claim()
+    first.release()
+    second.adopt()
 
     assert (first.waiting(), second.waiting()) == (0, 2)
 
 
-def test_promise_not_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_at_its_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So does who has not been seen for a minute, be it on another host."""
-    monkeypatch.setattr(outbox, "_HOST", "elsewhere")
+    monkeypatch.setattr(owners, "_HOST", "elsewhere")
     first = kept(path)
     monkeypatch.undo()
     second = kept(path)
-    second.claim()
+    second.adopt()
     assert second.waiting() == 1
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE owners SET until = until - 100")
-    second.claim()
+    second.adopt()
 
     assert (first.waiting(), second.waiting()) == (0, 2)
 
@@ -338,7 +340,7 @@ def test_promise_not_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_room_made_by_others(path: Path) -> None:
     """What of a living process makes room for another's is counted by that process alone."""
     first = kept(path, number=3)
-    second = Outbox(path, "https://key@host/1", max_reports=1)
+    second = Outbox(path, "https://key@host/1", bounds=Bounds(max_reports=1))
 
     assert second.keep({"event_id": "a" * 32}, b"{}") == (True, [])
     assert first.waiting() == 0
@@ -348,12 +350,12 @@ def test_room_made_by_others_during_an_outage(
     server: SentryServer, client: SentryClient, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What others have deleted is counted, and forgotten, while there is more that waits."""
-    monkeypatch.setattr(durable, "_CLAIM_SECONDS", 0.0)
+    monkeypatch.setattr(forwarder, "_RENEW_SECONDS", 0.0)
     monkeypatch.setattr(outbox, "_BATCH", 2)
     hung_up(server)
     events = [client.capture_message("x") for _ in range(7)]
     client.flush(10.0)
-    other = Outbox(path, "https://key@host/1", max_reports=3)
+    other = Outbox(path, "https://key@host/1", bounds=Bounds(max_reports=3))
 
     assert other.keep({"event_id": "a" * 32}, b'{"event_id": "a"}') == (True, [])
     client.flush(10.0)
@@ -361,13 +363,13 @@ def test_room_made_by_others_during_an_outage(
     assert client.stats() == {
         "captured": 7, "sent": 0, "queued": 2, "discarded": {"queue_overflow": 5}
     }  # fmt: skip
-    assert list(client._transport._kept) == events[5:]  # type: ignore[union-attr]
+    assert client._outgoing.transport.destination.kept.ids() == events[5:]  # type: ignore[union-attr]
 
 
 def test_room_made_by_the_dead(path: Path) -> None:
     """What nobody else can count is counted by who deletes it."""
-    kept(path, number=3).leave()
-    second = Outbox(path, "https://key@host/1", max_reports=1)
+    kept(path, number=3).release()
+    second = Outbox(path, "https://key@host/1", bounds=Bounds(max_reports=1))
 
     assert len(second.keep({"event_id": "a" * 32}, b"{}")[1]) == 3
 
@@ -404,12 +406,12 @@ def test_dead_process(
 def test_later_process_of_the_same_pid(path: Path) -> None:
     """A process is not taken for an earlier one of the same pid."""
     first = kept(path)
-    host, pid, _, token = first._owner.split("/")
+    host, pid, _, token = first.owner.split("/")
     with closing(sqlite3.connect(path)) as connection, connection:
         for table in ("reports", "owners"):
             connection.execute(f"UPDATE {table} SET owner = ?", (f"{host}/{pid}/7/{token}",))
     second = kept(path)
-    second.claim()
+    second.adopt()
 
     assert second.waiting() == (2 if os.path.exists("/proc/self/stat") else 1)  # noqa: PTH110
 
@@ -460,7 +462,7 @@ def test_corrupted_meanwhile(server: SentryServer, client: SentryClient, path: P
     hung_up(server)
     client.capture_message("lost")
     client.flush(10.0)
-    client._transport._outbox.release()  # type: ignore[union-attr]
+    client._outgoing.transport.destination.outbox.file.database.close()  # type: ignore[union-attr]
     path.write_bytes(CORRUPT["a damaged one"])
     server.answers.clear()
     client.capture_message("kept")
@@ -474,9 +476,9 @@ def test_corrupted_meanwhile(server: SentryServer, client: SentryClient, path: P
 def test_set_aside_once(path: Path) -> None:
     """What two processes find to be corrupt one of them sets aside, not the new file as well."""
     first, second = kept(path), kept(path)
-    first.set_aside()
+    first.file.set_aside()
     first.keep({"event_id": "1"}, b"{}")
-    second.set_aside()
+    second.file.set_aside()
     second.keep({"event_id": "2"}, b"{}")
 
     assert len(list(path.parent.glob("outbox.db.corrupt-*[0-9]"))) == 1
@@ -490,7 +492,7 @@ outbox = Outbox(sys.argv[1], "http://localhost/1")
 print("ready", flush=True)
 sys.stdin.readline()
 outbox.keep({"event_id": uuid.uuid4().hex}, b"{}")
-outbox.release()
+outbox.file.database.close()
 """
 
 
@@ -513,15 +515,17 @@ def test_processes_find_a_corrupt_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "replaced", [Outbox.set_aside, lambda box: box.path.unlink()], ids=["set_aside", "deleted"]
+    "replaced",
+    [lambda box: box.file.set_aside(), lambda box: box.file.path.unlink()],
+    ids=["set_aside", "deleted"],
 )
-def test_promised_in_the_new_file(path: Path, replaced: Callable[[Outbox], object]) -> None:
-    """Whose file was replaced by another process promises anew, and keeps what it writes then."""
+def test_lease_in_the_new_file(path: Path, replaced: Callable[[Outbox], object]) -> None:
+    """A process whose file was replaced renews its lease there, and keeps what it writes then."""
     first, second = kept(path), kept(path)
     replaced(first)
     second.keep({"event_id": "1"}, b"{}")
     third = Outbox(path, "https://key@host/1")
-    third.claim()
+    third.adopt()
 
     assert (second.waiting(), third.waiting()) == (1, 0)
 
@@ -576,14 +580,14 @@ def test_deleted_meanwhile(server: SentryServer, client: SentryClient, path: Pat
 
 def full(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an outbox's file grow no more, as on a full disk."""
-    prepare = box.prepare
+    prepare = outbox_file._prepare
 
     def prepare_full(connection: sqlite3.Connection) -> None:
         prepare(connection)
         connection.execute("PRAGMA max_page_count = 1")
 
-    monkeypatch.setattr(box, "prepare", prepare_full)
-    box.release()
+    monkeypatch.setattr(outbox_file, "_prepare", prepare_full)
+    box.file.database.close()
 
 
 def test_disk_full(
@@ -594,7 +598,7 @@ def test_disk_full(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """On a full disk events are sent without the file, and the log says so once."""
-    full(client._transport._outbox, monkeypatch)  # type: ignore[union-attr]
+    full(client._outgoing.transport.destination.outbox, monkeypatch)  # type: ignore[union-attr]
     for _ in range(3):
         event = client.build_message("x")
         assert event is not None
@@ -629,7 +633,7 @@ def test_cannot_be_removed(
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(client._transport._outbox, "remove", fail)  # type: ignore[union-attr]
+        patch.setattr(client._outgoing.transport.destination.outbox, "remove", fail)  # type: ignore[union-attr]
         client.capture_message("x")
         for _ in range(3):
             client.flush(10.0)
@@ -644,10 +648,10 @@ def test_locked(
     server: SentryServer, client: SentryClient, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that another program locks for long costs the file's protection alone."""
-    monkeypatch.setattr("usercontext.sentry.delivery.report_file._BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("usercontext.sentry.delivery.database._BUSY_SECONDS", 0.01)
     client.capture_message("x")
     client.flush(10.0)
-    client._transport._outbox.release()  # type: ignore[union-attr]
+    client._outgoing.transport.destination.outbox.file.database.close()  # type: ignore[union-attr]
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         client.capture_message("y")
@@ -683,13 +687,13 @@ def test_oldest_is_dropped_while_locked(
     client = make_client(server.dsn, outbox=path, max_queue=10, overflow="drop_oldest")
     client.capture_message("makes the file")
     client.flush(10.0)
-    client._transport._outbox.release()  # type: ignore[union-attr]
+    client._outgoing.transport.destination.outbox.file.database.close()  # type: ignore[union-attr]
     with locked(path):
         for number in range(500):
             client.capture_message(str(number))
             assert is_balanced(client.stats())
         stats = client.stats()
-        waiting = len(client._transport._queue)  # type: ignore[union-attr]
+        waiting = len(client._outgoing.transport.queue)  # type: ignore[union-attr]
     assert client.flush(20.0)
     sent = [event["logentry"]["formatted"] for event in server.events]
 
@@ -709,17 +713,15 @@ def test_close_while_locked(
 ) -> None:
     """Closing waits for a locked file once, not with each event that is left."""
     client = make_client(server.dsn, outbox=path)
-    transport: Any = client._transport
+    transport: Any = client._outgoing.transport  # type: ignore[union-attr]
     client.capture_message("makes the file")
     client.flush(10.0)
-    monkeypatch.setattr(transport, "_ensure_thread", lambda: True)
-    monkeypatch.setattr("usercontext.sentry.delivery.report_file._BUSY_SECONDS", 0.2)
-    transport._outbox.release()
-    transport._closed = True  # for its threads, which hold the file no more
-    with transport._wake:
-        transport._wake.notify_all()
-    transport._thread.join(10)
-    transport._closed = False
+    monkeypatch.setattr(transport.worker, "start", lambda: True)
+    monkeypatch.setattr("usercontext.sentry.delivery.database._BUSY_SECONDS", 0.2)
+    transport.destination.outbox.file.database.close()
+    transport.queue.close()  # for its threads, which hold the file no more
+    assert transport.worker.wait(10)
+    transport.queue.is_closed = False
     for _ in range(50):
         client.capture_message("x")
     with locked(path):
@@ -737,7 +739,7 @@ def test_in_time_while_locked(client: SentryClient, path: Path, method: str) -> 
     """Whoever flushes or closes waits no longer than told, whatever our threads wait for."""
     client.capture_message("makes the file")
     client.flush(10.0)
-    client._transport._outbox.release()  # type: ignore[union-attr]
+    client._outgoing.transport.destination.outbox.file.database.close()  # type: ignore[union-attr]
     with locked(path):
         for _ in range(20):
             client.capture_message("x")
@@ -782,7 +784,7 @@ def test_close_keeps_what_is_queued(
 ) -> None:
     """It keeps even what no thread has seen yet."""
     hung_up(server)
-    monkeypatch.setattr(client._transport, "_ensure_thread", lambda: True)
+    monkeypatch.setattr(client._outgoing.transport.worker, "start", lambda: True)  # type: ignore[union-attr]
     client.capture_message("x")
 
     assert not client.close(0.0)
@@ -821,7 +823,7 @@ def test_fault_of_ours(
         raise RuntimeError("ours")
 
     with monkeypatch.context() as patch:
-        patch.setattr(client._transport, "_post", fail)
+        patch.setattr(http.Sender, "post", fail)
         client.capture_message("x")
         client.flush(10.0)
     assert client.flush(10.0)

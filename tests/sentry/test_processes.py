@@ -74,7 +74,7 @@ in_child(lambda: client.capture_message("child") and client.flush(10))
     "while a thread holds the lock": """
 held, go_on = threading.Event(), threading.Event()
 def hold():
-    with client._transport._wake:
+    with client._outgoing.transport.queue.changed:
         held.set()
         go_on.wait()
 thread = threading.Thread(target=hold)
@@ -88,7 +88,7 @@ client.capture_message("parent")
     "without Python's hooks": """
 client.capture_message("parent")
 assert client.flush(10)
-client._transport._pid = -1  # as if this were a child that uwsgi forked
+client._outgoing.transport.pid = -1  # as if this were a child that uwsgi forked
 client.capture_message("child")
 """,
     "in a child of a child": """
@@ -204,7 +204,9 @@ def test_flushed_at_exit(server: SentryServer) -> None:
 def test_exit_does_not_wait_for_long(server: SentryServer) -> None:
     """A server that does not answer delays the exit by that time alone."""
     server.answering.clear()
-    run("client._transport._shutdown_timeout = 0.1; client.capture_message('x')", server.dsn)
+    run(
+        "client._outgoing.transport.shutdown_timeout = 0.1; client.capture_message('x')", server.dsn
+    )
 
 
 def test_captured_during_exit(server: SentryServer) -> None:
@@ -278,7 +280,7 @@ def test_captured_in_a_signal_handler(server: SentryServer) -> None:
     script = """
 import signal
 signal.signal(signal.SIGUSR1, lambda *_: client.capture_message("signal"))
-with client._transport._wake:
+with client._outgoing.transport.queue.changed:
     os.kill(os.getpid(), signal.SIGUSR1)
 client.flush(10)
 """

@@ -325,7 +325,7 @@ def test_failed_transaction(
         raise sqlite3.OperationalError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(client._transport, "_prune", fail)
+        patch.setattr(client._outgoing.transport.destination, "prune", fail)  # type: ignore[union-attr]
         client.capture_message("lost")
         assert not client.flush()
     client.capture_message("kept")

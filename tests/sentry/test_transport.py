@@ -18,7 +18,7 @@ import pytest
 
 from tests.sentry.server import Answer, SentryServer
 from usercontext import __version__
-from usercontext.sentry.delivery import http as transport
+from usercontext.sentry.delivery import http
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ def client(server: SentryServer, make_client: Callable[..., SentryClient]) -> Se
 @pytest.fixture
 def dead(make_client: Callable[..., SentryClient], monkeypatch: pytest.MonkeyPatch) -> SentryClient:
     """A client of a server that is not there."""
-    monkeypatch.setattr(transport, "_RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(http, "_RETRY_SECONDS", (0.01, 0.01))
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         return make_client(f"http://key@127.0.0.1:{unused.getsockname()[1]}/1")
@@ -152,7 +152,7 @@ def test_large_client_report(server: SentryServer, client: SentryClient) -> None
     """What no client report of 4 KiB holds is told by several, once."""
     discarded = {f"{number:03}" + "x" * 97: 2 for number in range(100)}
     for reason in [*discarded, *discarded]:
-        client._transport.discard(reason + "and more")  # type: ignore[union-attr]
+        client._outgoing.transport.discard(reason + "and more")  # type: ignore[union-attr]
     capture(client, 5)
 
     assert sum("client_report" in str(received.items) for received in server.received) == 4
@@ -182,7 +182,7 @@ def test_client_reports_of_many_threads(
         thread.join()
     client.flush(20.0)
     server.answers.clear()
-    while client._transport._unreported:  # type: ignore[union-attr]
+    while client._outgoing.transport.ledger.unreported:  # type: ignore[union-attr]
         capture(client)
     stats = client.stats()
 
@@ -196,7 +196,7 @@ def test_client_reports_of_an_unsteady_network(
     server: SentryServer, make_client: Callable[..., SentryClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So it is where requests fail, with which a report may go and is given back."""
-    monkeypatch.setattr(transport, "_RETRY_SECONDS", (0.001,))
+    monkeypatch.setattr(http, "_RETRY_SECONDS", (0.001,))
     client = make_client(server.dsn, sample_rate=0.5, max_queue=20)
     faults = [None, "reset", "garbage", "reset", "reset", "garbage", "garbage"]
     server.answers += [Answer(fault=fault) for fault in faults * 20]
@@ -210,7 +210,7 @@ def test_client_reports_of_an_unsteady_network(
         thread.join()
     client.flush(20.0)
     server.answers.clear()
-    while client._transport._unreported:  # type: ignore[union-attr]
+    while client._outgoing.transport.ledger.unreported:  # type: ignore[union-attr]
         capture(client)
     stats = client.stats()
 
@@ -269,7 +269,7 @@ def test_pause_is_over(server: SentryServer, client: SentryClient) -> None:
     """When the time is over, reports are sent again, and what was held back is told."""
     server.answers += [Answer(503, {"X-Sentry-Rate-Limits": "3600:error:key"})]
     capture(client, 3)
-    limits: Any = client._transport._limits  # type: ignore[union-attr]
+    limits: Any = client._outgoing.transport.destination.sender.limits  # type: ignore[union-attr]
     assert 3595 < limits._until - time.monotonic() <= 3600
     limits._until -= 3600
     capture(client)
@@ -285,7 +285,7 @@ def test_rate_limited(server: SentryServer, client: SentryClient) -> None:
 
     assert len(server.received) == 1
     assert client.stats()["discarded"] == {"ratelimit_backoff": 3}
-    assert client._transport._unreported == {"ratelimit_backoff": 2}  # type: ignore[union-attr]
+    assert client._outgoing.transport.ledger.unreported == {"ratelimit_backoff": 2}  # type: ignore[union-attr]
     assert is_balanced(client.stats())
 
 
@@ -350,7 +350,7 @@ class Fragile(threading.Thread):
 @pytest.fixture
 def fragile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, bytes], Fragile]]:
     """Start servers that hang up."""
-    monkeypatch.setattr(transport, "_RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(http, "_RETRY_SECONDS", (0.01, 0.01))
     started: list[Fragile] = []
 
     def start(hang_ups: int, answer: bytes) -> Fragile:
@@ -392,7 +392,7 @@ def test_bad_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A status that arrived counts; what is no answer is the network's fault."""
-    monkeypatch.setattr(transport, "_RETRY_SECONDS", ())
+    monkeypatch.setattr(http, "_RETRY_SECONDS", ())
     client = make_client(fragile(0, answer).dsn)
     capture(client)
     stats = client.stats()
@@ -402,10 +402,10 @@ def test_bad_answers(
 
 def test_client_report_is_given_back(dead: SentryClient) -> None:
     """A report of discarded events that did not arrive is told again."""
-    dead._transport.discard("sample_rate")  # type: ignore[union-attr]
+    dead._outgoing.transport.discard("sample_rate")  # type: ignore[union-attr]
     capture(dead)
 
-    assert dead._transport._unreported == {"sample_rate": 1, "network_error": 1}  # type: ignore[union-attr]
+    assert dead._outgoing.transport.ledger.unreported == {"sample_rate": 1, "network_error": 1}  # type: ignore[union-attr]
 
 
 def test_slow_server(server: SentryServer, make_client: Callable[..., SentryClient]) -> None:
@@ -522,9 +522,9 @@ HEAVY = {
 @pytest.mark.parametrize("parts", HEAVY.values(), ids=HEAVY)
 def test_weight(dead: SentryClient, parts: Callable[[], Any]) -> None:
     """Wherever in an event much stands, it counts."""
-    transport: Any = dead._transport
-    transport._max_queue_bytes = 30_000
-    transport._ensure_thread = lambda: False
+    transport: Any = dead._outgoing.transport  # type: ignore[union-attr]
+    transport.queue.max_bytes = 30_000
+    transport.worker.start = lambda: False
     for _ in range(5):
         event = dead.build_message("x")
         if event is not None:
@@ -649,7 +649,7 @@ def test_deliver_fails(
         raise RuntimeError("ours")
 
     with monkeypatch.context() as patch:
-        patch.setattr(client._transport, "_post", fail)
+        patch.setattr(http.Sender, "post", fail)
         capture(client)
     capture(client)
 
@@ -706,5 +706,5 @@ def test_httpx_where_httpx2_is_missing(
     client = make_client(server.dsn)
     capture(client)
 
-    assert client._transport._httpx.__name__ == "httpx"  # type: ignore[union-attr]
+    assert client._outgoing.transport.destination.sender.connection.library == "httpx"  # type: ignore[union-attr]
     assert len(server.received) == 1

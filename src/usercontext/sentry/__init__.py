@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 from usercontext.sentry.client import SentryClient
-from usercontext.sentry.delivery.http import Transport
 from usercontext.sentry.delivery.store import read_reports
+from usercontext.sentry.delivery.transport import Transport
 from usercontext.sentry.dsn import Dsn
 from usercontext.sentry.event.payload import encode_event
 

@@ -8,21 +8,27 @@ from typing import TYPE_CHECKING, Any, Literal
 from usercontext.clients.base import BaseClient
 from usercontext.diagnostics import failure, warn_once
 from usercontext.event_loop import run_in_own_thread
-from usercontext.exceptions import ConfigurationError
 from usercontext.sentry import options as check
-from usercontext.sentry.delivery.queue import in_own_work, own_work
+from usercontext.sentry.delivery.build import (
+    FileOptions,
+    HttpOptions,
+    QueueOptions,
+    transport_to,
+)
+from usercontext.sentry.delivery.own_work import in_own_work, own_work
 from usercontext.sentry.dsn import Dsn, sqlite_path
-from usercontext.sentry.event.builder import SDK, EventBuilder
+from usercontext.sentry.event.builder import EventBuilder
 from usercontext.sentry.event.payload import plain
 from usercontext.sentry.event.stacktrace import StackTraces
+from usercontext.sentry.outgoing import Outgoing
+from usercontext.sentry.stops import is_stop
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable, Iterable, Mapping
     from datetime import timedelta
     from os import PathLike
 
-    from usercontext.sentry.delivery.http import Transport
+    from usercontext.sentry.delivery.transport import Transport
     from usercontext.types import Event, GetUser
     from usercontext.user import User
 
@@ -32,14 +38,6 @@ _MAX_QUEUE = 100
 _MAX_QUEUE_BYTES = 4 << 20
 _MAX_OUTBOX_BYTES = 64 << 20
 _MAX_TIMEOUT = 86_400.0
-
-#: Not failures, but ways in which a program stops. Of modules that may not be installed or loaded.
-_STOPS = (KeyboardInterrupt, SystemExit, GeneratorExit)
-_STOPS_ELSEWHERE = (
-    ("asyncio.exceptions", "CancelledError"),
-    ("greenlet", "GreenletExit"),
-    ("trio", "Cancelled"),
-)
 
 
 class SentryClient(BaseClient):
@@ -108,10 +106,8 @@ class SentryClient(BaseClient):
         transport: Transport | None = None,
     ) -> None:
         self._environment = check.environment(environment)
-        self._sample_rate = check.fraction("sample_rate", sample_rate)
-        self._before_send: Callable[[Event], object] | None = check.function(
-            "before_send", before_send
-        )
+        before_send = check.function("before_send", before_send)
+        sample_rate = check.fraction("sample_rate", sample_rate)
         traces = StackTraces(
             in_app_include=check.names("in_app_include", in_app_include),
             in_app_exclude=check.names("in_app_exclude", in_app_exclude),
@@ -125,32 +121,29 @@ class SentryClient(BaseClient):
             environment=self._environment,
             server_name=check.server_name(server_name),
         )
-        queue = {
-            "max_queue": check.count("max_queue", max_queue),
-            "max_queue_bytes": check.count("max_queue_bytes", max_queue_bytes),
-            "shutdown_timeout": check.seconds("shutdown_timeout", shutdown_timeout, or_zero=True),
-            "drop_oldest": check.overflow(overflow) == "drop_oldest",
-        }
-        http = {
-            "timeout": check.seconds("timeout", timeout),
-            "proxy": check.proxy(proxy),
-            "ca_certs": check.file_name("ca_certs", ca_certs),
-        }
-        sqlite = {
-            "max_reports": check.count("max_reports", max_reports),
-            "max_age": check.seconds("max_age", max_age),
-        }
-        kept = {
-            "path": check.outbox(outbox),
-            "max_bytes": check.count("max_outbox_bytes", max_outbox_bytes),
-            **sqlite,
-        }
+        waits = QueueOptions(
+            max_queue=check.count("max_queue", max_queue),
+            max_queue_bytes=check.count("max_queue_bytes", max_queue_bytes),
+            drop_oldest=check.overflow(overflow) == "drop_oldest",
+            shutdown_timeout=check.seconds("shutdown_timeout", shutdown_timeout, or_zero=True),
+        )
+        http = HttpOptions(
+            timeout=check.seconds("timeout", timeout),
+            proxy=check.proxy(proxy),
+            ca_certs=check.file_name("ca_certs", ca_certs),
+        )
+        keeps = FileOptions(
+            outbox=check.outbox(outbox),
+            max_reports=check.count("max_reports", max_reports),
+            max_age=check.seconds("max_age", max_age),
+            max_outbox_bytes=check.count("max_outbox_bytes", max_outbox_bytes),
+        )
         self._target: Dsn | str | None = _parse(dsn)
-        self._random = _random() if self._sample_rate < 1.0 else None
         self._get_user: GetUser | None = None
-        self._transport = check.transport(transport)
-        if self._transport is None:
-            self._transport = _transport(self._target, {**http, **queue}, {**sqlite, **queue}, kept)
+        taker = check.transport(transport)
+        if taker is None:
+            taker = transport_to(self._target, http, waits, keeps)
+        self._outgoing = None if taker is None else Outgoing(taker, sample_rate, before_send)
 
     def __repr__(self) -> str:
         target = "nothing" if self._target is None else str(self._target)
@@ -169,7 +162,7 @@ class SentryClient(BaseClient):
 
         Its lists of source lines are other reports', too: replace one rather than change it.
         """
-        if _is_stop(error):
+        if is_stop(error):
             return None
         return self._build(lambda: self._builder.exception(error, level=level, handled=handled))
 
@@ -185,14 +178,14 @@ class SentryClient(BaseClient):
             scrub: applied after `before_send`, so that nothing gets past it; if it raises,
                 the event is dropped.
         """
-        if self._transport is None:
+        if self._outgoing is None:
             return None
         with own_work:
             try:
-                return self._send(event, scrub, self._transport)
+                return self._outgoing.send(event, scrub)
             except Exception:  # noqa: BLE001
                 failure("submit", "usercontext could not hand over a report")
-                self._discard("internal_sdk_error")
+                self._outgoing.discard("internal_sdk_error")
                 return None
 
     # In one step, for use without a context
@@ -238,11 +231,11 @@ class SentryClient(BaseClient):
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Wait until everything submitted before is dealt with; return whether it was in time."""
-        return self._transport is None or _wait(self._transport.flush, timeout)
+        return self._outgoing is None or _wait(self._outgoing.transport.flush, timeout)
 
     def close(self, timeout: float = 2.0) -> bool:
         """Flush, then stop for good; return whether everything was in time."""
-        return self._transport is None or _wait(self._transport.close, timeout)
+        return self._outgoing is None or _wait(self._outgoing.transport.close, timeout)
 
     async def aflush(self, timeout: float = 2.0) -> bool:  # noqa: ASYNC109
         """Await what `flush()` waits for; the event loop goes on meanwhile."""
@@ -257,41 +250,20 @@ class SentryClient(BaseClient):
 
         At any time `captured == sent + queued + sum(discarded.values())`.
         """
-        if self._transport is None:
+        if self._outgoing is None:
             return {"captured": 0, "sent": 0, "queued": 0, "discarded": {}}
-        return self._transport.stats()
+        return self._outgoing.transport.stats()
 
     def _build(self, build: Callable[[], Event]) -> Event | None:
-        if self._transport is None or in_own_work():
+        if self._outgoing is None or in_own_work():
             return None
         with own_work:
             try:
-                return build() if self._is_wanted(self._transport) else None
+                return build() if self._outgoing.is_wanted() else None
             except Exception:  # noqa: BLE001
                 failure("event", "usercontext could not build a report and dropped it")
-                self._discard("internal_sdk_error")
+                self._outgoing.discard("internal_sdk_error")
                 return None
-
-    def _is_wanted(self, transport: Transport) -> bool:
-        """Return whether an event is to be built: tested first, as building costs most."""
-        if self._random is not None and self._random.random() >= self._sample_rate:
-            transport.discard("sample_rate")
-            return False
-        if not transport.has_room():
-            transport.discard("queue_overflow")
-            return False
-        return True
-
-    def _send(
-        self, event: Event, scrub: Callable[[Event], Event] | None, transport: Transport
-    ) -> str | None:
-        event_id: str = event["event_id"]
-        finished = self._finished(event, scrub)
-        if finished is None:
-            return None
-        # Whatever `before_send` made of it: the id that is returned is the one that is sent.
-        finished["event_id"] = event_id
-        return event_id if transport.submit(finished) else None
 
     def _capture(
         self,
@@ -323,60 +295,6 @@ class SentryClient(BaseClient):
             return None
         return taken.to_dict() if taken is not None else None
 
-    def _finished(self, event: Event, scrub: Callable[[Event], Event] | None) -> Event | None:
-        """Return the event as it is sent: `before_send`, then the last word, then `infer_ip`."""
-        if self._before_send is not None:
-            changed = _changed(event, self._before_send)
-            if changed is None:
-                self._discard("before_send")
-                return None
-            event = changed
-        if self._before_send is not None or scrub is not None:
-            # What the last word saw is what is sent: no object whose text it did not see, and
-            # nothing that the app still holds and may change.
-            event = plain(event)
-        if scrub is not None:
-            scrubbed = _scrubbed(event, scrub)
-            if scrubbed is None:
-                self._discard("event_processor")
-                return None
-            event = scrubbed
-        event["sdk"] = {**SDK, "settings": {"infer_ip": _infer_ip(event)}}
-        return event
-
-    def _discard(self, reason: str) -> None:
-        try:
-            if self._transport is not None:
-                self._transport.discard(reason)
-        except Exception:  # noqa: BLE001
-            failure("discard", "usercontext could not count a report that it dropped")
-
-
-def _changed(event: Event, before_send: Callable[[Event], object]) -> Event | None:
-    """Return what the app's `before_send` made of the event; None drops it."""
-    try:
-        changed = before_send(event)
-    except Exception:  # noqa: BLE001
-        # Redaction may be half done: better no report than one that tells too much.
-        failure("before_send", "before_send raised, so the report was dropped")
-        return None
-    if changed is None or isinstance(changed, dict):
-        return changed
-    warn_once(
-        "result of before_send",
-        "before_send must return the event or None, not %s: the report was dropped",
-        type(changed).__name__,
-    )
-    return None
-
-
-def _scrubbed(event: Event, scrub: Callable[[Event], Event]) -> Event | None:
-    try:
-        return scrub(event)
-    except Exception:  # noqa: BLE001
-        failure("scrubbing", "a report could not be scrubbed and was dropped")
-        return None
-
 
 def _wait(method: Callable[[float], bool], timeout: float) -> bool:
     """Call `flush` or `close` with a timeout that a lock can take; False if it fails."""
@@ -395,57 +313,3 @@ def _parse(dsn: Any) -> Dsn | str | None:
     if dsn == "":
         return None
     return dsn if sqlite_path(dsn) is not None else Dsn(dsn)
-
-
-def _transport(
-    target: Dsn | str | None, http: dict[str, Any], sqlite: dict[str, Any], kept: dict[str, Any]
-) -> Transport | None:
-    if target is None:
-        return None
-    if isinstance(target, Dsn):
-        return _http_transport(target, http, kept)
-    if kept["path"] is not None:
-        raise ConfigurationError(
-            "outbox= needs the DSN of a server, as a file needs no other one: leave it out"
-        )
-    from usercontext.sentry.delivery.store import SqliteStore
-
-    return SqliteStore(sqlite_path(target) or "", **sqlite)
-
-
-def _http_transport(target: Dsn, http: dict[str, Any], kept: dict[str, Any]) -> Transport:
-    if kept["path"] is None:
-        from usercontext.sentry.delivery.http import HttpTransport
-
-        return HttpTransport(target, **http)
-    from usercontext.sentry.delivery.durable import DurableTransport
-    from usercontext.sentry.delivery.outbox import Outbox
-
-    transport = DurableTransport(target, outbox=Outbox(target=target.public, **kept), **http)
-    transport.resume()
-    return transport
-
-
-def _random() -> random.Random:
-    import random
-
-    # Its own: seeding the global one, as tests do, must not decide what is reported.
-    return random.Random()  # noqa: S311
-
-
-def _is_stop(error: BaseException) -> bool:
-    if isinstance(error, Exception):
-        return False
-    if isinstance(error, _STOPS):
-        return True
-    for module, name in _STOPS_ELSEWHERE:
-        kind = getattr(sys.modules.get(module), name, None)
-        if isinstance(kind, type) and isinstance(error, kind):
-            return True
-    return False
-
-
-def _infer_ip(event: Event) -> str:
-    """Return `auto` only where the app itself asked the server for the address."""
-    user = event.get("user")
-    return "auto" if isinstance(user, dict) and user.get("ip_address") == "{{auto}}" else "never"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from usercontext.sentry.delivery.http import Transport
+    from usercontext.sentry.delivery.transport import Transport
 
 __all__ = [
     "count",

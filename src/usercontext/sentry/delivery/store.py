@@ -9,18 +9,18 @@ from contextlib import closing
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from usercontext.diagnostics import failure, warn_once
+from usercontext.diagnostics import failure
 from usercontext.exceptions import ConfigurationError
-from usercontext.sentry.delivery.queue import BackgroundTransport
+from usercontext.sentry.delivery.database import Database, open_to_write
+from usercontext.sentry.delivery.destination import Destination, encoded
 from usercontext.sentry.delivery.report_file import (
-    ReportFile,
     check_writable,
     connect_to_read,
     existing_file,
     identity,
+    make_table,
     timestamp,
 )
-from usercontext.sentry.event.payload import encode_event
 
 if TYPE_CHECKING:
     import os
@@ -31,9 +31,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SqliteStore", "follow_reports", "read_reports"]
 
+_INSERT = """
+INSERT OR IGNORE INTO reports (event_id, timestamp, identity, payload) VALUES (?, ?, ?, ?)
+"""
 
-class SqliteStore(BackgroundTransport):
-    """Writes each event to a file, from a background thread; oldest reports make room.
+
+class SqliteStore(Destination):
+    """Writes each event to a file; oldest reports make room.
 
     A report is visible to every reader once `flush()` has returned True. The file is made
     readable by its owner alone.
@@ -42,83 +46,73 @@ class SqliteStore(BackgroundTransport):
         path: the file; its directory must exist.
         max_reports: how many reports are kept.
         max_age: how many seconds a report is kept.
-        **queue: the options of `BackgroundTransport`.
 
     Raises:
         ConfigurationError: the file cannot be written, or is no SQLite database.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        max_reports: int = 10_000,
-        max_age: float = 30 * 86_400.0,
-        **queue: Any,
-    ) -> None:
-        self._file = ReportFile(path)
+    def __init__(self, path: str | os.PathLike[str], *, max_reports: int, max_age: float) -> None:
+        self.database: Database = Database(path, self._open)
         self._max_reports = max_reports
         self._max_age = max_age
         self._lost_one = False
-        check_writable(self._file.path)
+        check_writable(self.database.path)
         try:
-            with self._file.transaction():
+            with self.database.transaction():
                 pass  # Now rather than when the first report is kept.
         except (sqlite3.Error, OSError) as error:
-            raise ConfigurationError(f"{self._file.path} cannot be used: {error}") from error
-        self._file.release()
-        super().__init__(**queue)
+            raise ConfigurationError(f"{self.database.path} cannot be used: {error}") from error
+        self.database.close()
 
     def deliver(self, event: Event) -> str | None:
         """Write one event and commit; return None, or why it was discarded."""
-        payload = encode_event(event)
+        payload = encoded(event)
         if payload is None:
-            warn_once("event size", "usercontext dropped a report of more than 1 MiB")
             return "send_error"
         row = (event["event_id"], timestamp(event), identity(event), payload.decode())
         try:
-            with self._file.transaction() as connection:
-                connection.execute(
-                    "INSERT OR IGNORE INTO reports (event_id, timestamp, identity, payload)"
-                    " VALUES (?, ?, ?, ?)",
-                    row,
-                )
-                self._prune(connection)
+            with self.database.transaction() as connection:
+                connection.execute(_INSERT, row)
+                self.prune(connection)
         except (sqlite3.Error, OSError):
             self._lost_one = True
             self.release()
             failure(
-                f"SQLite store {self._file.path}",
+                f"SQLite store {self.database.path}",
                 "usercontext cannot write to %s and drops reports until it can",
-                self._file.path,
+                self.database.path,
             )
             return "send_error"
         return None
 
+    def settle(self, deadline: float) -> bool:
+        """Return whether all is written; False once if something could not be."""
+        del deadline
+        lost_one, self._lost_one = self._lost_one, False
+        return not lost_one
+
     def release(self) -> None:
         """Close the file."""
-        self._file.release()
-
-    def abandon(self) -> None:
-        """Leave the parent's connection alone."""
-        self._file.abandon()
-        self._lost_one = False
+        self.database.close()
 
     def before_fork(self) -> None:
         """Close the file while this process forks."""
-        self._file.before_fork()
+        self.database.before_fork()
 
     def after_fork_in_parent(self) -> None:
-        """Let the background thread write again."""
-        self._file.after_fork_in_parent()
+        """Let the thread write again."""
+        self.database.after_fork_in_parent()
 
-    def flush(self, timeout: float = 2.0) -> bool:
-        """Wait until all that was submitted before is written; False also if one could not be."""
-        in_time = super().flush(timeout)
-        lost_one, self._lost_one = self._lost_one, False
-        return in_time and not lost_one
+    def after_fork_in_child(self) -> None:
+        """Leave the parent's connection alone."""
+        self.database.after_fork_in_child()
+        self._lost_one = False
 
-    def _prune(self, connection: sqlite3.Connection) -> None:
+    def _open(self, seconds: float) -> sqlite3.Connection:
+        return open_to_write(self.database.path, seconds, make_table)
+
+    def prune(self, connection: sqlite3.Connection) -> None:
+        """Delete what is too much or too old."""
         # Row ids have no gaps but at the old end, so this needs no count of all rows.
         connection.execute(
             "DELETE FROM reports WHERE rowid <= (SELECT max(rowid) FROM reports) - ?",

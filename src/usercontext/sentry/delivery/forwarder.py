@@ -1,0 +1,221 @@
+"""Sends what an outbox holds, from a thread: this process's reports, and adopted ones."""
+
+from __future__ import annotations
+
+import random
+import threading
+from contextvars import Context
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from usercontext.diagnostics import failure
+from usercontext.sentry.delivery.httpx_connection import NetworkError
+from usercontext.sentry.delivery.outbox import LEASE_SECONDS
+from usercontext.sentry.delivery.outbox_file import FILE_ERRORS
+from usercontext.sentry.delivery.own_work import in_own_work, own_work
+from usercontext.sentry.delivery.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from usercontext.sentry.delivery.http import Sender
+    from usercontext.sentry.delivery.kept import Kept
+    from usercontext.sentry.delivery.outbox import Outbox
+
+__all__ = ["Forwarder"]
+
+_RENEW_SECONDS = LEASE_SECONDS / 3
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = _RENEW_SECONDS
+_LONGEST_WAIT = 3600.0
+
+
+class Forwarder:
+    """Sends one report after the other, oldest first; pauses while the server is away.
+
+    Args:
+        outbox: what holds them.
+        sender: what posts them.
+        kept: what counts them.
+    """
+
+    def __init__(self, outbox: Outbox, sender: Sender, kept: Kept) -> None:
+        self._outbox = outbox
+        self._sender = sender
+        self._kept = kept
+        self._worker = Worker("usercontext-outbox", self._send_next, self._end)
+        self._is_stopped = False
+        self._begin()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a thread that sends."""
+        return self._worker.is_running
+
+    def wake(self) -> None:
+        """Look into the outbox, as something is there, unless the server is away."""
+        with self._news:
+            self._look_at(self._retry_at)
+            self._news.notify_all()
+        self.start()
+
+    def start(self) -> bool:
+        """Start the thread if there is none; return whether one runs."""
+        return not self._is_stopped and self._worker.start()
+
+    def flush(self, deadline: float) -> None:
+        """Send what can be sent now, or wait until then, of `monotonic()`, for the thread."""
+        with self._news:
+            self._asked += 1
+            asked = self._asked
+            self._news.notify_all()
+        if not self.start():
+            Context().run(self._send_here, deadline)
+            return
+        with self._news:
+            self._news.wait_for(lambda: self._answered >= asked, max(0.0, deadline - monotonic()))
+
+    def stop(self, deadline: float) -> None:
+        """Send no more, and wait until then for the thread to end."""
+        self._is_stopped = True
+        with self._news:
+            self._news.notify_all()
+        if not in_own_work():
+            self._worker.wait(deadline - monotonic())
+
+    def release(self) -> None:
+        """Close file and connection, unless the thread still needs them, which does so then."""
+        if not self._worker.is_running:
+            self._leave()
+
+    def after_fork_in_child(self) -> None:
+        """Begin without a thread, as the child of a fork."""
+        self._worker.reset()
+        self._begin()
+
+    def send_all(self) -> Iterator[int]:
+        """Send what the outbox holds, here and now; yield how many are left, after each.
+
+        Ends when there are none, or when the server or the file cannot be reached.
+        """
+        while True:
+            with own_work:
+                if not self._send_safely():
+                    return
+            yield self._outbox.waiting()
+
+    def _begin(self) -> None:
+        """Set what belongs to one process."""
+        self._news = threading.Condition(threading.RLock())
+        #: What is dealt with, and still in the file.
+        self._removing: str | None = None
+        self._asked = self._answered = 0
+        self._failures = 0
+        # Of `monotonic()`: when to look into the file, when to try the server and the lease again.
+        self._due: float = 0.0
+        self._retry_at: float = 0.0
+        self._renew_at: float = 0.0
+
+    def _send_next(self) -> bool:
+        """Send one report, waiting for it; return whether to go on."""
+        with self._news:
+            while not self._has_to_send():
+                self._news.wait(min(max(0.001, self._due - monotonic()), _LONGEST_WAIT))
+            if self._is_stopped:
+                return False
+            asked = self._asked
+        if not self._send_safely():
+            with self._news:
+                self._answered = max(self._answered, asked)
+                self._news.notify_all()
+        return True
+
+    def _has_to_send(self) -> bool:
+        return self._is_stopped or self._asked > self._answered or monotonic() >= self._due
+
+    def _end(self) -> None:
+        """Leave, without the lock: who stops us must not wait for the file."""
+        self._leave()
+        with self._news:
+            self._answered = self._asked
+            self._news.notify_all()
+
+    def _leave(self) -> None:
+        if not self._is_stopped:
+            return
+        try:
+            self._outbox.release()
+            self._outbox.file.database.close()
+        except FILE_ERRORS:
+            self._outbox.file.failed()
+        # Last: while a locked file was waited for, another thread may have sent without it.
+        self._sender.connection.close()
+
+    def _send_here(self, deadline: float) -> None:
+        """Send on the calling thread, as no other can be had."""
+        with own_work:
+            while monotonic() < deadline and self._send_safely():
+                pass
+
+    def _send_safely(self) -> bool:
+        try:
+            return self._send_one()
+        except FILE_ERRORS:
+            self._outbox.file.failed()
+        except Exception:  # noqa: BLE001
+            failure("outbox", "usercontext could not send what is in its outbox")
+        self._pause()
+        return False
+
+    def _send_one(self) -> bool:
+        """Send the oldest report; return whether there may be another one to send now."""
+        if self._removing is not None:
+            self._remove(self._removing)
+        with self._news:
+            self._due = inf
+        if monotonic() >= self._renew_at:
+            for lost in self._outbox.adopt():
+                self._kept.end(lost, "queue_overflow")
+            self._forget_vanished()
+            self._renew_at = monotonic() + _RENEW_SECONDS
+        found = self._outbox.next()
+        if found is None:
+            self._forget_vanished()
+            self._look_at(monotonic() + _RENEW_SECONDS)
+            return False
+        return self._send(*found)
+
+    def _send(self, event_id: str, payload: bytes) -> bool:
+        reason: str | None = "ratelimit_backoff"
+        if not self._sender.is_limited():
+            try:
+                reason = self._sender.post(event_id, payload)
+            except NetworkError:
+                self._sender.failed("keeps reports in %s", self._outbox.file.path)
+                self._pause()
+                return False
+            self._failures, self._retry_at = 0, 0.0
+        self._kept.end(event_id, reason)
+        self._removing = event_id
+        self._remove(event_id)
+        self._look_at(0.0)
+        return True
+
+    def _remove(self, event_id: str) -> None:
+        """Remove what is dealt with; nothing else is sent before that, or it is sent again."""
+        self._outbox.remove(event_id)
+        self._removing = None
+
+    def _forget_vanished(self) -> None:
+        self._kept.vanish(self._outbox.vanished(self._kept.ids()))
+
+    def _pause(self) -> None:
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10))
+        self._failures += 1
+        self._retry_at = monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311
+        self._look_at(self._retry_at)
+
+    def _look_at(self, due: float) -> None:
+        with self._news:
+            self._due = min(self._due, due)

@@ -1,0 +1,126 @@
+"""The last steps of an event before its transport: sampling, `before_send`, scrubbing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from usercontext.diagnostics import failure, warn_once
+from usercontext.sentry.event.builder import SDK
+from usercontext.sentry.event.payload import plain
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from usercontext.sentry.delivery.transport import Transport
+    from usercontext.types import Event
+
+__all__ = ["Outgoing"]
+
+
+class Outgoing:
+    """Takes events to a transport; each one that is dropped on the way is counted there.
+
+    Args:
+        transport: takes the finished events.
+        sample_rate: the part of all events that is sent.
+        before_send: the app's own last look at an event.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        sample_rate: float,
+        before_send: Callable[[Event], object] | None,
+    ) -> None:
+        self.transport: Transport = transport
+        self._sample_rate = sample_rate
+        self._random = _random() if sample_rate < 1.0 else None
+        self._before_send = before_send
+
+    def is_wanted(self) -> bool:
+        """Return whether an event is to be built: tested first, as building costs most."""
+        if self._random is not None and self._random.random() >= self._sample_rate:
+            self.transport.discard("sample_rate")
+            return False
+        if not self.transport.has_room():
+            self.transport.discard("queue_overflow")
+            return False
+        return True
+
+    def send(self, event: Event, scrub: Callable[[Event], Event] | None) -> str | None:
+        """Hand an event over and return its id, or None if it was dropped."""
+        event_id: str = event["event_id"]
+        finished = self._finished(event, scrub)
+        if finished is None:
+            return None
+        # Whatever `before_send` made of it: the id that is returned is the one that is sent.
+        finished["event_id"] = event_id
+        return event_id if self.transport.submit(finished) else None
+
+    def discard(self, reason: str) -> None:
+        """Count an event that was dropped, whatever the transport does."""
+        try:
+            self.transport.discard(reason)
+        except Exception:  # noqa: BLE001
+            failure("discard", "usercontext could not count a report that it dropped")
+
+    def _finished(self, event: Event, scrub: Callable[[Event], Event] | None) -> Event | None:
+        """Return the event as it is sent: `before_send`, then scrubbing, then `infer_ip`."""
+        if self._before_send is not None:
+            changed = _changed(event, self._before_send)
+            if changed is None:
+                self.discard("before_send")
+                return None
+            event = changed
+        if self._before_send is not None or scrub is not None:
+            # What scrubbing saw is what is sent: no object whose text it did not see, and
+            # nothing that the app still holds and may change.
+            event = plain(event)
+        if scrub is not None:
+            scrubbed = _scrubbed(event, scrub)
+            if scrubbed is None:
+                self.discard("event_processor")
+                return None
+            event = scrubbed
+        event["sdk"] = {**SDK, "settings": {"infer_ip": _infer_ip(event)}}
+        return event
+
+
+def _changed(event: Event, before_send: Callable[[Event], object]) -> Event | None:
+    """Return what the app's `before_send` made of the event; None drops it."""
+    try:
+        changed = before_send(event)
+    except Exception:  # noqa: BLE001
+        # Redaction may be half done: better no report than one that tells too much.
+        failure("before_send", "before_send raised, so the report was dropped")
+        return None
+    if changed is None or isinstance(changed, dict):
+        return changed
+    warn_once(
+        "result of before_send",
+        "before_send must return the event or None, not %s: the report was dropped",
+        type(changed).__name__,
+    )
+    return None
+
+
+def _scrubbed(event: Event, scrub: Callable[[Event], Event]) -> Event | None:
+    try:
+        return scrub(event)
+    except Exception:  # noqa: BLE001
+        failure("scrubbing", "a report could not be scrubbed and was dropped")
+        return None
+
+
+def _random() -> random.Random:
+    import random
+
+    # Its own: seeding the global one, as tests do, must not decide what is reported.
+    return random.Random()  # noqa: S311
+
+
+def _infer_ip(event: Event) -> str:
+    """Return `auto` only where the app itself asked the server for the address."""
+    user = event.get("user")
+    return "auto" if isinstance(user, dict) and user.get("ip_address") == "{{auto}}" else "never"
