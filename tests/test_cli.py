@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +54,25 @@ def lines(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[str]:
 
 
 def test_table(client: SentryClient, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each report is a row: when, how bad, who, whence, what, where."""
-    keep(client, "hello", user={"id": "7", "ip_address": "203.0.113.7"}, transaction="/cart")
+    """Each report is a row: when, how bad, who, whence, what, where, and its id."""
+    user = {"id": "7", "username": "al", "ip_address": "203.0.113.7"}
+    keep(client, "hello", user=user, transaction="/cart")
     heading, row = lines(capsys, path)
 
-    assert heading.split() == ["TIME", "LEVEL", "USER", "ADDRESS", "WHAT", "WHERE"]
+    assert heading.split() == [
+        "TIME",
+        "LEVEL",
+        "USER",
+        "USERNAME",
+        "ADDRESS",
+        "WHAT",
+        "WHERE",
+        "EVENT",
+    ]
     assert re.fullmatch(
-        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  info   id:7  203\.0\.113\.7  hello  /cart", row
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  info   id:7  al        203\.0\.113\.7  hello  "
+        r"/cart  [0-9a-f]{32}",
+        row,
     )
 
 
@@ -85,14 +98,24 @@ def test_exception(client: SentryClient, path: Path, capsys: pytest.CaptureFixtu
     client.capture_exception(error, request={"url": "http://shop/x", "env": {"REMOTE_ADDR": "::1"}})
     client.flush()
 
-    assert re.search(r"-     ::1 +ValueError: newest  http://shop/x", lines(capsys, path)[1])
+    row = lines(capsys, path)[1]
+    assert re.search(r"nobody  - +::1 +ValueError: newest  http://shop/x", row)
 
 
 def test_bare_reports(client: SentryClient, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a report lacks, or has spoiled, is a dash."""
+    """What a report lacks, or has spoiled, is a dash, and its user nobody."""
     keep(client, "x", logentry=None, level=None, user="al", timestamp=None, exception={"values": 7})
 
-    assert lines(capsys, path)[1].split() == ["-"] * 6
+    assert lines(capsys, path)[1].split()[:-1] == ["-", "-", "nobody", "-", "-", "-", "-"]
+
+
+def test_an_address_is_nobody(
+    client: SentryClient, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An address alone names nobody; it has a column of its own."""
+    keep(client, "x", user={"ip_address": "203.0.113.7"})
+
+    assert lines(capsys, path)[1].split()[3:6] == ["nobody", "-", "203.0.113.7"]
 
 
 USERS = [
@@ -145,7 +168,163 @@ def test_limit(client: SentryClient, path: Path, capsys: pytest.CaptureFixture[s
     for number in range(5):
         keep(client, f"number {number}")
 
-    assert [row.split()[-2] for row in lines(capsys, path, "--limit", 2)[1:]] == ["3", "4"]
+    assert [row.split()[-3] for row in lines(capsys, path, "--limit", 2)[1:]] == ["3", "4"]
+
+
+def test_newest_of_a_user(
+    client: SentryClient, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--limit` counts what `--user` and `--level` leave."""
+    for number in range(6):
+        keep(client, f"number {number}", user={"id": number % 2}, level="error")
+    keep(client, "mild", user={"id": 1}, level="warning")
+    rows = lines(capsys, path, "--user", "1", "--level", "error", "--limit", 2)
+
+    assert [row.split()[-3] for row in rows[1:]] == ["3", "5"]
+
+
+@pytest.mark.parametrize(
+    ("least", "found"), [("debug", 3), ("warning", 2), ("error", 1), ("fatal", 0)]
+)
+def test_level(
+    client: SentryClient, path: Path, capsys: pytest.CaptureFixture[str], least: str, found: int
+) -> None:
+    """`--level` takes what is as bad, or worse."""
+    for level in ("info", "warning", "error"):
+        keep(client, level, level=level)
+
+    assert len(lines(capsys, path, "--level", least)) == found + 1
+
+
+def test_since(client: SentryClient, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--since` takes an age, or a time."""
+    keep(client, "old", timestamp=time.time() - 3 * 3600)
+    keep(client, "new")
+
+    assert len(lines(capsys, path, "--since", "2h")) == 2
+    assert len(lines(capsys, path, "--since", "1d")) == 3
+    assert len(lines(capsys, path, "--since", "2020-01-31T08:00")) == 3
+
+
+@pytest.mark.parametrize("age", ["2", "h", "yesterday", "-2h"])
+def test_bad_since(age: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Anything else is told, with what to write."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["reports", "x.db", f"--since={age}"])
+
+    assert "neither an age such as 30m" in capsys.readouterr().err
+
+
+def test_the_file_of_the_environment(
+    client: SentryClient,
+    path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a path the file of `USERCONTEXT_DSN` is shown; without that, what to do."""
+    keep(client, "x")
+    monkeypatch.setenv("USERCONTEXT_DSN", f"sqlite:///{path}")
+    assert len(lines(capsys)) == 2
+
+    monkeypatch.setenv("USERCONTEXT_DSN", "https://key@sentry.example/1")
+    assert main(["reports"]) == 2
+    assert "name the file of the reports" in capsys.readouterr().err
+
+
+def fail(client: SentryClient) -> str:
+    """Keep the report of an exception with a cause, and return its id."""
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError as error:
+            price = 42
+            raise ValueError(f"outer {price}") from error
+    except ValueError as error:
+        request = {"method": "GET", "url": "http://shop/x", "headers": {"Accept": "*/*"}}
+        event_id = client.capture_exception(error, user={"id": 7}, request=request)
+    assert event_id is not None
+    client.flush()
+    return event_id
+
+
+def test_one_report(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`report` shows traceback with source lines and variables, its chain, user and request."""
+    with closing(SentryClient(f"sqlite:///{path}", include_local_variables=True)) as client:
+        event_id = fail(client)
+    assert main(["report", str(path), event_id]) == 0
+    shown = capsys.readouterr().out
+
+    assert shown.startswith("ValueError: outer 42\n")
+    assert re.search(r"> +\d+ +raise KeyError\(.inner.\)", shown.replace("  ", " "))
+    assert "price = 42" in shown
+    assert shown.index("KeyError: 'inner'  (the cause)") < shown.rindex("ValueError: outer 42")
+    for part in ("id  7", "url     http://shop/x", "Accept  */*", f"event {event_id}"):
+        assert part in shown
+    assert "\x1b" not in shown
+
+
+def test_colours(
+    client: SentryClient,
+    path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a terminal it is in colours, unless NO_COLOR is set; the id may be its first digits."""
+    event_id = fail(client)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    main(["report", str(path), event_id[:8]])
+    assert "\x1b[31m" in capsys.readouterr().out
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    main(["report", str(path), event_id[:8]])
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("event", "complaint"),
+    [
+        ("0000", "no report that"),
+        ("xyzw", "no event id"),
+        ("12", "no event id"),
+        ("abab", "several"),
+    ],
+)
+def test_no_such_report(
+    client: SentryClient,
+    path: Path,
+    capsys: pytest.CaptureFixture[str],
+    event: str,
+    complaint: str,
+) -> None:
+    """An id that is none, or not that of one report alone, is told."""
+    for last in "12":
+        keep(client, "x", event_id=f"{'ab' * 15}0{last}")
+    keep(client, "x")
+
+    assert main(["report", str(path), event]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_verbose(client: SentryClient, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`reports --verbose` shows every report so."""
+    fail(client)
+    keep(client, "hello", user={"id": "8"})
+    shown = "\n".join(lines(capsys, path, "--verbose"))
+
+    assert shown.index("Traceback (most recent call last)") < shown.index("hello")
+
+
+def test_only_the_users_reports_are_read(
+    client: SentryClient, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user's reports are found by the index: no other payload is looked at."""
+    keep(client, "his", user={"id": "7"})
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO reports VALUES ('x', 1.0, 'id:8', 'not JSON')")
+
+    assert len(lines(capsys, path, "--user", "id:7")) == 2
 
 
 def test_control_characters(

@@ -38,6 +38,7 @@ LAYERS = [
     # all of it together
     ["initialise"],
     [""],
+    ["inspector"],
     ["testing", "cli", "__main__"],
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
