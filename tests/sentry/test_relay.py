@@ -177,3 +177,14 @@ def test_names_are_checked_as_relay_does(option: str, name: str) -> None:
 
     assert out[option] == name
     assert "errors" not in out
+
+
+def test_what_is_told_of_the_request_is_unchanged() -> None:
+    """How the address was found, and what was kept back, comes out as it went in."""
+    told = usercontext.RequestData(include_ip=True).explain(
+        {"type": "http", "query_string": b"a=1", "client": ("203.0.113.7", 1)}
+    )
+    out = normalized({**report(), "contexts": {"usercontext": told}})
+
+    assert "errors" not in out
+    assert out["contexts"]["usercontext"].items() >= told.items()

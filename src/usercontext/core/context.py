@@ -306,6 +306,18 @@ class Context:
         request = self.request_data.collect(root.source, data=data, include_ip=include_ip)
         if request:
             event["request"] = request
+        self._explain(record, event, data)
+
+    def _explain(self, record: RequestRecord, event: Event, data: object) -> None:
+        """Tell in an event how the address was found, and what of the request was kept back."""
+        told = self.request_data.explain(record.root.source or {}, data=data)
+        withheld = told.setdefault("withheld", [])
+        if self.scrubber.never_store_ip:
+            withheld.append({"what": "every address", "rule": "never_store_ip=True"})
+        if _is_withheld(record):
+            withheld.append({"what": "user and address", "rule": "set_reporting(False)"})
+        told["address"]["included"] = self.includes_ip and not _is_withheld(record)
+        event.setdefault("contexts", {}).setdefault("usercontext", {}).update(told)
 
     def report(self, record: RequestRecord, event: Event, client: Reporter) -> str | None:
         """Send an event with the user of its record, or hold it until the user is known."""
@@ -326,7 +338,7 @@ class Context:
     @property
     def scrub(self) -> Callable[[Event], Event] | None:
         """The scrubbing that every event of ours passes last, after `before_send`."""
-        return self.scrubber.event if self.scrubber else None
+        return self.scrubber.report if self.scrubber else None
 
     def _is_awaited(self, record: RequestRecord) -> bool:
         """Whether an async resolver may still name the user of this open request."""

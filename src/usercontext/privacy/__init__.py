@@ -84,3 +84,14 @@ class Scrubber:
         from usercontext.privacy import rules as scrubbing
 
         return scrubbing.scrubbed(event, self._rules, never_store_ip=self.never_store_ip)
+
+    def report(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Return an event of our own as it may leave, which tells the rules that changed it.
+
+        They stand in `contexts.usercontext`, as they were written; not where a rule removes that.
+        """
+        if not self:
+            return event
+        from usercontext.privacy import rules as scrubbing
+
+        return scrubbing.scrubbed_and_told(event, self._rules, never_store_ip=self.never_store_ip)

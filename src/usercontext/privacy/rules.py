@@ -17,7 +17,7 @@ from usercontext.privacy.pseudonyms import digest
 from usercontext.privacy.secret_names import FILTERED
 from usercontext.privacy.selectors import Path, Selector, nearest, parse_selector
 
-__all__ = ["ScrubRule", "compiled", "scrubbed"]
+__all__ = ["ScrubRule", "compiled", "scrubbed", "scrubbed_and_told"]
 
 _METHODS = ("remove", "mask", "replace", "hash")
 _PATTERNS = ("anything", "ip", "email")
@@ -36,15 +36,41 @@ def compiled(rules: object, key: bytes | None) -> tuple[ScrubRule, ...]:
 
 
 def scrubbed(
-    event: dict[str, Any], rules: Iterable[ScrubRule], *, never_store_ip: bool
+    event: dict[str, Any],
+    rules: Iterable[ScrubRule],
+    *,
+    never_store_ip: bool,
+    used: list[ScrubRule] | None = None,
 ) -> dict[str, Any]:
-    """Return an event as the rules leave it, itself if they are about nothing in it."""
+    """Return an event as the rules leave it, itself if they are about nothing in it.
+
+    The rules that changed something are added to `used`.
+    """
     result = event
     for rule in rules:
-        result = _applied(rule, result)
+        changed = _applied(rule, result)
+        if used is not None and changed is not result:
+            used.append(rule)
+        result = changed
     if never_store_ip:
         result = _without_addresses(result)
     return event if result is event else _with_sound_user(event, result)
+
+
+def scrubbed_and_told(
+    event: dict[str, Any], rules: tuple[ScrubRule, ...], *, never_store_ip: bool
+) -> dict[str, Any]:
+    """Return what `scrubbed` does, with the rules that changed something told in it."""
+    used: list[ScrubRule] = []
+    result = scrubbed(event, rules, never_store_ip=never_store_ip, used=used)
+    contexts = result.get("contexts", {})
+    notes = contexts.get("usercontext", {}) if isinstance(contexts, dict) else None
+    was_there = "usercontext" in (event.get("contexts") or {})
+    if not used or not isinstance(notes, dict) or (was_there and not notes):
+        return result  # One may be about the notes themselves, and has the last word.
+    told = [{"what": rule.written[0], "rule": f"scrub: {rule.written[1]}"} for rule in used]
+    notes = {**notes, "withheld": [*notes.get("withheld", ()), *told]}
+    return {**result, "contexts": {**contexts, "usercontext": notes}}
 
 
 class ScrubRule(NamedTuple):

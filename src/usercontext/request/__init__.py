@@ -124,6 +124,36 @@ class RequestData:
             return outcome
         return (self._anonymize(outcome[0]), *outcome[1:])
 
+    def explain(self, source: Source, *, data: object = None) -> dict[str, Any]:
+        """Return how the client's address was found, and what of a request is kept back, and why.
+
+        For the report itself, so never an address: only source, header, hops and reason, and the
+        names of parts and options. Never raises.
+        """
+        from usercontext.request.description import kept_back
+
+        _, origin, hops, reason = self._trust.outcome(source)
+        address: dict[str, Any] = {
+            "source": origin,
+            "hops": hops,
+            "reason": reason,
+            "included": self.include_ip,
+            "anonymized": self.anonymize_ip is not False,
+        }
+        if origin == "header":
+            address["header"] = self.forwarded_header
+        told: dict[str, Any] = {"address": address}
+        try:
+            withheld = [
+                {"what": what, "rule": rule} for what, rule in kept_back(self, source, data)
+            ]
+        except Exception:  # noqa: BLE001
+            diagnostics.failure("request data", "what a report keeps back could not be told")
+            return told
+        if not self.include_ip:
+            withheld.insert(0, {"what": "client address", "rule": "include_ip=False"})
+        return {**told, "withheld": withheld} if withheld else told
+
     def collect(
         self, source: Source, *, data: object = None, include_ip: bool | None = None
     ) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from usercontext.request.body import copied
 if TYPE_CHECKING:
     from usercontext.request import RequestData
 
-__all__ = ["build", "hidden_addresses"]
+__all__ = ["build", "hidden_addresses", "kept_back"]
 
 Source: TypeAlias = Mapping[str, Any]
 _Headers: TypeAlias = "list[tuple[str, str]]"
@@ -69,6 +69,29 @@ def build(
     if address is not None:
         request["env"] = {"REMOTE_ADDR": address}
     return request
+
+
+def kept_back(options: RequestData, source: Source, data: object) -> Iterator[tuple[str, str]]:
+    """Yield which parts of a request the options keep out of its report, and which option does.
+
+    Only what the request has; names of parts, and of headers that hold addresses, no value.
+    """
+    headers = dict(_headers(source))
+    query = source.get("QUERY_STRING" if _is_environ(source) else "query_string")
+    for part, option, is_there in (
+        ("URL", "include_url", True),
+        ("query string", "include_query_string", bool(query)),
+        ("headers", "include_headers", bool(headers)),
+        ("cookies", "include_cookies", "cookie" in headers),
+        ("data", "include_data", data is not None),
+    ):
+        if is_there and not getattr(options, option):
+            yield part, f"{option}=False"
+    if options.include_headers and not (options.include_ip and options.anonymize_ip is False):
+        rule = "anonymize_ip" if options.include_ip else "include_ip=False"
+        for name in headers:
+            if _folded(name) in ADDRESS_HEADERS or _folded(name) == options.forwarded_header:
+                yield f"header {_titled(name)}", rule
 
 
 def _add(request: dict[str, Any], name: str, part: Callable[..., Any], *of: Any) -> None:
