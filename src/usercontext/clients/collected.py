@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext.address.client import ADDRESS_HEADERS
 from usercontext.address.search import find_addresses
-from usercontext.core.record import UNKNOWN, current, of_error
+from usercontext.core.passage import of_error
+from usercontext.core.record import UNKNOWN, current
 from usercontext.privacy.secret_names import FILTERED
 
 if TYPE_CHECKING:

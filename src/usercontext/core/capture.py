@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-import weakref
 from typing import TYPE_CHECKING
 
+from usercontext.core import passage
 from usercontext.core import record as records
 from usercontext.core.context import default
 from usercontext.diagnostics import harmless, warn_once
@@ -61,9 +61,9 @@ def report_unhandled(error: Exception, record: RequestRecord) -> None:
     One raised in a `use_user` block names that block's user. Handlers further out, that find the
     record by the error, find the client's address too.
     """
-    records.attach(error, record)
+    passage.attach(error, record)
     record.context.collected_address(record)
-    carried = records.of_error(error)[1]
+    carried = passage.of_error(error)[1]
     _capture_exception(error, carried or record, handled=False)
 
 
@@ -75,7 +75,7 @@ def mark_reported(error: Exception, record: RequestRecord) -> None:
 def _record_for(error: BaseException) -> RequestRecord | None:
     """The current request's record; further out, the one that the exception carries."""
     record = records.current()
-    return records.of_error(error)[1] if record is None else record
+    return passage.of_error(error)[1] if record is None else record
 
 
 def _capture_exception(
@@ -96,33 +96,11 @@ def _is_ignored(error: BaseException, record: RequestRecord | None, *, handled: 
 
 
 def _is_first_report(error: BaseException, record: RequestRecord) -> bool:
-    """Mark an exception as reported by a request, unless it is so already.
-
-    The mark stands on the exception and refers weakly: a list on the record would tie request,
-    exception and frames into a cycle, and the id of a dead exception is used again.
-    """
-    if _is_reported(error, record):
+    """Mark an exception as reported by a request, unless it is so already."""
+    if passage.is_reported(error, record):
         return False
-    marks = vars(error).get("__usercontext_reported__", ())
-    if marks:
-        marks = tuple([mark for mark in marks if mark() is not None])
-    marks = (*marks[-15:], weakref.ref(record))
-    BaseException.__setattr__(error, "__usercontext_reported__", marks)
+    passage.mark_reported(error, record)
     return True
-
-
-def _is_reported(error: BaseException, record: RequestRecord, depth: int = 16) -> bool:
-    """Return whether a request has reported an exception, or each one of a group.
-
-    Frameworks that serve a request in a task group raise what was reported inside of it again
-    as a group.
-    """
-    marks = vars(error).get("__usercontext_reported__", ())
-    if marks and any(mark() is record for mark in marks):
-        return True
-    if not isinstance(error, BaseExceptionGroup) or depth == 0:
-        return False
-    return all(_is_reported(member, record, depth - 1) for member in error.exceptions)
 
 
 def _capture(

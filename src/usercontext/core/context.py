@@ -12,6 +12,7 @@ from usercontext.core import record as records
 from usercontext.core import resolution
 from usercontext.core.clients import ClientScopes, call
 from usercontext.core.options import REPORTER_METHODS, ContextOptions, check_methods, checked
+from usercontext.core.passage import of_error
 from usercontext.core.record import UNKNOWN, RequestRecord
 from usercontext.diagnostics import failure, harmless
 from usercontext.exceptions import InvalidUserError
@@ -479,7 +480,7 @@ def _is_recording(client: ReportingClient) -> bool:
 def _reporting_record(error: BaseException | None) -> RequestRecord | None:
     """The record of an exception that passed through us, else that of the current request."""
     if error is not None:
-        passed, record = records.of_error(error)
+        passed, record = of_error(error)
         if passed:
             return record
     return records.current()

@@ -6,17 +6,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from usercontext.core import resolution
 from usercontext.core.context import Context, default
-from usercontext.core.record import (
-    KEY,
-    UNKNOWN,
-    BlockRecord,
-    RequestRecord,
-    attach,
-    current,
-    enter,
-    leave,
-    of_error,
-)
+from usercontext.core.passage import attach, of_error
+from usercontext.core.record import KEY, UNKNOWN, BlockRecord, RequestRecord, current, enter, leave
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import InvalidUserError
 from usercontext.user import User

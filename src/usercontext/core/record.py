@@ -28,11 +28,9 @@ __all__ = [
     "BlockRecord",
     "RequestRecord",
     "Unknown",
-    "attach",
     "current",
     "enter",
     "leave",
-    "of_error",
     "reset",
 ]
 
@@ -175,28 +173,6 @@ class BlockRecord(RequestRecord):
     def root(self) -> RequestRecord:
         """The record of the request itself."""
         return self._outer.root
-
-
-def attach(error: BaseException, record: RequestRecord) -> None:
-    """Leave the record on an exception that passes, for handlers further out.
-
-    An object raised by two requests with different records names nobody (None is left on it);
-    one that left a `use_user` block keeps that block's record.
-    """
-    carried = vars(error).get("__usercontext__", record)
-    if carried is None or carried.root is not record.root:
-        carried = None
-    # Past any `__setattr__` of the exception's own class: a frozen one must stay reportable.
-    BaseException.__setattr__(error, "__usercontext__", carried)
-
-
-def of_error(error: object) -> tuple[bool, RequestRecord | None]:
-    """Return whether the exception passed through us, and the record it carries."""
-    # What is no exception may come from an app's own hook, and passed through nothing.
-    carried = (
-        vars(error).get("__usercontext__", UNKNOWN) if isinstance(error, BaseException) else UNKNOWN
-    )
-    return carried is not UNKNOWN, carried if isinstance(carried, RequestRecord) else None
 
 
 # With this flag (the default of free-threaded builds from Python 3.14) a pool's worker thread

@@ -11,7 +11,8 @@ import bottle
 from usercontext.core import resolution
 from usercontext.core.capture import report_unhandled
 from usercontext.core.options import checked
-from usercontext.core.record import attach, current
+from usercontext.core.passage import attach
+from usercontext.core.record import current
 from usercontext.exceptions import ConfigurationError
 from usercontext.wsgi import UserContextMiddleware
 

@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.capture import mark_reported
 from usercontext.core.lifecycle import fail
-from usercontext.core.record import KEY, UNKNOWN, RequestRecord, of_error
+from usercontext.core.passage import of_error
+from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
 

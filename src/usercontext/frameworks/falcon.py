@@ -12,7 +12,8 @@ from usercontext import asgi, wsgi
 from usercontext.core import resolution
 from usercontext.core.capture import report_unhandled
 from usercontext.core.lifecycle import fail
-from usercontext.core.record import KEY, UNKNOWN, RequestRecord, attach
+from usercontext.core.passage import attach
+from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:

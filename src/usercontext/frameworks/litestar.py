@@ -10,7 +10,8 @@ from litestar.plugins import InitPlugin
 
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.lifecycle import fail
-from usercontext.core.record import KEY, UNKNOWN, RequestRecord, attach
+from usercontext.core.passage import attach
+from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
 

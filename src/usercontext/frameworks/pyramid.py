@@ -15,7 +15,8 @@ from usercontext.core import resolution
 from usercontext.core.capture import report_unhandled
 from usercontext.core.context import default
 from usercontext.core.options import checked
-from usercontext.core.record import KEY, RequestRecord, attach
+from usercontext.core.passage import attach
+from usercontext.core.record import KEY, RequestRecord
 from usercontext.exceptions import ConfigurationError
 from usercontext.user import User
 from usercontext.wsgi import UserContextMiddleware

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from usercontext import diagnostics
-from usercontext.address.anonymize import AnonymizeOption, Anonymizer, anonymizer
 from usercontext.address.client import ClientAddress, ProxyTrust
 from usercontext.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from usercontext.address.anonymize import AnonymizeOption, Anonymizer
 
 __all__ = ["RequestData"]
 
@@ -27,6 +29,14 @@ _FLAGS = (
     "include_data",
 )
 _OPTIONS = (*_FLAGS, "trusted_proxies", "trusted_hops", "forwarded_header", "anonymize_ip")
+
+
+def _anonymizer(option: object) -> Anonymizer | None:
+    if option is False:
+        return None
+    from usercontext.address.anonymize import anonymizer  # of use to those who ask for it
+
+    return anonymizer(option)
 
 
 class RequestData:
@@ -101,7 +111,7 @@ class RequestData:
         put("trusted_hops", trust.trusted_hops)
         put("forwarded_header", trust.forwarded_header)
         put("anonymize_ip", tuple(anonymize_ip) if isinstance(anonymize_ip, list) else anonymize_ip)
-        put("_anonymize", anonymizer(anonymize_ip))
+        put("_anonymize", _anonymizer(anonymize_ip))
         put("_trust", trust)
 
     def locate(self, source: Source) -> ClientAddress:
