@@ -42,6 +42,7 @@ FOREIGN = {
     "honeybadger",
     "httpx",
     "httpx2",
+    "itsdangerous",
     "jwt",
     "litestar",
     "loguru",

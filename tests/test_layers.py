@@ -25,7 +25,7 @@ LAYERS = [
     # rules: no I/O, no framework, no request in sight
     ["accounts", "address", "event_loop", "extra_values"],
     ["user"],
-    ["privacy"],
+    ["carried", "privacy"],
     ["request"],
     # the request's record, and the configured pipeline
     ["core"],
@@ -47,6 +47,7 @@ LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 OPTIONAL = {
     "asgi": {"starlette"},
     "wsgi": {"werkzeug"},
+    "carried": {"itsdangerous"},
     "event_loop": {"gevent", "trio"},
     "frameworks.aiohttp": {"aiohttp"},
     "frameworks.blacksheep": {"blacksheep"},

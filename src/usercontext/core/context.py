@@ -23,6 +23,7 @@ from usercontext.user import User
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from usercontext.carried import CarriedIdentity
     from usercontext.core.ignored import IgnoredErrors
     from usercontext.types import Event, Reporter, ReportingClient, Resolver
 
@@ -79,6 +80,7 @@ class Context:
         self.eager: bool = options.get("resolve") == "eager"
         self.resolver_timeout: float = options.get("resolver_timeout", 1.0)
         self.detached_ttl: float | None = options.get("detached_ttl", 300.0)
+        self.carried: CarriedIdentity | None = options.get("carried")
         self.ignored: IgnoredErrors | None = options.get("ignore_errors")
         self.client: Reporter | None = options.get("client")
         self.make_request: Callable[[Any], object] | None = options.get("make_request")

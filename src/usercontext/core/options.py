@@ -10,10 +10,12 @@ from usercontext.request import RequestData
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from usercontext.carried import CarriedIdentity
     from usercontext.types import ReportingClient, Resolver
 
 __all__ = ["ContextOptions", "check_methods", "check_names", "checked"]
 
+CARRIED_METHODS = ("sign", "read", "is_for", "stats")
 CLIENT_METHODS = ("setup", "request_scope", "is_recording", "set_user")
 REPORTER_METHODS = ("build_exception", "build_message", "send", "flush", "close")
 
@@ -35,6 +37,8 @@ class ContextOptions(TypedDict, total=False):
         nothing handles them.
     detached_ttl: seconds that work outliving its request still sees the user; default 300,
         None: as long as it lives.
+    carried: signs who the user is for background jobs and other services; by default nobody is
+        carried.
     """
 
     resolver: Resolver | None
@@ -48,6 +52,7 @@ class ContextOptions(TypedDict, total=False):
     resolver_thread: bool
     detached_ttl: float | None
     ignore_errors: Iterable[type[BaseException] | str]
+    carried: CarriedIdentity | None
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,6 +117,10 @@ def _check_seconds(name: str, value: object) -> None:
         raise ConfigurationError(f"{name} must be a number of seconds above 0, not {value!r}")
 
 
+def _check_carried(name: str, value: object) -> None:
+    check_methods(name, value, CARRIED_METHODS, 'CarriedIdentity(keys=[KEY], audience="shop")')
+
+
 def _check_flag(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be True or False, not {value!r}")
@@ -119,6 +128,7 @@ def _check_flag(name: str, value: object) -> None:
 
 _CHECKS: dict[str, Callable[[str, object], None]] = {
     "resolver": _check_resolver,
+    "carried": _check_carried,
     "request_data": _check_request_data,
     "resolve": _check_resolve,
     "resolver_timeout": _check_seconds,
