@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.core.context import Context, default, make_default
@@ -20,7 +21,12 @@ ENVIRONMENT_VARIABLE: Final = "$USERCONTEXT_DSN"
 
 
 def init(
-    dsn: str | None = ENVIRONMENT_VARIABLE, *, client: Reporter | None = None, **options: Any
+    dsn: str | None = ENVIRONMENT_VARIABLE,
+    *,
+    client: Reporter | None = None,
+    capture_unhandled: bool | None = None,
+    capture_logging: str | int | None = None,
+    **options: Any,
 ) -> Context:
     """Configure the process: the defaults of every middleware, and the built-in client.
 
@@ -32,7 +38,11 @@ def init(
             reports are kept. None or "": nothing is reported by the built-in client. Left out,
             the environment variable USERCONTEXT_DSN is read (not SENTRY_DSN: beside sentry-sdk
             that would report twice).
-        client: another report taker in the built-in client's place.
+        client: another reporter in the built-in client's place.
+        capture_unhandled: report what nothing handles outside of requests: in a script, a thread,
+            a task of asyncio, an `isolation_scope`. Left out: True with a DSN.
+        capture_logging: report the log records of this level and above, such as "ERROR", with
+            their exceptions. Left out: none.
         options: those of `ContextOptions` and of `SentryClient`, such as `release`,
             `environment`, `sample_rate`, `before_send`.
 
@@ -50,13 +60,49 @@ def init(
         kept[name] = value
     context_options = checked(context_options)
     _check_client_options(client_options, client)
+    if capture_unhandled not in (None, True, False):
+        raise ConfigurationError(
+            f"capture_unhandled must be True or False, not {capture_unhandled!r:.80}"
+        )
+    level = _checked_level(capture_logging)
+    has_dsn = client is None
     if client is None:
         client = _built_in_client(_dsn_of(dsn), client_options)
+        has_dsn = client is not None
     elif dsn is not None and dsn != ENVIRONMENT_VARIABLE:
         raise ConfigurationError("init() takes a DSN or client=, not both: leave one of them out")
     context = Context(client=client, **context_options)
     _close_client(make_default(context).client, unless=client)
+    _watch(unhandled=has_dsn if capture_unhandled is None else capture_unhandled, level=level)
     return context
+
+
+def _watch(*, unhandled: bool, level: str | int | None) -> None:
+    if not unhandled and level is None and "usercontext.core.unhandled" not in sys.modules:
+        return
+    from usercontext.core import unhandled as hooks  # with asyncio
+
+    hooks.unwatch()
+    if unhandled:
+        hooks.watch()
+    if level is not None:
+        hooks.watch_logging(level)
+
+
+def _checked_level(level: object) -> str | int | None:
+    """Return the level of `capture_logging`, or raise the ConfigurationError that mends it."""
+    if level is None or level is False:
+        return None
+    import logging
+
+    names = logging.getLevelNamesMapping()
+    if isinstance(level, str) and level.upper() in names:
+        return level.upper()
+    if isinstance(level, int) and not isinstance(level, bool):
+        return level
+    raise ConfigurationError(
+        f'capture_logging must be a level of logging, such as "ERROR", not {level!r:.80}'
+    )
 
 
 def _dsn_of(dsn: str | None) -> str | None:

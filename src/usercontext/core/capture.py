@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from usercontext.core.record import RequestRecord
     from usercontext.types import Event, Reporter
 
-__all__ = ["capture_exception", "capture_message", "mark_reported", "report_unhandled"]
+__all__ = [
+    "capture_exception",
+    "capture_message",
+    "capture_record",
+    "mark_reported",
+    "report_crash",
+    "report_unhandled",
+]
+
+#: Whether `init()` asked for reports of what nothing handles outside of requests.
+reports_unhandled = False
 
 
 def capture_exception(error: BaseException | None = None) -> str | None:
@@ -67,6 +77,41 @@ def report_unhandled(error: Exception, record: RequestRecord) -> None:
     _capture_exception(error, carried or record, handled=False)
 
 
+def report_crash(error: BaseException, record: RequestRecord | None = None) -> None:
+    """Report an error that ended a script, a thread or a task, unless somebody has reported it.
+
+    Args:
+        error: what nothing handled.
+        record: that of the request which began the task, where it is known.
+    """
+    if not passage.was_ever_reported(error):
+        _capture_exception(error, record or _record_for(error), handled=False)
+
+
+def capture_record(error: BaseException | None, text: str, *, level: str, logger: str) -> None:
+    """Report a log record: its exception, once as any other, or its text where it has none.
+
+    Args:
+        error: the record's exception.
+        text: what it says.
+        level: as for `capture_message`.
+        logger: whose record it is.
+    """
+
+    def build(client: Reporter) -> Event | None:
+        if error is None:
+            event = client.build_message(text, level=level)
+        else:
+            event = client.build_exception(error, level=level)
+        if event is not None:
+            event["logger"] = logger
+        return event
+
+    record = records.current() if error is None else _record_for(error)
+    if error is None or _is_wanted(error, record, handled=True):
+        _capture(record, build)
+
+
 def mark_reported(error: Exception, record: RequestRecord) -> None:
     """Leave out an error by which a framework only says again what has been reported."""
     _is_first_report(error, record.root)
@@ -81,11 +126,19 @@ def _record_for(error: BaseException) -> RequestRecord | None:
 def _capture_exception(
     error: BaseException, record: RequestRecord | None, *, handled: bool
 ) -> str | None:
-    if _is_ignored(error, record, handled=handled):
-        return None
-    if record is not None and not _is_first_report(error, record.root):
+    if not _is_wanted(error, record, handled=handled):
         return None
     return _capture(record, lambda client: client.build_exception(error, handled=handled))
+
+
+def _is_wanted(error: BaseException, record: RequestRecord | None, *, handled: bool) -> bool:
+    """Return whether to report an exception, and note that it is: once in each request."""
+    if _is_ignored(error, record, handled=handled):
+        return False
+    if record is not None:
+        return _is_first_report(error, record.root)
+    passage.mark_reported(error, None)
+    return True
 
 
 def _is_ignored(error: BaseException, record: RequestRecord | None, *, handled: bool) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from usercontext.core import resolution
+from usercontext.core import capture, resolution
 from usercontext.core.context import Context, default
 from usercontext.core.passage import attach, of_error
 from usercontext.core.record import KEY, UNKNOWN, BlockRecord, RequestRecord, current, enter, leave
@@ -254,6 +254,9 @@ class _Block:
             if record.user is not UNKNOWN:
                 record.context.became_known(record)
 
+    def _report(self, error: Exception) -> None:
+        """Do nothing: an error that leaves a block stays inside of its request."""
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -265,6 +268,7 @@ class _Block:
             if isinstance(error, Exception):
                 resolution.ask(record)
                 attach(error, record)
+                self._report(error)
             elif self._clients is not None and record.user is UNKNOWN:
                 _push_at_end(record)
         finally:
@@ -334,6 +338,10 @@ class isolation_scope(_Block):  # noqa: N801
             record.claim(resolution.as_user(self._user, "isolation_scope()"))
         self._begin(record)
 
+    def _report(self, error: Exception) -> None:
+        if capture.reports_unhandled:
+            capture.report_crash(error, of_error(error)[1])
+
 
 def bind(function: Callable[P, T]) -> Callable[P, T]:
     """Return the function with the current scope carried into wherever it is called.
@@ -356,6 +364,9 @@ def _bound(function: Callable[P, T], record: RequestRecord) -> Callable[P, T]:
         token = enter(record)
         try:
             return function(*args, **kwargs)
+        except Exception as error:
+            attach(error, record)
+            raise
         finally:
             leave(token)
 
@@ -363,6 +374,9 @@ def _bound(function: Callable[P, T], record: RequestRecord) -> Callable[P, T]:
         token = enter(record)
         try:
             return await function(*args, **kwargs)  # type: ignore[misc]
+        except Exception as error:
+            attach(error, record)
+            raise
         finally:
             leave(token)
 

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextvars import Context as Variables
 
     from usercontext.core.context import Context
     from usercontext.core.resolution import Resolution
@@ -31,6 +32,7 @@ __all__ = [
     "current",
     "enter",
     "leave",
+    "record_in",
     "reset",
 ]
 
@@ -173,6 +175,11 @@ class BlockRecord(RequestRecord):
     def root(self) -> RequestRecord:
         """The record of the request itself."""
         return self._outer.root
+
+
+def record_in(context: Variables) -> RequestRecord | None:
+    """Return the record that is current in a context which runs elsewhere."""
+    return context.get(_current)
 
 
 # With this flag (the default of free-threaded builds from Python 3.14) a pool's worker thread

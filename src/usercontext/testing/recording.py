@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from usercontext import diagnostics
 from usercontext.clients.base import BaseClient
 from usercontext.core.context import Context, forget_clients, make_default
+from usercontext.core.unhandled import unwatch
 from usercontext.initialise import close
 from usercontext.sentry import SentryClient
 from usercontext.testing.conformance import client_conformance
@@ -114,5 +115,6 @@ def reset() -> None:
     """Undo `init()`, and forget which clients were set up and what has been warned about."""
     close()
     make_default(Context())
+    unwatch()
     forget_clients()
     diagnostics.forget()
