@@ -69,6 +69,7 @@ OPTIONAL = {
     "frameworks.starlette": {"starlette"},
     "frameworks.tornado": {"tornado"},
     "resolvers.jwt": {"jwt"},
+    "sentry.delivery.compression": {"isal", "zlib_ng"},
     "sentry.delivery.httpx_connection": {"httpx", "httpx2"},
     "testing.pytest_plugin": {"pytest"},
 }

@@ -315,7 +315,7 @@ provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(spans))
 HTTPXClientInstrumentor().instrument(tracer_provider=provider)
 from usercontext.sentry import SentryClient
-client = SentryClient(sys.argv[1])
+client = SentryClient(sys.argv[1], transport="httpx")
 with provider.get_tracer("x").start_as_current_span("request"):
     client.capture_message("x")
     assert client.flush(10)
@@ -356,7 +356,8 @@ logs = LoggingIntegration(level=logging.DEBUG, event_level=logging.ERROR)
 sentry_sdk.init("http://key@sentry.invalid/1", transport=Kept, traces_sample_rate=1.0,
                 auto_enabling_integrations=False, integrations=[logs, HttpxIntegration(), *httpx2])
 logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
-clients = SentryClient(sys.argv[1]), SentryClient("http://key@127.0.0.1:9/1")
+options = {"transport": sys.argv[3]} if sys.argv[3:] else {}
+clients = [SentryClient(dsn, **options) for dsn in (sys.argv[1], "http://key@127.0.0.1:9/1")]
 
 def refuse(self):
     raise RuntimeError("can't start new thread")
@@ -375,10 +376,11 @@ print(json.dumps(kept))
 """
 
 
+@pytest.mark.parametrize("way", [[], ["httpx"]], ids=["socket", "httpx"])
 @pytest.mark.parametrize("threads", [True, False], ids=["", "where no thread can be had"])
-def test_beside_sentry_sdk(server: SentryServer, threads: bool) -> None:
+def test_beside_sentry_sdk(server: SentryServer, threads: bool, way: list[str]) -> None:
     """Sentry's SDK finds no breadcrumbs and spans of ours in a request, and no user in our logs."""
-    command = [sys.executable, "-c", BESIDE_SENTRY_SDK, server.dsn, str(threads)]
+    command = [sys.executable, "-c", BESIDE_SENTRY_SDK, server.dsn, str(threads), *way]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     if "is not installed" in done.stderr:
         pytest.skip(done.stderr.strip())

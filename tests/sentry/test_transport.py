@@ -616,8 +616,11 @@ def test_thread_has_an_empty_context(
     assert server.events
 
 
-def test_own_logs_are_not_reported(server: SentryServer, client: SentryClient) -> None:
+def test_own_logs_are_not_reported(
+    server: SentryServer, make_client: Callable[..., SentryClient]
+) -> None:
     """What the HTTP library logs while sending is not reported."""
+    client = make_client(server.dsn, transport="httpx")
 
     class Handler(logging.Handler):
         seen = 0
@@ -706,5 +709,5 @@ def test_httpx_where_httpx2_is_missing(
     client = make_client(server.dsn)
     capture(client)
 
-    assert client._outgoing.transport.destination.sender.connection.library == "httpx"  # type: ignore[union-attr]
+    assert client._outgoing.transport.destination.sender.connection.library.name == "httpx"  # type: ignore[union-attr]
     assert len(server.received) == 1

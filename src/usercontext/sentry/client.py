@@ -72,7 +72,9 @@ class SentryClient(BaseClient):
         max_reports: how many reports an SQLite file, or the outbox, keeps.
         max_age: how long it keeps them: a timedelta or seconds.
         max_outbox_bytes: how large the outbox may grow, about; the oldest reports make room.
-        transport: takes the finished events in place of the DSN's server or file.
+        transport: takes the finished events in place of the DSN's server or file; or "httpx",
+            which sends to the server by that package, as proxies that use SOCKS or want a
+            password make us do anyway.
 
     Raises:
         InvalidDsnError: the DSN cannot be used.
@@ -103,7 +105,7 @@ class SentryClient(BaseClient):
         max_reports: int = 10_000,
         max_age: float | timedelta = 30 * 86_400.0,
         max_outbox_bytes: int = _MAX_OUTBOX_BYTES,
-        transport: Transport | None = None,
+        transport: Transport | Literal["httpx"] | None = None,
     ) -> None:
         self._environment = check.environment(environment)
         before_send = check.function("before_send", before_send)
@@ -113,7 +115,7 @@ class SentryClient(BaseClient):
             in_app_exclude=check.names("in_app_exclude", in_app_exclude),
             include_local_variables=check.flag("include_local_variables", include_local_variables),
             # Whoever gets to see an event may change it.
-            copies_lines=before_send is not None or transport is not None,
+            copies_lines=before_send is not None or not isinstance(transport, str | None),
         )
         self._builder = EventBuilder(
             traces,
@@ -131,6 +133,7 @@ class SentryClient(BaseClient):
             timeout=check.seconds("timeout", timeout),
             proxy=check.proxy(proxy),
             ca_certs=check.file_name("ca_certs", ca_certs),
+            by_httpx=transport == "httpx",
         )
         keeps = FileOptions(
             outbox=check.outbox(outbox),
@@ -140,7 +143,7 @@ class SentryClient(BaseClient):
         )
         self._target: Dsn | str | None = _parse(dsn)
         self._get_user: GetUser | None = None
-        taker = check.transport(transport)
+        taker = None if transport == "httpx" else check.transport(transport)
         if taker is None:
             taker = transport_to(self._target, http, waits, keeps)
         self._outgoing = None if taker is None else Outgoing(taker, sample_rate, before_send)

@@ -186,5 +186,5 @@ def transport(value: Transport | None) -> Transport | None:
         return value
     raise ConfigurationError(
         f"transport must be an object with the methods of usercontext.sentry.Transport: "
-        f"{', '.join(missing)} missing"
+        f'{", ".join(missing)} missing; or write transport="httpx"'
     )

@@ -6,10 +6,11 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from usercontext.exceptions import ConfigurationError
+from usercontext.sentry.delivery.connection import ServerConnection
 from usercontext.sentry.delivery.durable import OutboxDestination
+from usercontext.sentry.delivery.envelope import USER_AGENT, auth_header
 from usercontext.sentry.delivery.forwarder import Forwarder
 from usercontext.sentry.delivery.http import HttpDestination, Sender
-from usercontext.sentry.delivery.httpx_connection import HttpxConnection
 from usercontext.sentry.delivery.kept import Kept
 from usercontext.sentry.delivery.ledger import Ledger
 from usercontext.sentry.delivery.outbox import Bounds, Outbox
@@ -42,10 +43,16 @@ class HttpOptions(NamedTuple):
     timeout: float = 10.0
     proxy: str | None = None
     ca_certs: str | None = None
+    by_httpx: bool = False
 
-    def connection(self, dsn: Dsn) -> HttpxConnection:
+    def connection(self, dsn: Dsn) -> ServerConnection:
         """Return a connection that is not open yet."""
-        return HttpxConnection(dsn, **self._asdict())
+        headers = {
+            "User-Agent": USER_AGENT,
+            "Content-Type": "application/x-sentry-envelope",
+            "X-Sentry-Auth": auth_header(dsn.public_key),
+        }
+        return ServerConnection(dsn, headers, **self._asdict())
 
 
 class FileOptions(NamedTuple):

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from usercontext.diagnostics import failure
-from usercontext.sentry.delivery.httpx_connection import NetworkError
+from usercontext.sentry.delivery.network import NetworkError
 from usercontext.sentry.delivery.outbox import LEASE_SECONDS
 from usercontext.sentry.delivery.outbox_file import FILE_ERRORS
 from usercontext.sentry.delivery.own_work import in_own_work, own_work

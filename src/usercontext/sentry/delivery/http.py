@@ -2,54 +2,32 @@
 
 from __future__ import annotations
 
-import gzip
 import random
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from usercontext.diagnostics import failure, warn_once
+from usercontext.sentry.delivery.compression import compressed
 from usercontext.sentry.delivery.destination import Destination, encoded
 from usercontext.sentry.delivery.envelope import (
-    USER_AGENT,
-    auth_header,
     build_envelope,
     split_discarded,
 )
-from usercontext.sentry.delivery.httpx_connection import NetworkError
 from usercontext.sentry.delivery.ledger import UNREPORTED_BACKOFF
+from usercontext.sentry.delivery.network import NetworkError
 from usercontext.sentry.delivery.rate_limits import RateLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from usercontext.sentry.delivery.connection import ServerConnection
     from usercontext.sentry.delivery.ledger import Ledger
     from usercontext.sentry.dsn import Dsn
     from usercontext.types import Event
 
-__all__ = ["Connection", "HttpDestination", "Sender"]
+__all__ = ["HttpDestination", "Sender"]
 
-_GZIP_FROM_BYTES = 1024
-_GZIP_LEVEL = 4
 _RETRY_SECONDS = (0.5, 2.0)
-
-
-class Connection(Protocol):
-    """Posts to one server."""
-
-    def exchange(self, headers: Mapping[str, str], body: bytes) -> tuple[int, Mapping[str, str]]:
-        """Post a body and return the answer's status and headers, or raise NetworkError."""
-
-    def close(self) -> None:
-        """Close what is open."""
-
-    def before_fork(self) -> None:
-        """Wait until no connection is being made."""
-
-    def after_fork_in_parent(self) -> None:
-        """Let connections be made again."""
-
-    def after_fork_in_child(self) -> None:
-        """Leave the parent's connection to it."""
 
 
 class Sender:
@@ -67,17 +45,12 @@ class Sender:
         is_down: whether the network failed when it was last tried.
     """
 
-    def __init__(self, dsn: Dsn, ledger: Ledger, connection: Connection) -> None:
-        self.connection: Connection = connection
+    def __init__(self, dsn: Dsn, ledger: Ledger, connection: ServerConnection) -> None:
+        self.connection: ServerConnection = connection
         self.limits: RateLimits = RateLimits()
         self.is_down: bool = False
         self._dsn = dsn
         self._ledger = ledger
-        self._headers = {
-            "Content-Type": "application/x-sentry-envelope",
-            "User-Agent": USER_AGENT,
-            "X-Sentry-Auth": auth_header(dsn.public_key),
-        }
 
     def is_limited(self) -> bool:
         """Return whether the server wants to hear nothing now."""
@@ -92,12 +65,8 @@ class Sender:
         discarded, later = split_discarded(self._ledger.take_unreported())
         self._ledger.give_back(later)
         body = build_envelope(event_id, payload, dsn=self._dsn.public, discarded=discarded)
-        headers = self._headers
-        if len(body) >= _GZIP_FROM_BYTES:
-            body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
-            headers = {**headers, "Content-Encoding": "gzip"}
         try:
-            status, answered = self.connection.exchange(headers, body)
+            status, answered = self.connection.exchange(*compressed(body))
         except BaseException:
             self._ledger.give_back(discarded)
             raise

@@ -11,66 +11,88 @@ import sys
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from urllib.request import getproxies, proxy_bypass
 
-from usercontext.exceptions import ConfigurationError, MissingDependencyError
-from usercontext.sentry.delivery.fork_guard import ForkGuard
+from usercontext.exceptions import MissingDependencyError
+from usercontext.sentry.delivery.network import NetworkError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator, Mapping
 
+    from usercontext.sentry.delivery.fork_guard import ForkGuard
     from usercontext.sentry.dsn import Dsn
 
-__all__ = ["HttpxConnection", "NetworkError"]
+__all__ = ["HttpxConnection", "Library"]
 
 _MAX_ANSWER_BYTES = 65_536
 _KEEPALIVE_SECONDS = 30.0
 
 
-class NetworkError(Exception):
-    """Raised when no answer was had for a reason of the network."""
+class Library:
+    """The one of the two packages that is installed.
+
+    Raises:
+        MissingDependencyError: neither is.
+    """
+
+    def __init__(self) -> None:
+        self.module: Any = _import_httpx()
+
+    @property
+    def name(self) -> str:
+        """The package's name."""
+        return str(self.module.__name__)
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Return what checks certificates against the usual ones."""
+        context: ssl.SSLContext = self.module.create_ssl_context()
+        return context
 
 
 class HttpxConnection:
     """One process's connection to a server, which is kept alive.
 
     Args:
+        library: the package.
         dsn: the server and project.
+        headers: what each request says.
         timeout: seconds for each of connecting, writing and reading.
-        proxy: URL of an HTTP proxy; without it the environment's `HTTPS_PROXY`, `HTTP_PROXY`,
-            `ALL_PROXY` and `NO_PROXY` count.
-        ca_certs: file of the certificates to trust, instead of the usual ones.
-
-    Raises:
-        MissingDependencyError: neither httpx2 nor httpx is installed.
+        forks: holds forks back while a connection is being made.
+        proxy: URL of a proxy.
+        ssl_context: what checks certificates; else the usual ones are trusted.
     """
 
     def __init__(
-        self, dsn: Dsn, *, timeout: float, proxy: str | None, ca_certs: str | None
+        self,
+        library: Library,
+        dsn: Dsn,
+        headers: Mapping[str, str],
+        *,
+        timeout: float,
+        forks: ForkGuard,
+        proxy: str | None,
+        ssl_context: ssl.SSLContext | None,
     ) -> None:
-        self._httpx = _import_httpx()
+        self._httpx = library.module
         self._dsn = dsn
+        self._headers = headers
         self._timeout = timeout
+        self._forks = forks
         self._proxy = proxy
-        self._ssl_context = _ssl_context(ca_certs)
-        self._forks = ForkGuard()
+        self._ssl_context = ssl_context
         self._pool: Any = None
         self._abandoned: list[Any] = []
 
-    @property
-    def library(self) -> str:
-        """The name of the package that is used."""
-        return str(self._httpx.__name__)
-
-    def exchange(self, headers: Mapping[str, str], body: bytes) -> tuple[int, Mapping[str, str]]:
+    def exchange(self, body: bytes, encoding: str | None) -> tuple[int, Mapping[str, str]]:
         """Post a body and return the answer's status and headers.
 
         Raises:
             NetworkError: there was no answer.
         """
+        coding = {} if encoding is None else {"Content-Encoding": encoding}
         try:
             with _untraced():
-                return self._exchange(headers, body)
+                return self._exchange({**self._headers, **coding}, body)
         except self._httpx.TransportError as error:
             raise NetworkError from error
 
@@ -80,19 +102,10 @@ class HttpxConnection:
         if pool is not None:
             pool.close()
 
-    def before_fork(self) -> None:
-        """Wait until no connection is being made."""
-        self._forks.before_fork()
-
-    def after_fork_in_parent(self) -> None:
-        """Let connections be made again."""
-        self._forks.after_fork_in_parent()
-
     def after_fork_in_child(self) -> None:
         """Keep the parent's connections unused: closing one would say goodbye in its name."""
         self._abandoned.append(self._pool)
         self._pool = None
-        self._forks = ForkGuard()
 
     def _exchange(self, headers: Mapping[str, str], body: bytes) -> tuple[int, Mapping[str, str]]:
         timeout = dict.fromkeys(("connect", "read", "write", "pool"), self._timeout)
@@ -118,13 +131,12 @@ class HttpxConnection:
         return response.status_code, response.headers
 
     def _connect(self) -> Any:
-        proxy = self._proxy or _environment_proxy(self._dsn)
         # Reading all certificates takes long: only where there may be one to check.
-        is_secure = proxy is not None or self._dsn.endpoint.startswith("https:")
+        is_secure = self._proxy is not None or self._dsn.endpoint.startswith("https:")
         return self._httpx.HTTPTransport(
             verify=is_secure if self._ssl_context is None else self._ssl_context,
             limits=self._httpx.Limits(max_connections=1, keepalive_expiry=_KEEPALIVE_SECONDS),
-            proxy=proxy,
+            proxy=self._proxy,
         )
 
 
@@ -143,29 +155,6 @@ def _import_httpx() -> Any:
     httpx.HTTPTransport(verify=False).close()
     codecs.lookup("idna")  # for host names
     return httpx
-
-
-def _ssl_context(ca_certs: str | None) -> Any:
-    if ca_certs is None:
-        return None
-    import ssl
-
-    try:
-        return ssl.create_default_context(cafile=ca_certs)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigurationError(
-            f"ca_certs names no file of PEM certificates that can be read: {ca_certs!r}"
-        ) from error
-
-
-def _environment_proxy(dsn: Dsn) -> str | None:
-    """Return the proxy that the environment names for the DSN's server."""
-    proxies = getproxies()
-    scheme = dsn.endpoint.partition(":")[0]
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(dsn.host):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 @contextmanager
