@@ -20,8 +20,8 @@ ROOT = Path(usercontext.__file__).parent
 # From what knows nothing to what knows all. A new module has its place here, and imports only
 # from earlier lines or its own; a package stands for all that is in it.
 LAYERS = [
-    # words, and the place where failures are logged
-    ["_version", "exceptions", "types", "diagnostics"],
+    # words, the place where failures are logged, and the reader of scopes and environs
+    ["_version", "exceptions", "types", "diagnostics", "source"],
     # rules: no I/O, no framework, no request in sight
     ["accounts", "address", "event_loop", "extra_values"],
     ["user"],

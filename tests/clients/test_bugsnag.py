@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 import bugsnag
@@ -11,6 +12,7 @@ import pytest
 from bugsnag.asgi import BugsnagMiddleware as AsgiMiddleware
 from bugsnag.configuration import RequestConfiguration
 from bugsnag.wsgi.middleware import BugsnagMiddleware as WsgiMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from tests.clients.serving import BOTH
 from tests.driver import (
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 ADA = {"id": 1, "username": "ada", "plan": "pro"}
 ADAS = {"id": "1", "username": "ada", "name": "ada", "plan": "pro"}
 SPOOFED = "6.6.6.6"
+PROXY = "10.0.0.7"
 PLACES = pytest.mark.parametrize("place", ["absent", "outside", "inside"])
 
 
@@ -213,3 +216,69 @@ def test_the_environment_tells_no_address(interface: str, kept: Kept) -> None:
     assert environment
     assert SPOOFED not in str(environment)
     assert "203.0.113.9" not in str(environment)
+
+
+def environment_of(kept: Kept, environ: dict[str, Any], wrap: Any = None) -> dict[str, Any]:
+    """Serve a request whose environ bugsnag sends, and return what it sent of it."""
+    bugsnag.configure(send_environment=True)
+    try:
+        app: Any = WsgiMiddleware(plain_wsgi_app(report))
+        app = wsgi.UserContextMiddleware(app, clients=[BugsnagClient()])
+        wsgi_request(app if wrap is None else wrap(app), environ)
+    finally:
+        bugsnag.configure(send_environment=False)
+    environment: dict[str, Any] = kept.events[0]["metaData"]["environment"]
+    return environment
+
+
+def test_what_proxy_fix_keeps_of_the_peer_stays_here(kept: Kept) -> None:
+    """It replaces REMOTE_ADDR by what the proxy says, and keeps the connection's beside it."""
+    environ = environ_of(client=PROXY, x_forwarded_for=SPOOFED)
+    environment = environment_of(kept, environ, lambda app: ProxyFix(app, x_for=1))
+    assert environment["PATH_INFO"] == "/cart"
+    assert PROXY not in str(environment)
+    assert SPOOFED not in str(environment)
+
+
+def test_the_text_of_a_servers_socket_stays_here(kept: Kept) -> None:
+    """Gunicorn and werkzeug put the connection into the environ, whose text names the peer."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        peer, address = server.accept()
+        with client, peer:
+            assert str(address[1]) in str(peer)
+            environment = environment_of(kept, {**environ_of(), "gunicorn.socket": peer})
+    assert environment["gunicorn.socket"] == "<socket>"
+
+
+def test_other_keys_of_the_environ_tell_no_address(kept: Kept) -> None:
+    """An adapter keeps a whole scope or event there, with the address that the request has."""
+    held = {"asgi.scope": {"client": ["203.0.113.9", 1], "path": "/"}, "own.peer": "at 203.0.113.9"}
+    environment = environment_of(kept, {**environ_of(), **held})
+    assert environment["asgi.scope"]["path"] == "/"
+    assert "203.0.113.9" not in str(environment)
+
+
+def test_an_environ_that_refers_to_itself_is_sent(kept: Kept) -> None:
+    """What lies deeper than anybody looks is replaced."""
+    held: dict[str, Any] = {}
+    held["again"] = held
+    assert environment_of(kept, {**environ_of(), "own": held})["PATH_INFO"] == "/cart"
+
+
+def test_an_address_that_was_asked_for_is_in_the_environment(kept: Kept) -> None:
+    """Ours, in REMOTE_ADDR, where bugsnag sends the environ."""
+    bugsnag.configure(send_environment=True)
+    serve("wsgi", "outside", report, request_data=RequestData(include_ip=True))
+    bugsnag.configure(send_environment=False)
+    assert kept.events[0]["metaData"]["environment"]["REMOTE_ADDR"] == "203.0.113.9"
+
+
+def test_a_header_with_underscores_tells_no_address(kept: Kept) -> None:
+    """ASGI servers hand it on as it was sent."""
+    scope = scope_of()
+    scope["headers"].append((b"x_real_ip", SPOOFED.encode()))
+    ours: Any = asgi.UserContextMiddleware(plain_asgi_app(report), clients=[BugsnagClient()])
+    asgi_request(AsgiMiddleware(ours), scope)
+    assert "host" in kept.events[0]["metaData"]["request"]["headers"]
+    assert SPOOFED not in str(kept.events)

@@ -393,3 +393,14 @@ def test_starlette_with_elastics_middleware(make_apm: Any, place: str, fails: bo
     )
     assert [context["user"] for _, context in events] == [ADAS] * len(events)
     assert SPOOFED not in str(events)
+
+
+def test_a_header_with_underscores_tells_no_address(apm: Apm) -> None:
+    """ASGI servers hand it on as it was sent."""
+    scope = scope_of()
+    scope["headers"].append((b"x_real_ip", SPOOFED.encode()))
+    ours = asgi.UserContextMiddleware(plain_asgi_app(apm.report), clients=[ElasticapmClient(apm)])
+    asgi_request(ASGITracingMiddleware(ours, client=apm), scope)
+    (context,) = apm.contexts("error")
+    assert "host" in context["request"]["headers"]
+    assert SPOOFED not in str(context)

@@ -85,7 +85,9 @@ def test_what_pybrake_takes_itself_is_replaced(notifier: Notifier) -> None:
     def handler() -> None:
         notice = notifier.real.build_notice(LookupError())
         notice["context"].update(
-            user={"id": 9}, userAddr="6.6.6.6", headers={"X-Forwarded-For": "6.6.6.6"}
+            user={"id": 9},
+            userAddr="6.6.6.6",
+            headers={"X-Forwarded-For": "6.6.6.6", "x_real_ip": "6.6.6.6"},
         )
         set_user(None)
         notifier.real.send_notice_sync(notice)

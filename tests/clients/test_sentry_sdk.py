@@ -610,3 +610,17 @@ def test_local_variables_hold_no_withheld_address(
     variables = [frame["vars"] for frame in frames if "vars" in frame]
     assert "/cart" in str(variables)
     assert ("203.0.113.9" in str(variables)) is (include and not never)
+
+
+def test_a_header_with_underscores_tells_no_address(sentry: Any) -> None:
+    """ASGI servers hand it on as it was sent."""
+    kept = sentry(send_default_pii=True)
+    scope = scope_of()
+    scope["headers"].append((b"x_real_ip", SPOOFED.encode()))
+    ours: Any = asgi.UserContextMiddleware(
+        plain_asgi_app(lambda: sentry_sdk.capture_message("hello")), clients=[SentrySdkClient()]
+    )
+    asgi_request(SentryAsgiMiddleware(ours), scope)
+    request = kept.of("event")[-1]["request"]
+    assert "host" in request["headers"]
+    assert SPOOFED not in str(request)

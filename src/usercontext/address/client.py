@@ -19,46 +19,17 @@ from usercontext.address.forwarding import (
     entries,
     without_last_port,
 )
+from usercontext.address.headers import is_address_header
 from usercontext.address.networks import TrustedNetworks
 from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["ADDRESS_HEADERS", "ClientAddress", "ProxyTrust"]
+__all__ = ["ClientAddress", "ProxyTrust"]
 
 Origin: TypeAlias = Literal["peer", "header"]
 Reason: TypeAlias = Literal["ok", "untrusted-peer", "no-peer", "malformed", "too-short", "too-long"]
-
-#: Headers in which proxies and platforms hand on a client's address, `_` folded to `-`.
-ADDRESS_HEADERS = frozenset(
-    {
-        "cf-connecting-ip",
-        "cf-connecting-ipv6",
-        "cf-pseudo-ipv4",
-        "client-ip",
-        "cloudfront-viewer-address",
-        "do-connecting-ip",
-        "fastly-client-ip",
-        "fly-client-ip",
-        "forwarded",
-        "forwarded-for",
-        "remote-addr",
-        "true-client-ip",
-        "x-appengine-user-ip",
-        "x-azure-clientip",
-        "x-azure-socketip",
-        "x-client-ip",
-        "x-cluster-client-ip",
-        "x-envoy-external-address",
-        "x-forwarded",
-        "x-forwarded-for",
-        "x-original-forwarded-for",
-        "x-real-ip",
-        "x-sentry-forwarded-for",
-        "x-vercel-forwarded-for",
-    }
-)
 
 # How servers name the peer of a unix socket: uvicorn and others, gunicorn, waitress, werkzeug,
 # eventlet, uwsgi. Trusted by the name "unix" alone, and never an address.
@@ -525,6 +496,5 @@ def _has_address_header(source: Mapping[str, Any]) -> bool:
     if "REQUEST_METHOD" in source:
         keys: list[Any] = list(source)
         names = [key[5:] for key in keys if isinstance(key, str) and key.startswith("HTTP_")]
-        return any(name.replace("_", "-").lower() in ADDRESS_HEADERS for name in names)
-    pairs = _sound_headers(source.get("headers"))
-    return any(key.decode("latin-1") in ADDRESS_HEADERS for key, _ in pairs)
+        return any(is_address_header(name) for name in names)
+    return any(is_address_header(key) for key, _ in _sound_headers(source.get("headers")))

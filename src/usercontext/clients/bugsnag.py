@@ -95,7 +95,7 @@ def _clean_metadata(metadata: dict[str, Any], record: RequestRecord) -> None:
     request, environ = metadata.get("request"), metadata.get("environment")
     if isinstance(environ, dict):
         # Over ASGI it is the whole scope, whose headers are in the request's as well.
-        environ = {name: environ[name] for name in environ if name not in _OF_SCOPE}
+        environ = {name: environ[name] for name in environ if name not in ("headers", KEY)}
         metadata["environment"] = cleaned_environ(environ, record)
     if not isinstance(request, dict):
         return
@@ -104,6 +104,3 @@ def _clean_metadata(metadata: dict[str, Any], record: RequestRecord) -> None:
         request["headers"] = cleaned_headers(request["headers"], record)
     if "clientIp" in request:
         request["clientIp"] = address_of(record)
-
-
-_OF_SCOPE = ("client", "headers", KEY)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from usercontext.address.client import ADDRESS_HEADERS
+from usercontext.address.headers import is_address_header
 from usercontext.address.search import find_addresses
 from usercontext.core.passage import of_error
 from usercontext.core.record import UNKNOWN, current
 from usercontext.privacy.secret_names import FILTERED
+from usercontext.source import without_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,9 +23,12 @@ __all__ = [
     "cleaned_headers",
     "cleaned_variables",
     "is_unasked",
+    "is_withheld",
     "record_of",
-    "withheld_headers",
 ]
+
+# Deeper than clients send; an environ may refer to itself.
+_MAX_DEPTH = 16
 
 
 def record_of(error: object) -> RequestRecord | None:
@@ -51,35 +56,40 @@ def address_of(record: RequestRecord) -> str | None:
     return record.context.collected_address(record)
 
 
-def withheld_headers(record: RequestRecord) -> set[str]:
-    """Return the headers that tell an address which was not asked for, or not all of it."""
+def is_withheld(header: str | bytes, record: RequestRecord) -> bool:
+    """Return whether a header tells an address which was not asked for, or not all of it.
+
+    Its name may be bytes, as in ASGI, with `_` or `-`.
+    """
+    return _withholds_addresses(record) and _names_address(header, record)
+
+
+def _withholds_addresses(record: RequestRecord) -> bool:
     context = record.context
     whole = context.includes_ip and not context.request_data.anonymize_ip
-    if whole and address_of(record) is not None:
-        return set()
-    return {*ADDRESS_HEADERS, context.request_data.forwarded_header.lower()}
+    return not whole or address_of(record) is None
+
+
+def _names_address(header: str | bytes, record: RequestRecord) -> bool:
+    return is_address_header(header, configured=record.context.request_data.forwarded_header)
 
 
 def cleaned_headers(headers: Mapping[Any, Any], record: RequestRecord) -> dict[Any, Any]:
     """Return headers without those that are withheld; their names may be bytes, as in ASGI."""
-    withheld = withheld_headers(record)
-    return {name: value for name, value in headers.items() if _folded(name) not in withheld}
-
-
-def _folded(name: str | bytes) -> str:
-    return (name.decode("latin-1") if isinstance(name, bytes) else name).lower()
+    return {name: value for name, value in headers.items() if not is_withheld(name, record)}
 
 
 def cleaned_environ(environ: Mapping[str, Any], record: RequestRecord) -> dict[str, Any]:
-    """Return an environ with our address in REMOTE_ADDR, or none, and cleaned headers."""
+    """Return what a client copied of an environ or scope, with our address in it or none."""
     address = address_of(record)
-    withheld = {f"HTTP_{name.upper().replace('-', '_')}" for name in withheld_headers(record)}
-    # Over ASGI Django puts the peer there, too; by name it tells no less.
-    withheld.add("REMOTE_HOST")
-    cleaned = {name: value for name, value in environ.items() if name not in withheld}
-    if "REMOTE_ADDR" in cleaned and address is None:
-        del cleaned["REMOTE_ADDR"]
-    elif "REMOTE_ADDR" in cleaned:
+    if _withholds_addresses(record):
+        kept = without_addresses(environ, partial(_names_address, record=record))
+        hides = _hiding(record)
+        cleaned = {name: _replaced(value, partial(_plain, hides)) for name, value in kept.items()}
+    else:
+        # Over ASGI Django puts the peer there, too; by name it tells no less.
+        cleaned = {name: value for name, value in environ.items() if name != "REMOTE_HOST"}
+    if "REMOTE_ADDR" in environ and address is not None:
         cleaned["REMOTE_ADDR"] = address
     return cleaned
 
@@ -88,26 +98,53 @@ def cleaned_variables(variables: Any, record: RequestRecord) -> Any:
     """Return a frame's local variables without the addresses of the request that are withheld.
 
     Frames of frameworks hold the whole environ or scope. What holds such an address is replaced
-    in copies. Of a request that is over its addresses are not known any more: there every
-    address is taken for one.
+    in copies.
     """
-    if not withheld_headers(record):
+    if not _withholds_addresses(record):
         return variables
+    return _replaced(variables, partial(_filtered, _hiding(record)))
+
+
+def _hiding(record: RequestRecord) -> Callable[[str], bool]:
+    """Return what tells whether a text holds an address of the request.
+
+    Of a request that is over its addresses are not known any more: there every address is taken
+    for one.
+    """
     source = record.root.source
     if source is None:
-        return _without(variables, _holds_address)
+        return _holds_address
     from usercontext.request.description import hidden_addresses  # only a report needs it
 
-    return _without(variables, hidden_addresses(record.context.request_data, source).is_in)
+    return hidden_addresses(record.context.request_data, source).is_in
 
 
 def _holds_address(text: str) -> bool:
     return next(find_addresses(text), None) is not None
 
 
-def _without(value: Any, hides: Callable[[str], bool]) -> Any:
+def _replaced(value: Any, leaf: Callable[[Any], Any], depth: int = 0) -> Any:
+    """Copy dicts and lists, with what a function makes of each thing in them."""
+    if isinstance(value, dict | list | tuple) and depth >= _MAX_DEPTH:
+        return FILTERED
     if isinstance(value, dict):
-        return {name: _without(one, hides) for name, one in value.items()}
+        return {name: _replaced(one, leaf, depth + 1) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_without(one, hides) for one in value]
+        return [_replaced(one, leaf, depth + 1) for one in value]
+    return leaf(value)
+
+
+def _filtered(hides: Callable[[str], bool], value: Any) -> Any:
     return FILTERED if isinstance(value, str) and hides(value) else value
+
+
+def _plain(hides: Callable[[str], bool], value: Any) -> Any:
+    """Return a value of an environ or scope; of an object its class alone is told.
+
+    Clients send an object's text, and the text of a server's socket names the peer.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if value is None or isinstance(value, str | int | float):
+        return _filtered(hides, value)
+    return f"<{type(value).__name__}>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from usercontext.clients.collected import is_unasked, withheld_headers
+from usercontext.clients.collected import is_unasked, is_withheld
 from usercontext.core.record import current
 from usercontext.diagnostics import harmless
 
@@ -80,11 +80,10 @@ def clean_attributes(
     attributes: dict[str, Any], record: RequestRecord, address: str | None
 ) -> None:
     """Replace the address that the SDK took from the first X-Forwarded-For, or remove it."""
-    withheld = withheld_headers(record)
     for name in list(attributes):
-        # "http.request.header.x_real_ip", or with hyphens
-        header = name.removeprefix(_HEADER).replace("_", "-")
         if name == "client.address" and address is not None:
             attributes[name] = address
-        elif name == "client.address" or (header != name and header in withheld):
+        elif name == "client.address" or (
+            name.startswith(_HEADER) and is_withheld(name.removeprefix(_HEADER), record)
+        ):
             del attributes[name]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from usercontext.address.client import ADDRESS_HEADERS
+from usercontext.address.headers import is_address_header
 from usercontext.address.search import find_addresses
 from usercontext.exceptions import ConfigurationError
 from usercontext.privacy.pseudonyms import digest
@@ -348,7 +348,7 @@ def _is_place_of_addresses(path: Path, _value: object) -> bool:
     if path in (("user", "ip_address"), ("request", "env", "remote_addr")):
         return True
     is_header = len(path) == 3 and path[:2] == ("request", "headers")
-    return is_header and path[2].replace("_", "-") in ADDRESS_HEADERS
+    return is_header and is_address_header(path[2])
 
 
 _PLACES_OF_ADDRESSES = ScrubRule(

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from usercontext import diagnostics
-from usercontext.address.client import ADDRESS_HEADERS
+from usercontext.address.headers import is_address_header
 from usercontext.address.search import HiddenAddresses
 from usercontext.privacy.secret_names import FILTERED, is_secret
 from usercontext.request.body import copied
@@ -90,7 +90,7 @@ def kept_back(options: RequestData, source: Source, data: object) -> Iterator[tu
     if options.include_headers and not (options.include_ip and options.anonymize_ip is False):
         rule = "anonymize_ip" if options.include_ip else "include_ip=False"
         for name in headers:
-            if _folded(name) in ADDRESS_HEADERS or _folded(name) == options.forwarded_header:
+            if is_address_header(name, configured=options.forwarded_header):
                 yield f"header {_titled(name)}", rule
 
 
@@ -160,7 +160,7 @@ def _folded(name: str) -> str:
 def _addresses_of(source: Source, configured: str) -> Iterator[str]:
     """Yield every text of the request that is there to hold addresses."""
     for name, value in _headers(source):
-        if _folded(name) in ADDRESS_HEADERS or _folded(name) == configured:
+        if is_address_header(name, configured=configured):
             yield value[-8 * _MAX_VALUE :]  # the end is what proxies of ours wrote
     if _is_environ(source):
         original = source.get("werkzeug.proxy_fix.orig")
@@ -319,7 +319,7 @@ def _reported_headers(
         folded = _folded(name)
         if folded == "cookie" or hidden.is_in(name):
             continue
-        if drops and (folded in ADDRESS_HEADERS or folded == options.forwarded_header):
+        if drops and is_address_header(name, configured=options.forwarded_header):
             continue
         shown[_titled(name)] = _header_value(options, folded, value, hidden)
     return shown
