@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from usercontext.exceptions import ConfigurationError
-from usercontext.privacy.pseudonyms import checked_key, hash_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from usercontext.privacy import rules as scrubbing
 
@@ -50,7 +50,7 @@ class Scrubber:
             raise ConfigurationError(
                 f"never_store_ip must be True or False, not {type(never_store_ip).__name__}"
             )
-        key = None if hash_key is None else checked_key(hash_key, "hash_key")
+        key = None if hash_key is None else _checked_key(hash_key)
         self._rules: tuple[scrubbing.ScrubRule, ...] = ()
         if rules != ():
             from usercontext.privacy import rules as scrubbing
@@ -95,3 +95,45 @@ class Scrubber:
         from usercontext.privacy import rules as scrubbing
 
         return scrubbing.scrubbed_and_told(event, self._rules, never_store_ip=self.never_store_ip)
+
+
+def _checked_key(key: object) -> bytes:
+    from usercontext.privacy.pseudonyms import checked_key
+
+    return checked_key(key, "hash_key")
+
+
+def hash_id(
+    value: object,
+    *,
+    key: bytes | str,
+    rotate: str | None = None,
+    now: datetime | None = None,
+) -> str:
+    """Return a pseudonym for an id: the same for the same value and key, useless without it.
+
+    It is what a `hash` rule makes of the same value with the same key.
+
+    Args:
+        value: what is to be hidden, as text.
+        key: at least 16 secret bytes. Unkeyed hashes are not offered: whoever can list the ids
+            can undo them.
+        rotate: `"daily"` gives another pseudonym each day (UTC), so that days cannot be joined.
+        now: the time that `rotate` goes by, instead of the clock's; with a time zone.
+
+    Raises:
+        ConfigurationError: the key is missing or too short, or `rotate` is unknown.
+
+    .. versionadded:: 0.1.0
+    """
+    from usercontext.privacy.pseudonyms import checked_key, digest
+
+    secret = checked_key(key, "key")
+    if rotate is None:
+        return digest(str(value), secret)
+    if rotate != "daily":
+        raise ConfigurationError(f'rotate must be "daily" or None, not {rotate!r:.80}')
+    from datetime import UTC, datetime
+
+    day = (now or datetime.now(UTC)).astimezone(UTC).date().isoformat()
+    return digest(str(value), bytes.fromhex(digest(day, secret)))
