@@ -1,22 +1,254 @@
-"""What stands where in an ASGI scope and in a WSGI environ.
+"""What stands where in an ASGI scope and in a WSGI environ; pure.
 
-The rest of the package asks here, so that no reader forgets a key that another one knows.
+The rest of the package asks here, so that no reader forgets a key that another one knows. What
+comes from the network may be of any type: a text is returned as text, anything else as "".
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-__all__ = ["Source", "without_addresses"]
+__all__ = [
+    "Source",
+    "environ_key",
+    "has_proxy_fix",
+    "has_rewritten_peer",
+    "header_line",
+    "headers",
+    "host",
+    "is_environ",
+    "method",
+    "path",
+    "peer",
+    "peers",
+    "query",
+    "scheme",
+    "server",
+    "server_software",
+    "without_addresses",
+]
 
 #: A scope or an environ.
-Source: TypeAlias = "Mapping[str, Any]"
+Source: TypeAlias = Mapping[str, Any]
 
-# The peer's address, or its name; ProxyFix keeps there what it has replaced.
-_PEER_KEYS = frozenset({"REMOTE_ADDR", "REMOTE_HOST", "client", "werkzeug.proxy_fix.orig"})
+# Where werkzeug's ProxyFix keeps what it has replaced.
+_PROXY_FIX = "werkzeug.proxy_fix.orig"
+# The peer's address, or its name.
+_PEER_KEYS = frozenset({"REMOTE_ADDR", "REMOTE_HOST", "client", _PROXY_FIX})
+
+_MAX_NAME = 256
+
+
+def is_environ(source: Source) -> bool:
+    """Return whether this is an environ rather than a scope."""
+    return "REQUEST_METHOD" in source
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return value if isinstance(value, str) else ""
+
+
+# -- who is connected --
+
+
+def peer(source: Source) -> Any:
+    """Return the connection's other end as the server names it, before ProxyFix; None without.
+
+    Raises:
+        TypeError, LookupError, AttributeError: the scope's `client` is no pair.
+    """
+    if "REQUEST_METHOD" in source:
+        original = source.get(_PROXY_FIX)
+        return (original if isinstance(original, dict) else source).get("REMOTE_ADDR")
+    client = source.get("client")
+    return client[0] if client else None
+
+
+def peers(source: Source) -> Iterator[str]:
+    """Yield every text that names the connection's other end."""
+    if not is_environ(source):
+        yield _text(_first(source.get("client")))
+        return
+    original = source.get(_PROXY_FIX)
+    yield _text(source.get("REMOTE_ADDR"))
+    yield _text(original.get("REMOTE_ADDR")) if isinstance(original, dict) else ""
+
+
+def has_proxy_fix(source: Source) -> bool:
+    """Return whether werkzeug's ProxyFix has replaced the peer."""
+    return _PROXY_FIX in source
+
+
+def has_rewritten_peer(source: Source) -> bool:
+    """Return whether uvicorn's ProxyHeaders has replaced the peer: it then says port 0."""
+    client = source.get("client")
+    if not isinstance(client, (tuple, list)) or len(client) < 2:
+        return False
+    return bool(client[0]) and isinstance(client[1], int) and client[1] == 0
+
+
+def _first(pair: object) -> object:
+    return pair[0] if isinstance(pair, (list, tuple)) and pair else None
+
+
+# -- what was asked --
+
+
+def method(source: Source) -> str:
+    """Return the method; "" for a websocket, whose scope names none."""
+    return _text(source.get("REQUEST_METHOD" if is_environ(source) else "method"))
+
+
+def scheme(source: Source) -> str:
+    """Return the URL's scheme."""
+    found = _text(source.get("wsgi.url_scheme" if is_environ(source) else "scheme"))
+    default = "ws" if source.get("type") == "websocket" else "http"
+    return found if found in ("http", "https", "ws", "wss") else default
+
+
+def host(source: Source) -> str:
+    """Return what the client calls the host it asked, with the port if it is an unusual one."""
+    if is_environ(source):
+        return _text(source.get("HTTP_HOST"))
+    return next((value for name, value in _scope_lines(source) if name == "host"), "")
+
+
+def server(source: Source) -> tuple[str, str]:
+    """Return the server's own name and port."""
+    if is_environ(source):
+        return _text(source.get("SERVER_NAME")), str(source.get("SERVER_PORT"))
+    pair = source.get("server")
+    known = isinstance(pair, (list, tuple)) and len(pair) == 2
+    return _text(_first(pair)), str(pair[1]) if known and pair is not None else ""
+
+
+def server_software(source: Source) -> str:
+    """Return the name of a WSGI server."""
+    return _text(source.get("SERVER_SOFTWARE"))
+
+
+def path(source: Source) -> bytes:
+    """Return the whole path, unquoted."""
+    if is_environ(source):
+        # PEP 3333: bytes, each shown as a character.
+        found = _text(source.get("SCRIPT_NAME")) + _text(source.get("PATH_INFO"))
+        return found.encode("latin-1", "replace")
+    return _scope_path(source).encode("utf-8", "replace")
+
+
+def _scope_path(scope: Source) -> str:
+    """Return the whole path: servers disagree on whether `path` begins with `root_path`."""
+    found = scope.get("path")
+    if not isinstance(found, str):
+        from urllib.parse import unquote
+
+        return unquote(_text(scope.get("raw_path")).partition("?")[0])
+    root = _text(scope.get("root_path")).rstrip("/")
+    if not root or found == root or found.startswith(root + "/"):
+        return found
+    return root + found
+
+
+def query(source: Source) -> str:
+    """Return the query string as it was sent."""
+    return _text(source.get("QUERY_STRING" if is_environ(source) else "query_string"))
+
+
+# -- headers --
+
+
+def headers(source: Source) -> dict[str, str]:
+    """Return the headers by their names in lower case, in order, lines of one name joined."""
+    joined: dict[str, str] = {}
+    for name, value in _environ_lines(source) if is_environ(source) else _scope_lines(source):
+        joined[name] = f"{joined[name]},{value}" if name in joined else value
+    return joined
+
+
+def _scope_lines(scope: Source) -> Iterator[tuple[str, str]]:
+    for key, value in _pairs(scope.get("headers")):
+        name = _text(key).lower()[:_MAX_NAME]
+        if name:
+            yield name, _text(value)
+
+
+def _environ_lines(environ: Source) -> Iterator[tuple[str, str]]:
+    pairs: list[tuple[Any, Any]] = list(environ.items())
+    for key, value in pairs:
+        if not isinstance(key, str) or not isinstance(value, str):
+            continue
+        if key.startswith("HTTP_"):
+            yield key[5:].replace("_", "-").lower()[:_MAX_NAME], value
+        elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
+            yield key.replace("_", "-").lower(), value
+
+
+def _pairs(headers_of_scope: object) -> list[Any]:
+    # An iterator is the app's to read: taking from it would empty it.
+    if not isinstance(headers_of_scope, (list, tuple)):
+        return []
+    return [pair for pair in headers_of_scope if isinstance(pair, (list, tuple)) and len(pair) == 2]
+
+
+# -- one header, quickly --
+
+
+def environ_key(name: str) -> str:
+    """Return where an environ keeps a header."""
+    return "HTTP_" + name.upper().replace("-", "_")
+
+
+def header_line(source: Source, name: bytes, key: str, limit: int) -> str | bytes | None:
+    """Return a header, its lines joined as one list (RFC 9110, section 5.3).
+
+    Args:
+        source: a scope or an environ.
+        name: the header's name as a scope has it.
+        key: as an environ has it, see `environ_key`.
+        limit: of several lines, as many characters from the end are looked at.
+    """
+    if "REQUEST_METHOD" in source:
+        value = source.get(key)
+        return value if isinstance(value, str) else None
+    found = source.get("headers")
+    if type(found) is not list:
+        return _joined_line(found, name, limit)
+    line: bytes | None = None
+    try:
+        for one, value in found:
+            if one == name:
+                if line is not None:
+                    return _joined_line(found, name, limit)
+                line = value
+    except (TypeError, ValueError):
+        return _joined_line(found, name, limit)
+    return line if type(line) is bytes else _joined_line(found, name, limit)
+
+
+def _joined_line(found: object, name: bytes, limit: int) -> bytes | None:
+    """Do the same for headers of several lines, or not as ASGI wants them, with care."""
+    lines = [
+        value
+        for key, value in _pairs(found)
+        if isinstance(key, bytes) and isinstance(value, bytes) and key.lower() == name
+    ]
+    return _joined(lines, limit) if lines else None
+
+
+def _joined(lines: list[bytes], room: int) -> bytes:
+    kept: list[bytes] = []
+    for line in reversed(lines):
+        kept.append(line[-room:])
+        room -= len(line) + 1
+        if room <= 0:
+            break
+    return b",".join(reversed(kept))
+
+
+# -- copies --
 
 
 def without_addresses(source: Source, names_address: Callable[[str], bool]) -> dict[str, Any]:
@@ -33,7 +265,5 @@ def without_addresses(source: Source, names_address: Callable[[str], bool]) -> d
     }
 
 
-def _without_address_lines(headers: Any, names_address: Callable[[str], bool]) -> Any:
-    if not isinstance(headers, (list, tuple)):
-        return headers
-    return [pair for pair in headers if not (pair and names_address(pair[0]))]
+def _without_address_lines(found: Any, names_address: Callable[[str], bool]) -> Any:
+    return [pair for pair in _pairs(found) if not names_address(_text(pair[0]))]

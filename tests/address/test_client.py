@@ -47,6 +47,37 @@ def test_vector(row: dict[str, Any], interface: str) -> None:
     assert request_data.ip_address(source) == row["expected"], row["why"]
 
 
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("row", ROWS, ids=[row["name"] for row in ROWS])
+def test_vector_read_later(row: dict[str, Any], interface: str) -> None:
+    """What was observed of a request gives the same address when the request has gone."""
+    if row["interface"] not in ("any", interface):
+        return
+    request_data = RequestData(include_ip=True, **options(row))
+    source = BUILDERS[interface](row["peer"], row["headers"])
+    found = request_data.locate(source)
+    observed = request_data.observe(source)
+    source.clear()
+    assert request_data.observed_ip_address(observed) == row["expected"], row["why"]
+    assert ProxyTrust(**options(row)).locate_observed(observed) == found
+
+
+def test_an_observed_address_is_anonymised_and_asked_for() -> None:
+    """As one that is looked up at once."""
+    source = scope_of("203.0.113.9")
+    masked = RequestData(include_ip=True, anonymize_ip="mask")
+    assert masked.observed_ip_address(masked.observe(source)) == "203.0.113.0"
+    assert RequestData().observed_ip_address(masked.observe(source)) is None
+
+
+def test_the_header_is_observed_only_of_a_trusted_peer() -> None:
+    """Nobody else's is kept, whatever its length."""
+    trust = ProxyTrust(["10.0.0.1"])
+    headers = [("X-Forwarded-For", "6.6.6.6")]
+    assert "6.6.6.6" in str(trust.observe(scope_of("10.0.0.1", headers)))
+    assert "6.6.6.6" not in str(trust.observe(scope_of("10.0.0.2", headers)))
+
+
 ERRORS = [row for row in VECTORS if "expected_error" in row]
 
 

@@ -5,7 +5,7 @@ How a header is read is `forwarding_grammar`'s; whom to believe is decided here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
 from usercontext import diagnostics
 from usercontext.address.forwarding import (
@@ -19,14 +19,24 @@ from usercontext.address.forwarding import (
     entries,
     without_last_port,
 )
-from usercontext.address.headers import is_address_header
 from usercontext.address.networks import TrustedNetworks
 from usercontext.exceptions import ConfigurationError
+from usercontext.source import (
+    environ_key,
+    has_proxy_fix,
+    has_rewritten_peer,
+    header_line,
+    headers,
+    server_software,
+)
+from usercontext.source import peer as peer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
-__all__ = ["ClientAddress", "ProxyTrust"]
+    from usercontext.source import Source
+
+__all__ = ["ClientAddress", "Observed", "Outcome", "ProxyTrust"]
 
 Origin: TypeAlias = Literal["peer", "header"]
 Reason: TypeAlias = Literal["ok", "untrusted-peer", "no-peer", "malformed", "too-short", "too-long"]
@@ -45,12 +55,15 @@ _UNDERSCORE_SERVERS = ("wsgiserver/", "hypercorn", "granian", "cheroot")
 _BEHIND_PROXY_LOOKS = 64
 _FAILURES_BEFORE_WARNING = 3
 
-_Outcome: TypeAlias = "tuple[str | None, Origin, int, Reason]"
+#: Address, source, hops and reason, as `ClientAddress` has them.
+Outcome: TypeAlias = "tuple[str | None, Origin, int, Reason]"
+#: A header's text if it is to be read, the peer's own answer, and whether it is.
+Observed: TypeAlias = "tuple[str | bytes | None, Outcome, bool]"
 
 # What is done with a peer: its answer stands, or the header is read, or the answer stands
 # and somebody should be told if a forwarding header is seen.
 _ANSWER, _READ, _WATCH = range(3)
-_Known: TypeAlias = "tuple[int, _Outcome]"
+_Known: TypeAlias = "tuple[int, Outcome]"
 
 
 class ClientAddress:
@@ -81,7 +94,7 @@ class ClientAddress:
         put(self, "hops", hops)
         put(self, "reason", reason)
 
-    def _values(self) -> _Outcome:
+    def _values(self) -> Outcome:
         return (self.address, self.source, self.hops, self.reason)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -100,7 +113,7 @@ class ClientAddress:
     def __hash__(self) -> int:
         return hash(self._values())
 
-    def __reduce__(self) -> tuple[type[ClientAddress], _Outcome]:
+    def __reduce__(self) -> tuple[type[ClientAddress], Outcome]:
         return type(self), self._values()
 
     def __repr__(self) -> str:
@@ -155,14 +168,14 @@ class ProxyTrust:
         self.forwarded_header: str = _checked_header(forwarded_header)
         self._check_together()
         self._scope_name = self.forwarded_header.encode("ascii")
-        self._environ_key = "HTTP_" + self.forwarded_header.upper().replace("-", "_")
+        self._environ_key = environ_key(self.forwarded_header)
         is_rfc7239 = self.forwarded_header == "forwarded"
         self._holds_ipv4 = _holds_nothing if is_rfc7239 else self._networks.holds_ipv4
         self._split = elements if is_rfc7239 else entries
         self._address_of = address_of_element if is_rfc7239 else bare_address
         self._read = self._reader()
         self._peers: dict[str | None, _Known] = {}
-        self._answers: dict[str | bytes | None, _Outcome] = {}
+        self._answers: dict[str | bytes | None, Outcome] = {}
         self._looks = 0 if self._trusts_anything else _BEHIND_PROXY_LOOKS
         self._failures: dict[str, int] = {}
 
@@ -195,49 +208,56 @@ class ProxyTrust:
                 "directly can choose its address; name your proxies in trusted_proxies too",
             )
 
-    def _reader(self) -> Callable[[str | None, _Outcome], _Outcome]:
+    def _reader(self) -> Callable[[str | None, Outcome], Outcome]:
         if self.forwarded_header not in ("x-forwarded-for", "forwarded"):
             return self._read_single
         return self._walk if self.trusted_hops is None else self._count
 
-    def locate(self, source: Mapping[str, Any]) -> ClientAddress:
+    def locate(self, source: Source) -> ClientAddress:
         """Find the client's address in an ASGI scope or a WSGI environ, and say how.
 
         Never raises, and changes neither `scope["client"]` nor `REMOTE_ADDR`.
         """
         return ClientAddress(*self.outcome(source))
 
-    def outcome(self, source: Mapping[str, Any]) -> _Outcome:
+    def outcome(self, source: Source) -> Outcome:
         """Return what `locate` does as a plain tuple: address, source, hops, reason."""
-        is_environ = "REQUEST_METHOD" in source
+        return self.read(self.observe(source))
+
+    def observe(self, source: Source) -> Observed:
+        """Take from a request what its client's address can be read of later; parses nothing.
+
+        The header's text stands in it only where it will be read, as the request has it now.
+        """
         try:
-            if is_environ:
-                peer = _environ_peer(source)
-            else:
-                client = source.get("client")
-                peer = client[0] if client else None
+            peer = peer_of(source)
             known = self._peers.get(peer) or self._meet(peer, source)
         except (TypeError, LookupError, AttributeError):  # no pair, or nothing hashable in it
             known = self._judge("?")
-        if known[0] == _ANSWER:
-            return known[1]
+        if known[0] == _READ:
+            line = header_line(source, self._scope_name, self._environ_key, MAX_TEXT)
+            return line, known[1], True
         if known[0] == _WATCH:
             self._watch(source)
-            return known[1]
-        line: str | bytes | None
-        if is_environ:
-            value = source.get(self._environ_key)
-            line = value if isinstance(value, str) else None
-        else:
-            line = _scope_header(source, self._scope_name)
-        found = self._answers.get(line) or self._answer(line, known[1])
+        return None, known[1], False
+
+    def read(self, observed: Observed) -> Outcome:
+        """Read what `observe` has taken."""
+        line, peer, reads_header = observed
+        if not reads_header:
+            return peer
+        found = self._answers.get(line) or self._answer(line, peer)
         if found[0] is None and found[3] != "no-peer":
             self._count_failure(found[3])
         return found
 
+    def locate_observed(self, observed: Observed) -> ClientAddress:
+        """Return what `locate` would have, of what `observe` took from the request."""
+        return ClientAddress(*self.read(observed))
+
     # -- the peer --
 
-    def _meet(self, peer: object, source: Mapping[str, Any]) -> _Known:
+    def _meet(self, peer: object, source: Source) -> _Known:
         """Judge a peer that is not remembered, and remember it."""
         known = self._judge(peer)
         self._warn_of_server(source, known[0])
@@ -250,7 +270,7 @@ class ProxyTrust:
     def _judge(self, peer: object) -> _Known:
         is_unix = peer is None or peer in _UNIX_PEERS
         address = bare_address(peer) if isinstance(peer, str) and not is_unix else None
-        answer: _Outcome = (address, "peer", 0, "no-peer" if address is None else "ok")
+        answer: Outcome = (address, "peer", 0, "no-peer" if address is None else "ok")
         if not self._trusts_anything:
             near = is_unix or (address is not None and address in _near())
             return (_WATCH if near and self._looks else _ANSWER), answer
@@ -265,7 +285,7 @@ class ProxyTrust:
 
     # -- the header --
 
-    def _answer(self, line: str | bytes | None, peer: _Outcome) -> _Outcome:
+    def _answer(self, line: str | bytes | None, peer: Outcome) -> Outcome:
         """Read the header, and remember what it says where that does not depend on the peer."""
         text = line[-MAX_TEXT:].decode("latin-1") if isinstance(line, bytes) else line
         found = self._read(text, peer)
@@ -275,7 +295,7 @@ class ProxyTrust:
             self._answers[line] = found
         return found
 
-    def _walk(self, text: str | None, peer: _Outcome) -> _Outcome:
+    def _walk(self, text: str | None, peer: Outcome) -> Outcome:
         """Take the first address from the right that is no trusted proxy."""
         holds_ipv4 = self._holds_ipv4
         place, found = 0, peer[0]
@@ -297,7 +317,7 @@ class ProxyTrust:
         # Every entry is trusted: the leftmost, or without any the peer.
         return (found, "header", place, "ok") if place else peer
 
-    def _count(self, text: str | None, _peer: _Outcome) -> _Outcome:
+    def _count(self, text: str | None, _peer: Outcome) -> Outcome:
         """Take the entry that is `trusted_hops` from the right."""
         place = 0
         for entry in reversed(self._split(text or "")):
@@ -309,7 +329,7 @@ class ProxyTrust:
                 return _found(self._address_of(node), place)
         return None, "header", place, "too-short"
 
-    def _read_single(self, text: str | None, _peer: _Outcome) -> _Outcome:
+    def _read_single(self, text: str | None, _peer: Outcome) -> Outcome:
         """Take the header's only value."""
         if text is None:
             return None, "header", 0, "too-short"
@@ -322,31 +342,32 @@ class ProxyTrust:
 
     # -- warnings, each once a process, never with an address --
 
-    def _warn_of_server(self, source: Mapping[str, Any], action: int) -> None:
-        if "werkzeug.proxy_fix.orig" in source and not self._trusts_anything:
+    def _warn_of_server(self, source: Source, action: int) -> None:
+        if has_proxy_fix(source) and not self._trusts_anything:
             diagnostics.warn_once(
                 "client-ip: ProxyFix",
                 "werkzeug's ProxyFix is in use while nothing is trusted here, so the proxy's "
                 "address is reported: give RequestData the same number as trusted_hops",
             )
-        software = source.get("SERVER_SOFTWARE")
-        software = software.lower() if isinstance(software, str) else ""
+        software = server_software(source).lower()
         if action == _READ and software.startswith(_UNDERSCORE_SERVERS):
             diagnostics.warn_once(
                 "client-ip: underscore headers",
                 "this WSGI server takes X_Forwarded_For for X-Forwarded-For, so a client may "
                 "add to the header: let the proxy drop headers with underscores",
             )
-        if _has_port_zero(source):
+        if has_rewritten_peer(source):
             diagnostics.warn_once(
                 "client-ip: rewritten peer",
                 'scope["client"] has port 0: uvicorn\'s ProxyHeaders, on by default, rewrote it '
                 "before us; start uvicorn with --no-proxy-headers and give trusted_proxies",
             )
 
-    def _watch(self, source: Mapping[str, Any]) -> None:
+    def _watch(self, source: Source) -> None:
         """Look at a few requests for signs of a proxy that nobody told us of."""
-        if _has_address_header(source):
+        from usercontext.address.headers import is_address_header  # few ask
+
+        if any(map(is_address_header, headers(source))):
             self._looks = 0
             diagnostics.warn_once(
                 "client-ip: behind a proxy",
@@ -372,14 +393,14 @@ class ProxyTrust:
             )
 
 
-_TOO_LONG: _Outcome = (None, "header", 0, "too-long")
+_TOO_LONG: Outcome = (None, "header", 0, "too-long")
 
 
-def _malformed(place: int) -> _Outcome:
+def _malformed(place: int) -> Outcome:
     return None, "header", place, "malformed"
 
 
-def _found(address: str | None, place: int) -> _Outcome:
+def _found(address: str | None, place: int) -> Outcome:
     return _malformed(place) if address is None else (address, "header", place, "ok")
 
 
@@ -427,74 +448,3 @@ def _checked_header(header: object) -> str:
             f"forwarded_header={header!r} is no header name: write one such as 'x-forwarded-for'"
         )
     return header.lower()
-
-
-# -- scope and environ --
-
-
-def _environ_peer(environ: Mapping[str, Any]) -> Any:
-    # What werkzeug's ProxyFix made of the header is set aside: it is judged here.
-    original = environ.get("werkzeug.proxy_fix.orig")
-    return (original if isinstance(original, dict) else environ).get("REMOTE_ADDR")
-
-
-def _scope_header(scope: Mapping[str, Any], name: bytes) -> bytes | None:
-    """Return a header, its lines joined as one list (RFC 9110, section 5.3), its end alone."""
-    headers = scope.get("headers")
-    if type(headers) is not list:
-        return _joined_header(headers, name)
-    line: bytes | None = None
-    try:
-        for key, value in headers:
-            if key == name:
-                if line is not None:
-                    return _joined_header(headers, name)
-                line = value
-    except (TypeError, ValueError):
-        return _joined_header(headers, name)
-    return line if type(line) is bytes else _joined_header(headers, name)
-
-
-def _joined_header(headers: object, name: bytes) -> bytes | None:
-    """Do the same for headers of several lines, or not as ASGI wants them, with care."""
-    lines = [value for key, value in _sound_headers(headers) if key == name]
-    return _joined(lines) if lines else None
-
-
-def _joined(lines: list[bytes]) -> bytes:
-    kept: list[bytes] = []
-    room = MAX_TEXT
-    for line in reversed(lines):
-        kept.append(line[-room:])
-        room -= len(line) + 1
-        if room <= 0:
-            break
-    return b",".join(reversed(kept))
-
-
-def _sound_headers(headers: object) -> list[tuple[bytes, bytes]]:
-    """Return the pairs of bytes among headers that are not as ASGI wants them."""
-    # An iterator is the app's to read: taking from it would empty it.
-    if not isinstance(headers, (list, tuple)):
-        return []
-    pairs = [pair for pair in headers if isinstance(pair, (list, tuple)) and len(pair) == 2]
-    return [
-        (key.lower(), value[-MAX_TEXT:])
-        for key, value in pairs
-        if isinstance(key, bytes) and isinstance(value, bytes)
-    ]
-
-
-def _has_port_zero(source: Mapping[str, Any]) -> bool:
-    client = source.get("client")
-    if not isinstance(client, (tuple, list)) or len(client) < 2:
-        return False
-    return bool(client[0]) and isinstance(client[1], int) and client[1] == 0
-
-
-def _has_address_header(source: Mapping[str, Any]) -> bool:
-    if "REQUEST_METHOD" in source:
-        keys: list[Any] = list(source)
-        names = [key[5:] for key in keys if isinstance(key, str) and key.startswith("HTTP_")]
-        return any(is_address_header(name) for name in names)
-    return any(is_address_header(key) for key, _ in _sound_headers(source.get("headers")))

@@ -5,9 +5,8 @@ Bodies are never read; only what the app handed over is reported, if that is ask
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from usercontext import diagnostics
 from usercontext.address.client import ClientAddress, ProxyTrust
@@ -15,10 +14,10 @@ from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from usercontext.address.anonymize import AnonymizeOption, Anonymizer
+    from usercontext.address.client import Observed
+    from usercontext.source import Source
 
 __all__ = ["RequestData"]
-
-Source: TypeAlias = Mapping[str, Any]
 
 _FLAGS = (
     "include_ip",
@@ -121,12 +120,20 @@ class RequestData:
         """
         return ClientAddress(*self._outcome(source))
 
-    def ip_address(self, source: Source) -> str | None:
-        """Return the client's address as it may be reported: None unless `include_ip`."""
+    def observe(self, source: Source) -> Observed:
+        """Take from a request what its address can be read of later; cheap, nothing is parsed."""
+        return self._trust.observe(source)
+
+    def observed_ip_address(self, observed: Observed) -> str | None:
+        """Return what `ip_address` would have, of what `observe` took from the request."""
         if not self.include_ip:
             return None
-        address = self._trust.outcome(source)[0]
+        address = self._trust.read(observed)[0]
         return address if address is None or self._anonymize is None else self._anonymize(address)
+
+    def ip_address(self, source: Source) -> str | None:
+        """Return the client's address as it may be reported: None unless `include_ip`."""
+        return self.observed_ip_address(self._trust.observe(source)) if self.include_ip else None
 
     def _outcome(self, source: Source) -> Any:
         outcome = self._trust.outcome(source)
