@@ -250,7 +250,7 @@ def left_long_ago(server: SentryServer, path: Path) -> None:
     """Leave a report that is fifty days old."""
     box = Outbox(path, Dsn(server.dsn).public, bounds=Bounds(max_age=1e9))
     event = {"event_id": "a" * 32, "timestamp": time.time() - 50 * 86_400.0}
-    box.keep(event, json.dumps(event).encode())
+    box.keep([(event, json.dumps(event).encode())])
     box.release()
     box.file.database.close()
 
@@ -300,7 +300,7 @@ def kept(path: Path, target: str = "https://key@host/1", number: int = 1) -> Out
     """Return an outbox that keeps reports for a server."""
     box = Outbox(path, target)
     for _ in range(number):
-        box.keep({"event_id": os.urandom(16).hex()}, b"{}")
+        box.keep([({"event_id": os.urandom(16).hex()}, b"{}")])
     return box
 
 
@@ -332,6 +332,7 @@ def test_lease_at_its_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert second.waiting() == 1
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE owners SET until = until - 100")
+    second.renew()
     second.adopt()
 
     assert (first.waiting(), second.waiting()) == (0, 2)
@@ -342,7 +343,7 @@ def test_room_made_by_others(path: Path) -> None:
     first = kept(path, number=3)
     second = Outbox(path, "https://key@host/1", bounds=Bounds(max_reports=1))
 
-    assert second.keep({"event_id": "a" * 32}, b"{}") == (True, [])
+    assert second.keep([({"event_id": "a" * 32}, b"{}")]) == ([True], [])
     assert first.waiting() == 0
 
 
@@ -351,13 +352,13 @@ def test_room_made_by_others_during_an_outage(
 ) -> None:
     """What others have deleted is counted, and forgotten, while there is more that waits."""
     monkeypatch.setattr(forwarder, "_RENEW_SECONDS", 0.0)
-    monkeypatch.setattr(outbox, "_BATCH", 2)
+    monkeypatch.setattr(outbox, "_ASKED_AT_ONCE", 2)
     hung_up(server)
     events = [client.capture_message("x") for _ in range(7)]
     client.flush(10.0)
     other = Outbox(path, "https://key@host/1", bounds=Bounds(max_reports=3))
 
-    assert other.keep({"event_id": "a" * 32}, b'{"event_id": "a"}') == (True, [])
+    assert other.keep([({"event_id": "a" * 32}, b'{"event_id": "a"}')]) == ([True], [])
     client.flush(10.0)
     assert ids(path) == [*events[5:], "a"]
     assert client.stats() == {
@@ -371,7 +372,7 @@ def test_room_made_by_the_dead(path: Path) -> None:
     kept(path, number=3).release()
     second = Outbox(path, "https://key@host/1", bounds=Bounds(max_reports=1))
 
-    assert len(second.keep({"event_id": "a" * 32}, b"{}")[1]) == 3
+    assert len(second.keep([({"event_id": "a" * 32}, b"{}")])[1]) == 3
 
 
 KEEPER = """
@@ -477,9 +478,9 @@ def test_set_aside_once(path: Path) -> None:
     """What two processes find to be corrupt one of them sets aside, not the new file as well."""
     first, second = kept(path), kept(path)
     first.file.set_aside()
-    first.keep({"event_id": "1"}, b"{}")
+    first.keep([({"event_id": "1"}, b"{}")])
     second.file.set_aside()
-    second.keep({"event_id": "2"}, b"{}")
+    second.keep([({"event_id": "2"}, b"{}")])
 
     assert len(list(path.parent.glob("outbox.db.corrupt-*[0-9]"))) == 1
     assert sum(outbox_status(path).waiting.values()) == 2
@@ -491,7 +492,7 @@ from usercontext.sentry.delivery.outbox import Outbox
 outbox = Outbox(sys.argv[1], "http://localhost/1")
 print("ready", flush=True)
 sys.stdin.readline()
-outbox.keep({"event_id": uuid.uuid4().hex}, b"{}")
+outbox.keep([({"event_id": uuid.uuid4().hex}, b"{}")])
 outbox.file.database.close()
 """
 
@@ -523,7 +524,7 @@ def test_lease_in_the_new_file(path: Path, replaced: Callable[[Outbox], object])
     """A process whose file was replaced renews its lease there, and keeps what it writes then."""
     first, second = kept(path), kept(path)
     replaced(first)
-    second.keep({"event_id": "1"}, b"{}")
+    second.keep([({"event_id": "1"}, b"{}")])
     third = Outbox(path, "https://key@host/1")
     third.adopt()
 
@@ -849,3 +850,83 @@ def test_quiet_when_idle(client: SentryClient, caplog: pytest.LogCaptureFixture)
 
     assert client.flush(10.0)
     assert caplog.records == []
+
+
+# In steps
+
+
+def row_ids(path: Path) -> list[str]:
+    """Return the ids of what waits, whatever their payload says."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [row[0] for row in connection.execute("SELECT event_id FROM reports ORDER BY rowid")]
+
+
+def test_adopted_in_steps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dead process left is taken over some at a time, so that nobody waits for long."""
+    monkeypatch.setattr(outbox, "_STEP", 3)
+    kept(path, number=7).release()
+    second = Outbox(path, "https://key@host/1")
+
+    assert second.waiting() == 7
+    assert [second.adopt() for _ in range(4)] == [3, 3, 1, 0]
+    assert second.waiting() == 7
+
+
+def test_all_steps_are_sent(
+    server: SentryServer,
+    path: Path,
+    make_client: Callable[..., SentryClient],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of it is sent, oldest first, with what this process keeps meanwhile."""
+    monkeypatch.setattr(outbox, "_STEP", 3)
+    box = kept(path, Dsn(server.dsn).public, number=7)
+    left = row_ids(path)
+    box.release()
+    client = make_client(server.dsn, outbox=path)
+    mine = client.capture_message("x")
+
+    assert client.flush(10.0)
+    sent = [received.header["event_id"] for received in server.received]
+    assert sorted(sent) == sorted([*left, mine])
+    assert client.stats()["sent"] == 8
+
+
+def test_pruned_in_steps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too much by far is deleted some at a time, with each report that comes."""
+    monkeypatch.setattr(outbox, "_STEP", 3)
+    kept(path, number=12).release()
+    second = Outbox(path, "https://key@host/1", bounds=Bounds(max_reports=4))
+    gone = [len(second.keep([({"event_id": str(n)}, b"{}")])[1]) for n in range(5)]
+
+    assert gone == [3, 3, 3, 3, 1]
+    assert len(row_ids(path)) == 4
+
+
+def test_written_in_one_transaction(path: Path) -> None:
+    """Several reports are written at once, and each is known to be new or not."""
+    box = kept(path)
+    events = [({"event_id": event_id}, b"{}") for event_id in ("a", *row_ids(path), "b")]
+
+    assert box.keep(events) == ([True, False, True], [])
+    assert box.waiting() == 3
+
+
+def test_removed_by_itself_before_it_is_sent(
+    server: SentryServer, path: Path, make_client: Callable[..., SentryClient]
+) -> None:
+    """What makes room while its turn to be sent comes is counted once, and not sent."""
+    client = make_client(server.dsn, outbox=path, max_reports=3)
+    server.answering.clear()
+    events = [client.capture_message(str(number)) for number in range(3)]
+    assert server.arrived.acquire(timeout=10)
+    later = [client.capture_message(str(number)) for number in range(3, 6)]
+    client.flush(0.2)
+    server.answering.set()
+
+    assert client.flush(10.0)
+    assert client.stats() == {
+        "captured": 6, "sent": 3, "queued": 0, "discarded": {"queue_overflow": 3}
+    }  # fmt: skip
+    sent = [event["event_id"] for event in server.events]
+    assert sent == [events[0], *later]  # The first one was on its way.

@@ -9,6 +9,8 @@ from usercontext.diagnostics import warn_once
 from usercontext.sentry.event.payload import encode_event
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from usercontext.types import Event
 
 __all__ = ["KEPT", "Destination", "encoded"]
@@ -18,13 +20,25 @@ KEPT = "kept"
 
 
 class Destination:
-    """Takes events one after the other; all but `deliver` may stay as it is here."""
+    """Takes events, one after the other or several at once.
+
+    All but `deliver` may stay as it is here.
+    """
 
     def resume(self) -> None:
         """Go on with what an earlier process has left."""
 
-    def deliver(self, event: Event) -> str | None:
-        """Send or keep one event; return None, KEPT, or the reason why it was discarded."""
+    def deliver(self, event: Event, more: Callable[[], Event | None]) -> list[str | None]:
+        """Send or keep an event, and as many of those that wait as is good.
+
+        Args:
+            event: the oldest event.
+            more: takes the next one out of the queue, None if there is none; whatever is taken
+                is to be dealt with.
+
+        Returns:
+            Of each event in turn None, KEPT, or the reason why it was discarded.
+        """
         raise NotImplementedError
 
     def deliver_last(self, event: Event) -> str | None:

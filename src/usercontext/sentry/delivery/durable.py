@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from usercontext.sentry.delivery.destination import KEPT, Destination, encoded
 from usercontext.sentry.delivery.outbox_file import FILE_ERRORS, is_corrupt
+from usercontext.sentry.delivery.report_file import BATCH, BATCH_BYTES
 from usercontext.sentry.event.payload import encode_event
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from usercontext.sentry.delivery.forwarder import Forwarder
@@ -23,6 +25,18 @@ if TYPE_CHECKING:
     from usercontext.types import Event
 
 __all__ = ["OutboxDestination"]
+
+
+class _Taken:
+    """An event out of the queue, and what becomes of it."""
+
+    __slots__ = ("event", "outcome", "payload")
+
+    def __init__(self, event: Event, payload: bytes, outcome: str | None) -> None:
+        self.event = event
+        self.payload = payload
+        #: None as long as it is to be written.
+        self.outcome = outcome
 
 
 class OutboxDestination(Destination):
@@ -55,25 +69,27 @@ class OutboxDestination(Destination):
         except FILE_ERRORS:
             self.outbox.file.failed()
 
-    def deliver(self, event: Event) -> str | None:
-        """Keep an event, for the forwarder to send."""
-        if self.direct.sender.is_limited():
-            return "ratelimit_backoff"
-        payload = encoded(event)
-        if payload is None:
-            return "send_error"
-        if not self._keep(event, payload):
-            return self.direct.post(event["event_id"], payload)
-        self.forwarder.wake()
-        return KEPT
+    def deliver(self, event: Event, more: Callable[[], Event | None]) -> list[str | None]:
+        """Keep what waits, in one transaction as far as it is not too much, to be forwarded."""
+        taken = [self._taken(event)]
+        if taken[0].outcome is None and self._keep(taken, more):
+            self.forwarder.wake()
+        return [
+            self.direct.post(each.event["event_id"], each.payload)
+            if each.outcome is None
+            else each.outcome
+            for each in taken
+        ]
 
     def deliver_last(self, event: Event) -> str | None:
         """Keep an event that is still queued at the end, or count it as lost."""
         payload = None if self._file_is_lost else encode_event(event)
         if payload is None:
             return "network_error"
+        if not self.kept.begin(event["event_id"]):
+            return KEPT
         # What is locked now would be waited for again with each event that is left.
-        self._file_is_lost = not self._keep(event, payload)
+        self._file_is_lost = not self._keep([_Taken(event, payload, None)], lambda: None)
         return "network_error" if self._file_is_lost else KEPT
 
     def settle(self, deadline: float) -> bool:
@@ -110,27 +126,57 @@ class OutboxDestination(Destination):
         self.kept.reset()
         self.forwarder.after_fork_in_child()
 
-    def _keep(self, event: Event, payload: bytes) -> bool:
-        """Write an event to the outbox; return whether it is there."""
-        event_id = event["event_id"]
-        if not self.kept.begin(event_id):
-            return True
+    def _taken(self, event: Event) -> _Taken:
+        """Return an event with its JSON, or with what has become of it already."""
+        if self.direct.sender.is_limited():
+            return _Taken(event, b"", "ratelimit_backoff")
+        payload = encoded(event)
+        if payload is None:
+            return _Taken(event, b"", "send_error")
+        return _Taken(event, payload, None if self.kept.begin(event["event_id"]) else KEPT)
+
+    def _keep(self, taken: list[_Taken], more: Callable[[], Event | None]) -> bool:
+        """Write what is taken, and more, to the outbox; return whether that could be done."""
         try:
-            is_new, gone = self._write(event, payload)
+            are_new, gone = self._write(taken, more)
         except FILE_ERRORS:
             self.outbox.file.failed()
-            self.kept.withdraw(event_id)
+            for each in taken:
+                if each.outcome is None:
+                    self.kept.withdraw(each.event["event_id"])
             return False
-        self.kept.written(event_id, is_new=is_new)
+        written = [each for each in taken if each.outcome is None]
+        for each, is_new in zip(written, are_new, strict=True):
+            self.kept.written(each.event["event_id"], is_new=is_new)
+            each.outcome = KEPT
         for lost in gone:
             self.kept.end(lost, "queue_overflow")
         return True
 
-    def _write(self, event: Event, payload: bytes) -> tuple[bool, list[str]]:
+    def _write(
+        self, taken: list[_Taken], more: Callable[[], Event | None]
+    ) -> tuple[list[bool], list[str]]:
         try:
-            return self.outbox.keep(event, payload)
+            return self.outbox.keep(self._rows(taken, more))
         except sqlite3.DatabaseError as error:
             if not is_corrupt(error):
                 raise
         self.outbox.file.set_aside()
-        return self.outbox.keep(event, payload)
+        return self.outbox.keep(self._rows(taken, more))
+
+    def _rows(
+        self, taken: list[_Taken], more: Callable[[], Event | None]
+    ) -> Iterator[tuple[Event, bytes]]:
+        """Yield what is to be written; what is taken meanwhile is added to the list.
+
+        Nothing more is taken before the file is ours to write: as long as it is not, the queue
+        decides what is dropped.
+        """
+        size = 0
+        for each in taken:  # What is found is added to its end.
+            if each.outcome is None:
+                size += len(each.payload)
+                yield each.event, each.payload
+            if each is taken[-1] and len(taken) < BATCH and size < BATCH_BYTES:
+                event = more()
+                taken += [] if event is None else [self._taken(event)]

@@ -14,6 +14,7 @@ from usercontext.sentry.delivery.network import NetworkError
 from usercontext.sentry.delivery.outbox import LEASE_SECONDS
 from usercontext.sentry.delivery.outbox_file import FILE_ERRORS
 from usercontext.sentry.delivery.own_work import in_own_work, own_work
+from usercontext.sentry.delivery.report_file import BATCH
 from usercontext.sentry.delivery.worker import Worker
 
 if TYPE_CHECKING:
@@ -29,10 +30,15 @@ _RENEW_SECONDS = LEASE_SECONDS / 3
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = _RENEW_SECONDS
 _LONGEST_WAIT = 3600.0
+# After how long what is dealt with is removed at the latest.
+_LONGEST_BATCH = 0.2
 
 
 class Forwarder:
     """Sends one report after the other, oldest first; pauses while the server is away.
+
+    Reports are read and removed some at a time; each answer is judged before the next report
+    goes. After a crash those may be sent again whose end was known and that were not removed yet.
 
     Args:
         outbox: what holds them.
@@ -99,17 +105,21 @@ class Forwarder:
 
         Ends when there are none, or when the server or the file cannot be reached.
         """
+        left = self._outbox.waiting()
         while True:
             with own_work:
-                if not self._send_safely():
+                if not self._send_safely(limit=1):
                     return
-            yield self._outbox.waiting()
+            # To count each time would read all of a large file for every report.
+            left = left - 1 if left > BATCH else self._outbox.waiting()
+            yield left
 
     def _begin(self) -> None:
         """Set what belongs to one process."""
         self._news = threading.Condition(threading.RLock())
         #: What is dealt with, and still in the file.
-        self._removing: str | None = None
+        self._done: list[str] = []
+        self._may_adopt_more = False
         self._asked = self._answered = 0
         self._failures = 0
         # Of `monotonic()`: when to look into the file, when to try the server and the lease again.
@@ -118,7 +128,7 @@ class Forwarder:
         self._renew_at: float = 0.0
 
     def _send_next(self) -> bool:
-        """Send one report, waiting for it; return whether to go on."""
+        """Send some reports, waiting for them; return whether to go on."""
         with self._news:
             while not self._has_to_send():
                 self._news.wait(min(max(0.001, self._due - monotonic()), _LONGEST_WAIT))
@@ -145,6 +155,8 @@ class Forwarder:
         if not self._is_stopped:
             return
         try:
+            if self._done:
+                self._remove_done()
             self._outbox.release()
             self._outbox.file.database.close()
         except FILE_ERRORS:
@@ -155,12 +167,12 @@ class Forwarder:
     def _send_here(self, deadline: float) -> None:
         """Send on the calling thread, as no other can be had."""
         with own_work:
-            while monotonic() < deadline and self._send_safely():
+            while monotonic() < deadline and self._send_safely(deadline):
                 pass
 
-    def _send_safely(self) -> bool:
+    def _send_safely(self, deadline: float = inf, *, limit: int = BATCH) -> bool:
         try:
-            return self._send_one()
+            return self._send_some(deadline, limit)
         except FILE_ERRORS:
             self._outbox.file.failed()
         except Exception:  # noqa: BLE001
@@ -168,25 +180,40 @@ class Forwarder:
         self._pause()
         return False
 
-    def _send_one(self) -> bool:
-        """Send the oldest report; return whether there may be another one to send now."""
-        if self._removing is not None:
-            self._remove(self._removing)
+    def _send_some(self, deadline: float, limit: int) -> bool:
+        """Send the oldest reports; return whether there may be others to send now."""
+        if self._done:
+            # Nothing else is sent before that, or what cannot be removed is sent again.
+            self._remove_done()
+        self._kept.look()
         with self._news:
             self._due = inf
         if monotonic() >= self._renew_at:
-            for lost in self._outbox.adopt():
-                self._kept.end(lost, "queue_overflow")
-            self._forget_vanished()
-            self._renew_at = monotonic() + _RENEW_SECONDS
-        found = self._outbox.next()
-        if found is None:
+            self._renew()
+        found = self._outbox.next(limit)
+        if not found and self._may_adopt_more:
+            self._adopt()
+            found = self._outbox.next(limit)
+        if not found:
             self._forget_vanished()
             self._look_at(monotonic() + _RENEW_SECONDS)
             return False
-        return self._send(*found)
+        until = min(deadline, self._renew_at, monotonic() + _LONGEST_BATCH)
+        is_up = True
+        for event_id, payload in found:
+            # One that has ended before its turn came has made room for another.
+            if not self._kept.has_ended(event_id):
+                is_up = self._send(event_id, payload)
+            if not is_up or self._is_stopped or monotonic() >= until:
+                break
+        if self._done:
+            self._remove_done()
+        if is_up:
+            self._look_at(0.0)
+        return is_up
 
     def _send(self, event_id: str, payload: bytes) -> bool:
+        """Send one report; return whether the server was there."""
         reason: str | None = "ratelimit_backoff"
         if not self._sender.is_limited():
             try:
@@ -197,15 +224,23 @@ class Forwarder:
                 return False
             self._failures, self._retry_at = 0, 0.0
         self._kept.end(event_id, reason)
-        self._removing = event_id
-        self._remove(event_id)
-        self._look_at(0.0)
+        self._done.append(event_id)
         return True
 
-    def _remove(self, event_id: str) -> None:
-        """Remove what is dealt with; nothing else is sent before that, or it is sent again."""
-        self._outbox.remove(event_id)
-        self._removing = None
+    def _remove_done(self) -> None:
+        self._outbox.remove(self._done)
+        self._done = []
+
+    def _renew(self) -> None:
+        for lost in self._outbox.renew():
+            self._kept.end(lost, "queue_overflow")
+        self._adopt()
+        self._forget_vanished()
+        self._renew_at = monotonic() + _RENEW_SECONDS
+
+    def _adopt(self) -> None:
+        # What is more than one step waits until that is sent.
+        self._may_adopt_more = self._outbox.adopt() > 0
 
     def _forget_vanished(self) -> None:
         self._kept.vanish(self._outbox.vanished(self._kept.ids()))

@@ -113,12 +113,13 @@ class HttpDestination(Destination):
         self.sender: Sender = sender
         self._pause = pause
 
-    def deliver(self, event: Event) -> str | None:
-        """Post one event; return None, or why it was discarded."""
+    def deliver(self, event: Event, more: Callable[[], Event | None]) -> list[str | None]:
+        """Post one event; the others keep their place, so that each answer counts for the next."""
+        del more
         if self.sender.is_limited():
-            return "ratelimit_backoff"
+            return ["ratelimit_backoff"]
         payload = encoded(event)
-        return "send_error" if payload is None else self.post(event["event_id"], payload)
+        return ["send_error" if payload is None else self.post(event["event_id"], payload)]
 
     def post(self, event_id: str, payload: bytes) -> str | None:
         """Post the JSON of an event, again if need be; return None, or why it was discarded."""

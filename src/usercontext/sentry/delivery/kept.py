@@ -31,6 +31,19 @@ class Kept:
         self._lock = threading.RLock()
         # False while one is being written.
         self._ids: dict[str, bool] = {}
+        # Counted, and perhaps still in the file, or in the hands of who sends it. Older ones
+        # apart: they are forgotten at the next but one look into the file.
+        self._ended: set[str] = set()
+        self._ended_before: set[str] = set()
+
+    def has_ended(self, event_id: str) -> bool:
+        """Return whether an event was counted a short while ago."""
+        return event_id in self._ended or event_id in self._ended_before
+
+    def look(self) -> None:
+        """Take note that the file is looked into again: what has ended long ago is not there."""
+        with self._lock:
+            self._ended_before, self._ended = self._ended, set()
 
     def begin(self, event_id: str) -> bool:
         """Take note of an event about to be written; False if it is on its way already."""
@@ -39,6 +52,8 @@ class Kept:
                 self._ledger.end(None)
                 return False
             self._ids[event_id] = False
+            self._ended.discard(event_id)
+            self._ended_before.discard(event_id)
         return True
 
     def written(self, event_id: str, *, is_new: bool) -> None:
@@ -55,8 +70,14 @@ class Kept:
             self._ids.pop(event_id, None)
 
     def end(self, event_id: str, reason: str | None) -> None:
-        """Count the end of an event that the outbox held, this process's or an adopted one."""
+        """Count the end of an event that the outbox held, this process's or an adopted one.
+
+        Once: one that made room may have been on its way to the server.
+        """
         with self._lock:
+            if self.has_ended(event_id):
+                return
+            self._ended.add(event_id)
             if self._ids.pop(event_id, None) is None:
                 self._ledger.capture_ended(reason)
             else:

@@ -7,16 +7,18 @@ other process adopts.
 
 from __future__ import annotations
 
+from itertools import chain
 from time import time
 from typing import TYPE_CHECKING
 
 from usercontext.sentry.delivery.outbox_file import OutboxFile
 from usercontext.sentry.delivery.owners import is_dead, new_owner
-from usercontext.sentry.delivery.report_file import identity, timestamp
+from usercontext.sentry.delivery.report_file import BATCH_BYTES, described
 
 if TYPE_CHECKING:
     import os
     import sqlite3
+    from collections.abc import Iterable
 
     from usercontext.types import Event
 
@@ -27,15 +29,32 @@ LEASE_SECONDS = 60.0
 
 _MAX_BYTES = 64 << 20
 _PRUNE_EVERY = 50
-_BATCH = 500
+# How many reports one transaction adopts or deletes, so that it locks the file for milliseconds.
+_STEP = 500
+_ASKED_AT_ONCE = 500  # A statement takes no more than 999 values in older versions of SQLite.
+_DELETE = "DELETE FROM reports WHERE event_id = ?"
 _INSERT = """
 INSERT OR IGNORE INTO reports (event_id, timestamp, identity, payload, target, owner)
 VALUES (?, ?, ?, ?, ?, ?)
 """
 _OLDEST = """
-SELECT event_id, payload FROM reports WHERE owner = ? AND target = ? ORDER BY rowid LIMIT 1
+SELECT event_id, payload FROM reports WHERE owner = ? AND target = ? ORDER BY rowid LIMIT ?
 """
-_ADOPT = "UPDATE reports SET owner = ? WHERE target = ? AND owner IS ?"
+_ADOPT = """
+UPDATE reports SET owner = ? WHERE rowid IN (
+    SELECT rowid FROM reports WHERE owner IS ? AND target = ? ORDER BY rowid LIMIT ?
+)
+"""
+# Each owner by a look into the index of its own: `DISTINCT` would read all of it.
+_OWNERS = """
+WITH RECURSIVE each (owner) AS (
+    SELECT min(owner) FROM reports WHERE target IS NOT NULL
+    UNION ALL
+    SELECT (SELECT min(owner) FROM reports WHERE owner > each.owner AND target IS NOT NULL)
+    FROM each WHERE owner IS NOT NULL
+)
+SELECT owner FROM each WHERE owner IS NOT NULL
+"""
 _WAITING = "FROM reports WHERE target IS NOT NULL"
 
 
@@ -62,20 +81,20 @@ class Bounds:
         self.every: int = max(1, min(_PRUNE_EVERY, max_reports // 10))
 
     def exceeded(self, connection: sqlite3.Connection) -> list[tuple[str, str]]:
-        """Return the ids and owners of what is too old or too much."""
+        """Return the ids and owners of what is too old or too much, as many as go in one step."""
         (number,) = connection.execute(f"SELECT count(*) {_WAITING}").fetchone()
         excess = max(0, number - self._max_reports)
         if _used_bytes(connection) > self._max_bytes:
             excess = max(excess, number // 10, 1)
         oldest = connection.execute(
-            f"SELECT event_id, owner {_WAITING} ORDER BY rowid LIMIT ?", (excess,)
+            f"SELECT event_id, owner {_WAITING} ORDER BY rowid LIMIT ?", (min(excess, _STEP),)
         )
         return self.too_old(connection) + oldest.fetchall()
 
     def too_old(self, connection: sqlite3.Connection) -> list[tuple[str, str]]:
         """Return the ids and owners of what may not be sent any more."""
-        query = f"SELECT event_id, owner {_WAITING} AND timestamp < ?"
-        return connection.execute(query, (time() - self._max_age,)).fetchall()
+        query = f"SELECT event_id, owner {_WAITING} AND timestamp < ? LIMIT ?"
+        return connection.execute(query, (time() - self._max_age, _STEP)).fetchall()
 
 
 class Outbox:
@@ -103,48 +122,71 @@ class Outbox:
         self._leased_in: int | None = None
         self._begin()
 
-    def keep(self, event: Event, payload: bytes) -> tuple[bool, list[str]]:
-        """Write an event and commit.
+    def keep(self, events: Iterable[tuple[Event, bytes]]) -> tuple[list[bool], list[str]]:
+        """Write events with their JSON in one transaction, in which they are iterated.
 
         Returns:
-            Whether it is new, and the ids of what made room and no other process will count.
+            Of each whether it is new, and the ids of what made room and no other process will
+            count.
         """
-        row = (event["event_id"], timestamp(event), identity(event), payload.decode())
+        rows = ((*described(event), payload.decode()) for event, payload in events)
+        first = next(rows, None)  # before anything is locked
+        if first is None:
+            return [], []
         with self.file.database.transaction() as connection:
-            is_new = connection.execute(_INSERT, (*row, self._target, self.owner)).rowcount > 0
+            are_new = [
+                connection.execute(_INSERT, (*row, self._target, self.owner)).rowcount > 0
+                for row in chain((first,), rows)
+            ]
             if self._leased_in != self.file.database.inode:
                 self._renew(connection)
-            self._written += 1
-            if self._written % self._bounds.every != 1 % self._bounds.every:
-                return is_new, []
-            return is_new, self._delete(connection, self._bounds.exceeded(connection))
+        self._unpruned += len(are_new)
+        return are_new, self._prune() if self._unpruned >= self._bounds.every else []
 
-    def adopt(self) -> list[str]:
-        """Renew the lease, and take over what nobody holds a lease for.
+    def renew(self) -> list[str]:
+        """Renew the lease, and delete what is too old.
 
         Returns:
-            The ids of what was too old to be sent, and no other process will count.
+            The ids of what is deleted, and no other process will count.
         """
         with self.file.database.transaction() as connection:
             connection.execute("DELETE FROM owners WHERE until < ?", (time(),))
             self._renew(connection)
-            living = {owner for (owner,) in connection.execute("SELECT owner FROM owners")}
-            query = f"SELECT DISTINCT owner {_WAITING} AND target = ?"
-            for (owner,) in connection.execute(query, (self._target,)).fetchall():
-                if owner not in living or is_dead(owner):
-                    connection.execute(_ADOPT, (self.owner, self._target, owner))
-            return self._delete(connection, self._bounds.too_old(connection))
-
-    def next(self) -> tuple[str, bytes] | None:
-        """Return the id and payload of the oldest report that is ours to send."""
         with self.file.database.reading() as connection:
-            row = connection.execute(_OLDEST, (self.owner, self._target)).fetchone()
-        return None if row is None else (row[0], row[1].encode())
+            gone = self._bounds.too_old(connection)
+        return self._delete(gone)
 
-    def remove(self, event_id: str) -> None:
-        """Forget a report, as its end is known."""
+    def adopt(self) -> int:
+        """Take over some of what nobody holds a lease for; return how many reports."""
+        with self.file.database.reading() as connection:
+            abandoned = self._abandoned(connection)
+        if not abandoned:
+            return 0
+        adopted = 0
         with self.file.database.transaction() as connection:
-            connection.execute("DELETE FROM reports WHERE event_id = ?", (event_id,))
+            for owner in abandoned:
+                row = (self.owner, owner, self._target, _STEP - adopted)
+                adopted += connection.execute(_ADOPT, row).rowcount
+        return adopted
+
+    def next(self, limit: int) -> list[tuple[str, bytes]]:
+        """Return the ids and payloads of the oldest reports that are ours to send."""
+        found: list[tuple[str, bytes]] = []
+        size = 0
+        with self.file.database.reading() as connection:
+            rows = connection.execute(_OLDEST, (self.owner, self._target, limit))
+            for event_id, payload in rows:
+                found.append((event_id, payload.encode()))
+                size += len(payload)
+                if size > BATCH_BYTES:
+                    break
+            rows.close()
+        return found
+
+    def remove(self, event_ids: Iterable[str]) -> None:
+        """Forget reports, as their end is known."""
+        with self.file.database.transaction() as connection:
+            connection.executemany(_DELETE, zip(event_ids))
 
     def release(self) -> None:
         """End the lease, if there is one: whoever comes next sends what is left."""
@@ -155,17 +197,18 @@ class Outbox:
         self._leased_in = None
 
     def waiting(self) -> int:
-        """Return how many reports are ours to send."""
-        query = "SELECT count(*) FROM reports WHERE owner = ? AND target = ?"
+        """Return how many reports are ours to send, or to adopt."""
+        query = "SELECT count(*) FROM reports WHERE owner IS ? AND target = ?"
         with self.file.database.reading() as connection:
-            (number,) = connection.execute(query, (self.owner, self._target)).fetchone()
-        return int(number)
+            owners = [self.owner, *self._abandoned(connection)]
+            counts = [connection.execute(query, (owner, self._target)) for owner in owners]
+            return sum(count.fetchone()[0] for count in counts)
 
     def vanished(self, event_ids: list[str]) -> list[str]:
         """Return which of some reports are not ours to send any more."""
         gone = []
-        for start in range(0, len(event_ids), _BATCH):
-            batch = event_ids[start : start + _BATCH]
+        for start in range(0, len(event_ids), _ASKED_AT_ONCE):
+            batch = event_ids[start : start + _ASKED_AT_ONCE]
             marks = ", ".join("?" * len(batch))
             query = f"SELECT event_id FROM reports WHERE owner = ? AND event_id IN ({marks})"  # noqa: S608
             with self.file.database.reading() as connection:
@@ -189,21 +232,54 @@ class Outbox:
         self.owner: str = new_owner()
         # The file in which the lease stands: in one that took its place, nobody knows of it.
         self._leased_in = None
-        self._written = 0
+        # The first report makes us look.
+        self._unpruned = self._bounds.every
 
     def _renew(self, connection: sqlite3.Connection) -> None:
         lease = (self.owner, time() + LEASE_SECONDS)
         connection.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", lease)
         self._leased_in = self.file.database.inode
 
-    def _delete(self, connection: sqlite3.Connection, gone: list[tuple[str, str]]) -> list[str]:
+    def _abandoned(self, connection: sqlite3.Connection) -> list[str | None]:
+        """Return whose reports nobody will send, but for ours."""
+        query = "SELECT owner FROM owners WHERE until >= ?"
+        living = {owner for (owner,) in connection.execute(query, (time(),))}
+        keepers = [owner for (owner,) in connection.execute(_OWNERS) if owner != self.owner]
+        unowned = "SELECT 1 FROM reports WHERE owner IS NULL AND target = ? LIMIT 1"
+        nobody = [None] if connection.execute(unowned, (self._target,)).fetchone() else []
+        return nobody + [owner for owner in keepers if owner not in living or is_dead(owner)]
+
+    def _prune(self) -> list[str]:
+        """Delete what is too much; return the ids that are ours to count."""
+        lost: list[str] = []
+        pruned = 0
+        while pruned < _STEP:
+            with self.file.database.reading() as connection:
+                gone = self._bounds.exceeded(connection)
+            if not gone:
+                break
+            lost += self._delete(gone)
+            pruned += len(gone)
+        # What is too much by far goes on with the next reports.
+        self._unpruned = 0 if pruned < _STEP else self._bounds.every
+        return lost
+
+    def _delete(self, gone: list[tuple[str, str]]) -> list[str]:
         """Delete reports of an id and an owner; return the ids that are ours to count."""
-        lost = dict(gone)
-        connection.executemany("DELETE FROM reports WHERE event_id = ?", zip(lost))
+        if not gone:
+            return []
         query = "SELECT owner FROM owners WHERE until >= ? AND owner != ?"
-        # Who lives counts itself what has vanished of its own.
-        others = {owner for (owner,) in connection.execute(query, (time(), self.owner))}
-        return [event_id for event_id, owner in lost.items() if owner not in others]
+        with self.file.database.transaction() as connection:
+            # Who lives counts itself what has vanished of its own.
+            others = {owner for (owner,) in connection.execute(query, (time(), self.owner))}
+            deleted = [
+                (event_id, owner)
+                for event_id, owner in dict(gone).items()
+                if connection.execute(
+                    "DELETE FROM reports WHERE event_id = ?", (event_id,)
+                ).rowcount
+            ]
+        return [event_id for event_id, owner in deleted if owner not in others]
 
 
 def _used_bytes(connection: sqlite3.Connection) -> int:

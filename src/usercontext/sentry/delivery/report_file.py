@@ -22,13 +22,18 @@ if TYPE_CHECKING:
     from usercontext.types import Event
 
 __all__ = [
+    "BATCH",
+    "BATCH_BYTES",
     "check_writable",
     "connect_to_read",
+    "described",
     "existing_file",
-    "identity",
     "make_table",
-    "timestamp",
 ]
+
+#: How many reports, and about how many bytes of them, are written or read in one step.
+BATCH = 64
+BATCH_BYTES = 1 << 20
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reports (
@@ -107,13 +112,18 @@ def check_writable(path: Path, *, any_content: bool = False) -> None:
         _check_header(path)
 
 
-def timestamp(event: Event) -> float:
+def described(event: Event) -> tuple[str, float, str | None]:
+    """Return the columns of an event before its payload: id, timestamp and identity."""
+    return event["event_id"], _timestamp(event), _identity(event)
+
+
+def _timestamp(event: Event) -> float:
     """Return when an event happened; now, if it does not say."""
     value = event.get("timestamp")
     return value if isinstance(value, float) else time()
 
 
-def identity(event: Event) -> str | None:
+def _identity(event: Event) -> str | None:
     """Return what the server would count the event's user by."""
     user = event.get("user")
     if not isinstance(user, Mapping):

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import sys
 from contextlib import closing
+from itertools import chain
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +15,18 @@ from usercontext.exceptions import ConfigurationError
 from usercontext.sentry.delivery.database import Database, open_to_write
 from usercontext.sentry.delivery.destination import Destination, encoded
 from usercontext.sentry.delivery.report_file import (
+    BATCH,
+    BATCH_BYTES,
     check_writable,
     connect_to_read,
+    described,
     existing_file,
-    identity,
     make_table,
-    timestamp,
 )
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from usercontext.types import Event
@@ -64,15 +66,38 @@ class SqliteStore(Destination):
             raise ConfigurationError(f"{self.database.path} cannot be used: {error}") from error
         self.database.close()
 
-    def deliver(self, event: Event) -> str | None:
-        """Write one event and commit; return None, or why it was discarded."""
-        payload = encoded(event)
-        if payload is None:
-            return "send_error"
-        row = (event["event_id"], timestamp(event), identity(event), payload.decode())
+    def deliver(self, event: Event, more: Callable[[], Event | None]) -> list[str | None]:
+        """Write all that waits in one transaction, as far as it is not too much for one."""
+        written: list[bool] = []
+        rows = self._rows(event, more, written)
+        if not self._write(rows):
+            return ["send_error"] * len(written)
+        return [None if is_written else "send_error" for is_written in written]
+
+    def _rows(
+        self, event: Event, more: Callable[[], Event | None], written: list[bool]
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield rows, and note of each event whether there is one."""
+        size = 0
+        following: Event | None = event
+        while following is not None:
+            payload = encoded(following)
+            written.append(payload is not None)
+            if payload is not None:
+                size += len(payload)
+                yield (*described(following), payload.decode())
+            if len(written) >= BATCH or size > BATCH_BYTES:
+                return
+            following = more()
+
+    def _write(self, rows: Iterator[tuple[Any, ...]]) -> bool:
+        first = next(rows, None)  # before anything is locked
+        if first is None:
+            return True
         try:
             with self.database.transaction() as connection:
-                connection.execute(_INSERT, row)
+                for row in chain((first,), rows):
+                    connection.execute(_INSERT, row)
                 self.prune(connection)
         except (sqlite3.Error, OSError):
             self._lost_one = True
@@ -82,8 +107,8 @@ class SqliteStore(Destination):
                 "usercontext cannot write to %s and drops reports until it can",
                 self.database.path,
             )
-            return "send_error"
-        return None
+            return False
+        return True
 
     def settle(self, deadline: float) -> bool:
         """Return whether all is written; False once if something could not be."""

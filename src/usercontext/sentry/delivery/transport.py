@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextvars import Context
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from usercontext.diagnostics import failure
 from usercontext.sentry.delivery import processes
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from usercontext.sentry.delivery.ledger import Ledger
     from usercontext.sentry.delivery.queue import Entry, Queue
     from usercontext.types import Event
+
+    _More: TypeAlias = Callable[[], Event | None]
 
 __all__ = ["QueuedTransport", "Transport"]
 
@@ -132,7 +134,7 @@ class QueuedTransport:
         with self.destination.in_a_hurry(deadline + _LAST_SECONDS):
             in_time = not in_own_work() and self._flush(deadline)
             for entry in self.queue.close():
-                self._deliver(entry, self.destination.deliver_last)
+                self._deliver([entry], self._deliver_last)
             self.destination.stop(deadline)
             if not self.worker.is_running:
                 self._release()
@@ -193,11 +195,11 @@ class QueuedTransport:
         return self.destination.settle(deadline) and is_through
 
     def _deliver_next(self) -> bool:
-        """Deliver one event, waiting for it; return whether there may be more."""
+        """Deliver one event or several, waiting for one; return whether there may be more."""
         entry = self.queue.take(waits=True)
         if entry is None:
             return False
-        self._deliver(entry, self.destination.deliver)
+        self._deliver([entry], self.destination.deliver)
         return True
 
     def _deliver_here(self, last: int, deadline: float) -> None:
@@ -207,18 +209,32 @@ class QueuedTransport:
                 entry = self.queue.take()
                 if entry is None:
                     return
-                self._deliver(entry, self.destination.deliver)
+                self._deliver([entry], self.destination.deliver)
 
-    def _deliver(self, entry: Entry, deliver: Callable[[Event], str | None]) -> None:
+    def _deliver_last(self, event: Event, _more: _More) -> list[str | None]:
+        return [self.destination.deliver_last(event)]
+
+    def _deliver(
+        self, taken: list[Entry], deliver: Callable[[Event, _More], list[str | None]]
+    ) -> None:
+        def more() -> Event | None:
+            entry = self.queue.take()
+            if entry is None:
+                return None
+            taken.append(entry)
+            return entry.event
+
+        reasons: list[str | None]
         try:
-            reason = deliver(entry.event)
+            reasons = deliver(taken[0].event, more)
         except Exception:  # noqa: BLE001
             failure("delivery", "usercontext could not deliver a report and dropped it")
-            reason = "internal_sdk_error"
+            reasons = ["internal_sdk_error"] * len(taken)
         with self.queue.changed:
-            # Not done: this thread forked, and is in a child that counts from zero.
-            if self.queue.done(entry) and reason != KEPT:
-                self.ledger.end(reason)
+            for entry, reason in zip(taken, reasons, strict=True):
+                # Not done: this thread forked, and is in a child that counts from zero.
+                if self.queue.done(entry) and reason != KEPT:
+                    self.ledger.end(reason)
 
     def _release(self) -> None:
         try:
