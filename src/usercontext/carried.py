@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError, MissingDependencyError
-from usercontext.user import User
+from usercontext.user import IDENTITY_FIELDS, User
 
 if TYPE_CHECKING:
     from itsdangerous import Signer
@@ -32,7 +32,6 @@ KEYS_VARIABLE: Final = "USERCONTEXT_CARRIED_KEYS"
 _MIN_KEY: Final = 32
 _MAX_LENGTH: Final = 1024
 _MAX_AUDIENCE: Final = 100
-_IDENTITY: Final = ("id", "username", "email", "ip_address")
 # What is signed (the key's id, the content, when it was signed), and the signature.
 _SHAPE: Final = re.compile(r"(([\w-]{8})\.([\w-]+)\.([\w-]{8}))\.([\w-]{43})", re.ASCII)
 _MAKE_ONE: Final = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
@@ -134,7 +133,7 @@ class CarriedIdentity:
             return None
         values = user.to_dict() if isinstance(user, User) else user
         carried = {name: values[name] for name in self.fields if values.get(name) is not None}
-        return carried if any(name in carried for name in _IDENTITY) else None
+        return carried if any(name in carried for name in IDENTITY_FIELDS) else None
 
     def _note_length(self) -> None:
         self._count("too_long")
@@ -317,9 +316,9 @@ def _checked_fields(fields: object) -> tuple[str, ...]:
     names = tuple(fields)
     if not all(isinstance(name, str) and name for name in names):
         raise ConfigurationError('fields must hold names alone: write fields=("id", "plan")')
-    if not any(name in _IDENTITY for name in names):
+    if not any(name in IDENTITY_FIELDS for name in names):
         raise ConfigurationError(
-            f"fields must hold one of {', '.join(_IDENTITY)}, or nobody is named: write "
+            f"fields must hold one of {', '.join(IDENTITY_FIELDS)}, or nobody is named: write "
             f"fields={('id', *names)!r}"
         )
     return tuple(dict.fromkeys(names))

@@ -23,14 +23,26 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
     from uuid import UUID
 
-__all__ = ["AUTO_ADDRESS", "User", "is_nobody", "read_user"]
+__all__ = [
+    "AUTO_ADDRESS",
+    "FIELDS",
+    "IDENTITY_FIELDS",
+    "User",
+    "identity_in",
+    "is_nobody",
+    "read_user",
+]
 
 #: In place of an address: let the server take that of the connection a report arrives on.
 AUTO_ADDRESS = "{{auto}}"
 
+#: What tells one user from others: the first of them that is present.
+IDENTITY_FIELDS: tuple[str, ...] = ("id", "username", "email", "ip_address")
+#: What a user has besides extra values.
+FIELDS: tuple[str, ...] = (*IDENTITY_FIELDS, "name")
+
 _MAX_LENGTH = 256
-_FIELDS = ("id", "username", "email", "ip_address", "name")
-_FIELD_SET = frozenset(_FIELDS)
+_FIELD_SET = frozenset(FIELDS)
 _NO_EXTRAS: dict[str, Any] = {}
 
 # What a value has that is more than one plain thing: containers, functions, models.
@@ -166,14 +178,7 @@ class User:
 
         The first of the four that is present, with the prefixes of the Sentry protocol.
         """
-        id, username, email, ip_address, _, _ = self._values  # noqa: A001
-        if id is not None:
-            return f"id:{id}"
-        if username is not None:
-            return f"username:{username}"
-        if email is not None:
-            return f"email:{email}"
-        return None if ip_address is None else f"ip:{ip_address}"
+        return identity_in(dict(zip(IDENTITY_FIELDS, self._values, strict=False)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the present fields, with the extra values beside them, as a fresh dict."""
@@ -216,7 +221,7 @@ class User:
 
     def __repr__(self) -> str:
         # Only which fields there are: a repr ends up in logs, where no user's data may be.
-        values = zip((*_FIELDS, "data"), self._values, strict=True)
+        values = zip((*FIELDS, "data"), self._values, strict=True)
         return f"<User {', '.join(name for name, value in values if value) or 'of nothing'}>"
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -233,6 +238,14 @@ class User:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _assemble, (self._values,)
+
+
+def identity_in(fields: Mapping[str, Any]) -> str | None:
+    """Return the identity of the user whose fields these are, `id:42`; None if nobody is named."""
+    for field in IDENTITY_FIELDS:
+        if fields.get(field):
+            return f"{field.removesuffix('_address')}:{fields[field]}"
+    return None
 
 
 _new_user = object.__new__
@@ -469,7 +482,7 @@ def _of_mapping(
 def _of_usable_fields(mapping: Any, get: Callable[[str], Any], left_out: list[str]) -> User:
     """Make a user of a mapping with a field that cannot be used: the others stay."""
     fields: list[Any] = []
-    for field in _FIELDS:
+    for field in FIELDS:
         try:
             found = get(field)
             fields.append(None if found is None else _MADE_BY[field](found))

@@ -17,7 +17,7 @@ from usercontext.clients.collected import (
 from usercontext.clients.per_request import PerRequest
 from usercontext.clients.sentry_telemetry import clean_attributes, name_telemetry, theirs
 from usercontext.core.context import pull_user
-from usercontext.core.record import current
+from usercontext.core.record import current, leave
 from usercontext.diagnostics import harmless, warn_once
 from usercontext.exceptions import MissingDependencyError
 
@@ -113,7 +113,7 @@ class SentrySdkClient(BaseClient):
                 self._own_scopes(get_user)
                 yield
         finally:
-            _leave(token)
+            leave(token, _outside.reset)
 
     @contextmanager
     def _fork(self, isolation: Any, scope: Any) -> Iterator[None]:
@@ -215,14 +215,6 @@ class _OuterSession:
         """Change anything but who the session's user is."""
         del user
         self._session.update(**changes)
-
-
-def _leave(token: Any) -> None:
-    try:
-        _outside.reset(token)
-    except ValueError:
-        # Closed in another thread than it was begun in; the mark there only isolates more.
-        return
 
 
 def _may_send_user(client: Any) -> bool:

@@ -18,7 +18,7 @@ from usercontext.diagnostics import failure, harmless
 from usercontext.exceptions import InvalidUserError
 from usercontext.privacy import Scrubber
 from usercontext.request import RequestData
-from usercontext.user import User
+from usercontext.user import AUTO_ADDRESS, User
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "default", "forget_clients", "make_default", "pull_user"]
 
-_AUTO = "{{auto}}"
 _NO_ADDRESS = RequestData()
 _FINDING_A_USER = ("make_request", "resolve", "resolver", "resolver_thread")
 
@@ -223,7 +222,7 @@ class Context:
         if user is None:
             return None
         fields: dict[str, Any] | None = user.to_dict()
-        if user.ip_address == _AUTO:
+        if user.ip_address == AUTO_ADDRESS:
             # Only the Sentry protocol knows what that means.
             fields = self._without_auto(record, user)
         if fields and self.scrubber:

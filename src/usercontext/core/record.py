@@ -234,8 +234,11 @@ else:
             _probe.reset(token)
 
 
-def leave(token: Token[RequestRecord | None]) -> None:
-    """Undo an `enter`; harmless in another context than the one it was made in."""
+def leave(token: Token[Any], reset: Callable[[Token[Any]], object] = reset) -> None:
+    """Undo an `enter`; harmless in another context than the one it was made in.
+
+    With `reset`, undo a change of another variable, whose method that is.
+    """
     try:
         reset(token)
     except ValueError:

@@ -9,7 +9,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from usercontext import event_loop
-from usercontext.core.record import UNKNOWN, Unknown
+from usercontext.core.record import UNKNOWN, Unknown, leave
 from usercontext.diagnostics import failure, warn_once
 from usercontext.exceptions import InvalidUserError
 from usercontext.user import User, is_nobody, read_user
@@ -257,17 +257,9 @@ async def _run_async(record: RequestRecord, claimed: Resolution) -> None:
         _note_failure(context)
         user = None
     finally:
-        _leave_inside(token)
+        leave(token, _inside.reset)
         if _settle(record, claimed, user):
             context.became_known(record)
-
-
-def _leave_inside(token: Any) -> None:
-    try:
-        _inside.reset(token)
-    except ValueError:
-        # The task was destroyed with its loop: this is a foreign context (isolation, fact 14).
-        return
 
 
 async def ask_within(record: RequestRecord) -> None:

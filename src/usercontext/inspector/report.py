@@ -9,12 +9,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from usercontext.user import FIELDS, IDENTITY_FIELDS, identity_in
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 __all__ = [
     "LEVELS",
-    "USER_FIELDS",
     "AddressTrace",
     "Frame",
     "RaisedException",
@@ -44,8 +45,6 @@ __all__ = [
 
 #: From the least to the worst.
 LEVELS = ("debug", "info", "warning", "error", "fatal")
-#: The fields of a user that name one, in the order in which a server counts by them.
-USER_FIELDS = ("id", "username", "email", "ip_address")
 
 _MAX_EXCEPTIONS = 50
 _MAX_FRAMES = 250
@@ -208,15 +207,12 @@ def user_of(event: Mapping[str, Any]) -> dict[str, Any]:
 
 def identity(user: Mapping[str, Any]) -> str:
     """Return what a server would count the user by, such as `id:7`; empty for nobody at all."""
-    for field in USER_FIELDS:
-        if user.get(field):
-            return f"{field.removesuffix('_address')}:{_text(user[field])}"
-    return ""
+    return identity_in({name: _text(user.get(name)) for name in IDENTITY_FIELDS}) or ""
 
 
 def has_user(user: Mapping[str, Any]) -> bool:
     """Return whether somebody is named: an address alone tells who made no request."""
-    return any(user.get(field) for field in USER_FIELDS[:3])
+    return any(user.get(field) for field in IDENTITY_FIELDS[:3])
 
 
 def username(user: Mapping[str, Any]) -> str:
@@ -226,7 +222,7 @@ def username(user: Mapping[str, Any]) -> str:
 
 def named_by(user: Mapping[str, Any], wanted: str) -> bool:
     """Return whether a text is one of the fields that name the user, or the identity."""
-    values = [_text(user[field]) for field in USER_FIELDS if user.get(field)]
+    values = [_text(user[field]) for field in IDENTITY_FIELDS if user.get(field)]
     return wanted in values or wanted == identity(user)
 
 
@@ -239,8 +235,8 @@ def client_address(event: Mapping[str, Any]) -> str:
 def user_parts(event: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the user's fields as pairs of texts, those that name the user first."""
     user = user_of(event)
-    known = [*USER_FIELDS, "name"]
-    names = [name for name in known if name in user] + [name for name in user if name not in known]
+    names = [name for name in FIELDS if name in user]
+    names += [name for name in user if name not in FIELDS]
     return [(cut(str(name), 100), _shown(user[name])) for name in names[:_MAX_VARIABLES]]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from usercontext.diagnostics import failure, warn_once
 from usercontext.sentry.event.builder import SDK
 from usercontext.sentry.event.payload import plain
+from usercontext.user import AUTO_ADDRESS
 
 if TYPE_CHECKING:
     import random
@@ -123,4 +124,4 @@ def _random() -> random.Random:
 def _infer_ip(event: Event) -> str:
     """Return `auto` only where the app itself asked the server for the address."""
     user = event.get("user")
-    return "auto" if isinstance(user, dict) and user.get("ip_address") == "{{auto}}" else "never"
+    return "auto" if isinstance(user, dict) and user.get("ip_address") == AUTO_ADDRESS else "never"

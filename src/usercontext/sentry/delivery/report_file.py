@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from usercontext.exceptions import ConfigurationError
 from usercontext.sentry.delivery.database import connect
 from usercontext.sentry.dsn import sqlite_path
+from usercontext.user import identity_in
 
 if TYPE_CHECKING:
     from usercontext.types import Event
@@ -45,12 +46,6 @@ CREATE TABLE IF NOT EXISTS reports (
 CREATE INDEX IF NOT EXISTS reports_by_timestamp ON reports (timestamp);
 CREATE INDEX IF NOT EXISTS reports_by_identity ON reports (identity);
 """
-_IDENTITY_PREFIXES = (
-    ("id", "id"),
-    ("username", "username"),
-    ("email", "email"),
-    ("ip_address", "ip"),
-)
 
 
 def make_table(connection: sqlite3.Connection) -> None:
@@ -126,12 +121,7 @@ def _timestamp(event: Event) -> float:
 def _identity(event: Event) -> str | None:
     """Return what the server would count the event's user by."""
     user = event.get("user")
-    if not isinstance(user, Mapping):
-        return None
-    for field, prefix in _IDENTITY_PREFIXES:
-        if user.get(field):
-            return f"{prefix}:{user[field]}"
-    return None
+    return identity_in(user) if isinstance(user, Mapping) else None
 
 
 def _check_header(path: Path) -> None:
