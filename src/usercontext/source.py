@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 __all__ = [
+    "PROXY_FIX",
+    "REQUEST_METHOD",
     "Source",
     "environ_key",
     "has_proxy_fix",
@@ -20,7 +22,6 @@ __all__ = [
     "is_environ",
     "method",
     "path",
-    "peer",
     "peers",
     "query",
     "scheme",
@@ -32,17 +33,19 @@ __all__ = [
 #: A scope or an environ.
 Source: TypeAlias = Mapping[str, Any]
 
-# Where werkzeug's ProxyFix keeps what it has replaced.
-_PROXY_FIX = "werkzeug.proxy_fix.orig"
+#: In an environ, and never in a scope.
+REQUEST_METHOD = "REQUEST_METHOD"
+#: Where werkzeug's ProxyFix keeps what it has replaced.
+PROXY_FIX = "werkzeug.proxy_fix.orig"
 # The peer's address, or its name.
-_PEER_KEYS = frozenset({"REMOTE_ADDR", "REMOTE_HOST", "client", _PROXY_FIX})
+_PEER_KEYS = frozenset({"REMOTE_ADDR", "REMOTE_HOST", "client", PROXY_FIX})
 
 _MAX_NAME = 256
 
 
 def is_environ(source: Source) -> bool:
     """Return whether this is an environ rather than a scope."""
-    return "REQUEST_METHOD" in source
+    return REQUEST_METHOD in source
 
 
 def _text(value: object) -> str:
@@ -54,32 +57,19 @@ def _text(value: object) -> str:
 # -- who is connected --
 
 
-def peer(source: Source) -> Any:
-    """Return the connection's other end as the server names it, before ProxyFix; None without.
-
-    Raises:
-        TypeError, LookupError, AttributeError: the scope's `client` is no pair.
-    """
-    if "REQUEST_METHOD" in source:
-        original = source.get(_PROXY_FIX)
-        return (original if isinstance(original, dict) else source).get("REMOTE_ADDR")
-    client = source.get("client")
-    return client[0] if client else None
-
-
 def peers(source: Source) -> Iterator[str]:
     """Yield every text that names the connection's other end."""
     if not is_environ(source):
         yield _text(_first(source.get("client")))
         return
-    original = source.get(_PROXY_FIX)
+    original = source.get(PROXY_FIX)
     yield _text(source.get("REMOTE_ADDR"))
     yield _text(original.get("REMOTE_ADDR")) if isinstance(original, dict) else ""
 
 
 def has_proxy_fix(source: Source) -> bool:
     """Return whether werkzeug's ProxyFix has replaced the peer."""
-    return _PROXY_FIX in source
+    return PROXY_FIX in source
 
 
 def has_rewritten_peer(source: Source) -> bool:
@@ -99,7 +89,7 @@ def _first(pair: object) -> object:
 
 def method(source: Source) -> str:
     """Return the method; "" for a websocket, whose scope names none."""
-    return _text(source.get("REQUEST_METHOD" if is_environ(source) else "method"))
+    return _text(source.get(REQUEST_METHOD if is_environ(source) else "method"))
 
 
 def scheme(source: Source) -> str:
@@ -193,7 +183,7 @@ def _pairs(headers_of_scope: object) -> list[Any]:
     return [pair for pair in headers_of_scope if isinstance(pair, (list, tuple)) and len(pair) == 2]
 
 
-# -- one header, quickly --
+# -- one header --
 
 
 def environ_key(name: str) -> str:
@@ -201,41 +191,20 @@ def environ_key(name: str) -> str:
     return "HTTP_" + name.upper().replace("-", "_")
 
 
-def header_line(source: Source, name: bytes, key: str, limit: int) -> str | bytes | None:
-    """Return a header, its lines joined as one list (RFC 9110, section 5.3).
+def header_line(lines: object, name: bytes, limit: int) -> bytes | None:
+    """Return one of a scope's headers, its lines joined as one list (RFC 9110, section 5.3).
 
     Args:
-        source: a scope or an environ.
-        name: the header's name as a scope has it.
-        key: as an environ has it, see `environ_key`.
-        limit: of several lines, as many characters from the end are looked at.
+        lines: what a scope has for its headers, or should have.
+        name: the header's name in lower case.
+        limit: as many characters from the end are looked at.
     """
-    if "REQUEST_METHOD" in source:
-        value = source.get(key)
-        return value if isinstance(value, str) else None
-    found = source.get("headers")
-    if type(found) is not list:
-        return _joined_line(found, name, limit)
-    line: bytes | None = None
-    try:
-        for one, value in found:
-            if one == name:
-                if line is not None:
-                    return _joined_line(found, name, limit)
-                line = value
-    except (TypeError, ValueError):
-        return _joined_line(found, name, limit)
-    return line if type(line) is bytes else _joined_line(found, name, limit)
-
-
-def _joined_line(found: object, name: bytes, limit: int) -> bytes | None:
-    """Do the same for headers of several lines, or not as ASGI wants them, with care."""
-    lines = [
+    found = [
         value
-        for key, value in _pairs(found)
+        for key, value in _pairs(lines)
         if isinstance(key, bytes) and isinstance(value, bytes) and key.lower() == name
     ]
-    return _joined(lines, limit) if lines else None
+    return _joined(found, limit) if found else None
 
 
 def _joined(lines: list[bytes], room: int) -> bytes:

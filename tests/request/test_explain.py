@@ -9,6 +9,7 @@ import pytest
 
 import usercontext
 from usercontext import RequestData, asgi
+from usercontext.request.description import explain
 from usercontext.testing import RecordingClient, reset
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def withheld(told: dict[str, Any]) -> dict[str, str]:
 
 def test_the_header() -> None:
     """The header, the entry's place in it, and why it was believed."""
-    told = RequestData(include_ip=True, trusted_proxies=[PROXY]).explain(scope())
+    told = explain(RequestData(include_ip=True, trusted_proxies=[PROXY]), scope())
 
     assert told["address"] == {
         "source": "header",
@@ -51,7 +52,7 @@ def test_the_header() -> None:
 
 def test_an_untrusted_peer() -> None:
     """A connection that comes from no trusted proxy is the answer itself."""
-    told = RequestData(trusted_proxies=["192.0.2.1"], anonymize_ip="mask").explain(scope())
+    told = explain(RequestData(trusted_proxies=["192.0.2.1"], anonymize_ip="mask"), scope())
 
     assert told["address"] == {
         "source": "peer",
@@ -64,7 +65,7 @@ def test_an_untrusted_peer() -> None:
 
 def test_parts_that_were_not_asked_for() -> None:
     """Each part that the request has and the report has not, with its option."""
-    assert withheld(RequestData(include_url=False).explain(scope(), data={"a": 1})) == {
+    assert withheld(explain(RequestData(include_url=False), scope(), data={"a": 1})) == {
         "client address": "include_ip=False",
         "URL": "include_url=False",
         "query string": "include_query_string=False",
@@ -77,23 +78,23 @@ def test_parts_that_were_not_asked_for() -> None:
 def test_what_is_not_there_is_not_kept_back() -> None:
     """A request without query, headers and cookies has none to keep back."""
     bare = scope(query_string=b"", headers=[])
-    assert withheld(RequestData(include_ip=True).explain(bare)) == {}
+    assert withheld(explain(RequestData(include_ip=True), bare)) == {}
 
 
 def test_headers_that_hold_addresses() -> None:
     """Headers are reported without those that hold an address, which are named."""
     everything = {"include_headers": True, "include_query_string": True, "include_cookies": True}
-    assert withheld(RequestData(**everything).explain(scope())) == {
+    assert withheld(explain(RequestData(**everything), scope())) == {
         "client address": "include_ip=False",
         "header X-Forwarded-For": "include_ip=False",
     }
     masked = RequestData(**everything, include_ip=True, anonymize_ip="mask")
-    assert withheld(masked.explain(scope())) == {"header X-Forwarded-For": "anonymize_ip"}
+    assert withheld(explain(masked, scope())) == {"header X-Forwarded-For": "anonymize_ip"}
 
 
 def test_a_broken_source() -> None:
     """What cannot be read is left out, and nothing raises."""
-    assert RequestData().explain({"headers": 7, "client": 7})["address"]["source"] == "peer"
+    assert explain(RequestData(), {"headers": 7, "client": 7})["address"]["source"] == "peer"
 
 
 async def call(**options: Any) -> dict[str, Any]:

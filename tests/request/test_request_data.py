@@ -19,6 +19,7 @@ from tests.requests_of import environ_of, scope_of
 from usercontext import diagnostics
 from usercontext.exceptions import ConfigurationError
 from usercontext.request import RequestData
+from usercontext.request.description import collect
 
 BUILDERS = {"asgi": scope_of, "wsgi": environ_of}
 both = pytest.mark.parametrize("build", BUILDERS.values(), ids=list(BUILDERS))
@@ -156,10 +157,10 @@ def test_reported_address_is_the_resolved_one(build: Any) -> None:
     """REMOTE_ADDR is the client's address as found and anonymised, never the raw peer."""
     source = build("10.0.0.1", [("X-Forwarded-For", CLIENT)])
     options = RequestData(include_ip=True, trusted_proxies=["10.0.0.1"], anonymize_ip="mask")
-    assert options.collect(source)["env"] == {"REMOTE_ADDR": "203.0.113.0"}
-    assert "env" not in options.collect(source, include_ip=False)
-    assert "env" not in RequestData().collect(source)
-    assert RequestData().collect(source, include_ip=True)["env"] == {"REMOTE_ADDR": "10.0.0.1"}
+    assert collect(options, source)["env"] == {"REMOTE_ADDR": "203.0.113.0"}
+    assert "env" not in collect(options, source, include_ip=False)
+    assert "env" not in collect(RequestData(), source)
+    assert collect(RequestData(), source, include_ip=True)["env"] == {"REMOTE_ADDR": "10.0.0.1"}
 
 
 # -- the parts --
@@ -169,9 +170,9 @@ def test_reported_address_is_the_resolved_one(build: Any) -> None:
 def test_default_is_method_and_url(build: Any) -> None:
     """Nothing but the method and the URL without its query is reported unless asked for."""
     headers = [("Host", "example.com"), ("Cookie", "a=b"), ("User-Agent", "ua")]
-    payload = RequestData().collect(build(CLIENT, headers), data={"a": 1})
+    payload = collect(RequestData(), build(CLIENT, headers), data={"a": 1})
     assert payload == {"method": "GET", "url": "http://example.com/"}
-    assert RequestData(include_url=False).collect(build(CLIENT, headers)) == {"method": "GET"}
+    assert collect(RequestData(include_url=False), build(CLIENT, headers)) == {"method": "GET"}
 
 
 URLS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
@@ -228,8 +229,8 @@ URLS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
 )
 def test_url(scope: dict[str, Any], environ: dict[str, Any], url: str) -> None:
     """Both interfaces give the same URL."""
-    assert RequestData().collect(scope_of(CLIENT, **scope))["url"] == url
-    assert RequestData().collect(environ_of(CLIENT, **environ))["url"] == url
+    assert collect(RequestData(), scope_of(CLIENT, **scope))["url"] == url
+    assert collect(RequestData(), environ_of(CLIENT, **environ))["url"] == url
 
 
 HOSTS = [
@@ -250,27 +251,27 @@ HOSTS = [
 @pytest.mark.parametrize(("host", "url"), HOSTS)
 def test_hostile_host(build: Any, host: str, url: str) -> None:
     """What is no host is not believed: the server's own name stands there instead."""
-    assert RequestData().collect(build(CLIENT, [("Host", host)]))["url"] == url
+    assert collect(RequestData(), build(CLIENT, [("Host", host)]))["url"] == url
 
 
 def test_paths_of_servers_that_differ() -> None:
     """Whether or not a server puts root_path before path, it is in the URL once."""
     for path in ("/a", "/api/a"):
         scope = scope_of(CLIENT, path=path, root_path="/api/")
-        assert RequestData().collect(scope)["url"] == "http://198.51.100.1/api/a"
+        assert collect(RequestData(), scope)["url"] == "http://198.51.100.1/api/a"
 
 
 def test_raw_path_alone() -> None:
     """A scope without a path has its raw path shown."""
     scope = scope_of(CLIENT, path=None, raw_path=b"/a%20b?token=x")
-    assert RequestData().collect(scope)["url"] == "http://198.51.100.1/a%20b"
+    assert collect(RequestData(), scope)["url"] == "http://198.51.100.1/a%20b"
 
 
 def test_websocket() -> None:
     """A websocket is described as the GET that its handshake was."""
     scope = scope_of(CLIENT, type="websocket", scheme="ws")
     del scope["method"]
-    assert RequestData().collect(scope) == {"method": "GET", "url": "ws://198.51.100.1/"}
+    assert collect(RequestData(), scope) == {"method": "GET", "url": "ws://198.51.100.1/"}
 
 
 @pytest.mark.parametrize("method", ["<script>", "\xff", " "])
@@ -278,7 +279,7 @@ def test_websocket() -> None:
 def test_hostile_method(build: Any, method: str) -> None:
     """What is no method is left out."""
     changes = {"REQUEST_METHOD": method} if build is environ_of else {"method": method}
-    assert "method" not in RequestData().collect(build(CLIENT, **changes))
+    assert "method" not in collect(RequestData(), build(CLIENT, **changes))
 
 
 QUERIES = [
@@ -303,7 +304,7 @@ def test_query_string(build: Any, query: str, shown: str) -> None:
     key, value = ("QUERY_STRING", query) if build is environ_of else (
         "query_string", query.encode("latin-1")
     )  # fmt: skip
-    payload = EVERYTHING.collect(build(CLIENT, **{key: value}))
+    payload = collect(EVERYTHING, build(CLIENT, **{key: value}))
     assert payload["query_string"] == shown
 
 
@@ -314,7 +315,7 @@ def test_long_query_is_cut(build: Any) -> None:
         key, value = ("QUERY_STRING", query) if build is environ_of else (
             "query_string", query.encode()
         )  # fmt: skip
-        shown = EVERYTHING.collect(build(CLIENT, **{key: value}))["query_string"]
+        shown = collect(EVERYTHING, build(CLIENT, **{key: value}))["query_string"]
         assert len(shown) < 5000
         assert shown.endswith("...")
 
@@ -337,34 +338,34 @@ HEADERS: list[tuple[str, str, dict[str, str]]] = [
 @pytest.mark.parametrize(("name", "value", "shown"), HEADERS, ids=[row[0] for row in HEADERS])
 def test_headers(build: Any, name: str, value: str, shown: dict[str, str]) -> None:
     """Headers are reported by name, secrets filtered and cookies never raw."""
-    payload = RequestData(include_headers=True).collect(build(CLIENT, [(name, value)]))
+    payload = collect(RequestData(include_headers=True), build(CLIENT, [(name, value)]))
     assert payload.get("headers", {}) == shown
 
 
 def test_query_of_a_referer() -> None:
     """The query of a URL in a header is shown as the request's own is: filtered, if asked for."""
     scope = scope_of(CLIENT, [("Referer", "https://x.org/a?b=1&token=2")])
-    payload = EVERYTHING.collect(scope)
+    payload = collect(EVERYTHING, scope)
     assert payload["headers"]["Referer"] == "https://x.org/a?b=1&token=[Filtered]"
 
 
 @both
 def test_repeated_headers_are_one_list(build: Any) -> None:
     """Several lines of a header are shown as one, as WSGI servers join them."""
-    payload = EVERYTHING.collect(build(CLIENT, [("Accept", "a"), ("Accept", "b")]))
+    payload = collect(EVERYTHING, build(CLIENT, [("Accept", "a"), ("Accept", "b")]))
     assert payload["headers"] == {"Accept": "a,b"}
 
 
 def test_content_headers_of_wsgi() -> None:
     """The two headers that WSGI keeps apart are headers as well."""
     environ = environ_of(CLIENT, CONTENT_TYPE="text/plain", CONTENT_LENGTH="")
-    assert EVERYTHING.collect(environ)["headers"] == {"Content-Type": "text/plain"}
+    assert collect(EVERYTHING, environ)["headers"] == {"Content-Type": "text/plain"}
 
 
 @both
 def test_headers_are_bounded(build: Any) -> None:
     """Of many headers, and of long ones, a part is reported."""
-    many = EVERYTHING.collect(build(CLIENT, [(f"x-{i}", "y" * 100_000) for i in range(500)]))
+    many = collect(EVERYTHING, build(CLIENT, [(f"x-{i}", "y" * 100_000) for i in range(500)]))
     assert len(many["headers"]) <= 128
     assert all(len(value) < 2100 for value in many["headers"].values())
 
@@ -373,7 +374,7 @@ def test_headers_are_bounded(build: Any) -> None:
 def test_cookies(build: Any) -> None:
     """Cookies are reported by name, those of secret names filtered."""
     header = f'theme=dark; sessionid=x; csrftoken=y; q="a b"; broken; =z; seen={CLIENT}'
-    payload = EVERYTHING.collect(build(CLIENT, [("Cookie", header)]))
+    payload = collect(EVERYTHING, build(CLIENT, [("Cookie", header)]))
     assert payload["cookies"] == {
         "theme": "dark",
         "sessionid": "[Filtered]",
@@ -420,7 +421,7 @@ DATA: list[tuple[Any, Any]] = [
 @pytest.mark.parametrize(("data", "shown"), DATA)
 def test_data(data: Any, shown: Any) -> None:
     """What the app handed over is copied as JSON values, the client's secrets filtered."""
-    assert EVERYTHING.collect(scope_of(CLIENT), data=data)["data"] == shown
+    assert collect(EVERYTHING, scope_of(CLIENT), data=data)["data"] == shown
 
 
 def test_data_is_bounded() -> None:
@@ -433,17 +434,17 @@ def test_data_is_bounded() -> None:
         "c": "y" * 100_000,
         "d": {str(i): i for i in range(500)},
     }
-    text = json.dumps(EVERYTHING.collect(scope_of(CLIENT), data=data)["data"])
+    text = json.dumps(collect(EVERYTHING, scope_of(CLIENT), data=data)["data"])
     assert len(text) < 10_000
     assert text.count('..."') >= 4
-    total = EVERYTHING.collect(scope_of(CLIENT), data=[["z" * 2000] * 50] * 50)["data"]
+    total = collect(EVERYTHING, scope_of(CLIENT), data=[["z" * 2000] * 50] * 50)["data"]
     assert len(json.dumps(total)) < 50_000
 
 
 def test_data_is_not_shared() -> None:
     """What the app does with its data later does not change the report."""
     data = {"a": [1]}
-    payload = EVERYTHING.collect(scope_of(CLIENT), data=data)
+    payload = collect(EVERYTHING, scope_of(CLIENT), data=data)
     data["a"].append(2)
     assert payload["data"] == {"a": [1]}
 
@@ -465,9 +466,9 @@ ADDRESS_LINES = [
 def test_address_headers_are_dropped(build: Any, name: str) -> None:
     """Without include_ip no header made for addresses is reported, in either spelling."""
     source = build(CLIENT, [(name, "for=198.51.100.77"), ("Accept", "*/*")])
-    payload = EVERYTHING.collect(source)
+    payload = collect(EVERYTHING, source)
     assert payload["headers"] == {"Accept": "*/*"}
-    asked = RequestData(include_ip=True, include_headers=True).collect(source)
+    asked = collect(RequestData(include_ip=True, include_headers=True), source)
     assert "198.51.100.77" in json.dumps(asked)
 
 
@@ -477,7 +478,7 @@ def test_configured_header_is_dropped(build: Any) -> None:
     options = RequestData(
         include_headers=True, trusted_proxies=["unix"], forwarded_header="X-My-Client"
     )
-    assert "headers" not in options.collect(build(CLIENT, [("X-My-Client", "198.51.100.77")]))
+    assert "headers" not in collect(options, build(CLIENT, [("X-My-Client", "198.51.100.77")]))
 
 
 SPELLINGS = [
@@ -514,7 +515,7 @@ def test_no_spelling_of_the_client_leaves(build: Any, peer: str, written: str) -
         source |= {"PATH_INFO": f"/{written}/x", "QUERY_STRING": f"a={written}&{written}"}
     else:
         source |= {"path": f"/{written}/x", "query_string": f"a={written}&{written}".encode()}
-    text = json.dumps(EVERYTHING.collect(source, data={"a": [written], written: 1}))
+    text = json.dumps(collect(EVERYTHING, source, data={"a": [written], written: 1}))
     assert written.lower() not in text.lower()
     assert CLIENT not in text
 
@@ -525,7 +526,7 @@ def test_no_number_of_headers_crowds_out_the_client(build: Any) -> None:
     noise = [(f"x-{number}", "y") for number in range(300)]
     chain = "6.6.6.6, " * 5000 + CLIENT
     headers = [("X-Thing", CLIENT), *noise, ("X-Forwarded-For", chain)]
-    assert CLIENT not in json.dumps(EVERYTHING.collect(build("10.0.0.1", headers)))
+    assert CLIENT not in json.dumps(collect(EVERYTHING, build("10.0.0.1", headers)))
 
 
 @both
@@ -535,7 +536,7 @@ def test_anonymized_requests_hide_the_raw_address(build: Any) -> None:
     options = RequestData(
         include_ip=True, include_headers=True, trusted_proxies=["private"], anonymize_ip="mask"
     )
-    payload = options.collect(source)
+    payload = collect(options, source)
     assert payload["env"] == {"REMOTE_ADDR": "203.0.113.0"}
     assert payload["headers"] == {"X-Thing": "[Filtered]"}
 
@@ -547,14 +548,14 @@ def test_address_of_the_host_is_no_secret(build: Any) -> None:
     if build is environ_of:
         changes = {"SERVER_NAME": "127.0.0.1"}
     source = build("127.0.0.1", [("Host", "127.0.0.1")], **changes)
-    assert RequestData().collect(source)["url"] == "http://127.0.0.1/"
+    assert collect(RequestData(), source)["url"] == "http://127.0.0.1/"
 
 
 def test_peer_set_aside_by_proxyfix_is_hidden() -> None:
     """The peer that werkzeug's ProxyFix replaced is an address of the request too."""
     environ = environ_of(CLIENT, [("X-Thing", "10.9.9.9")])
     environ["werkzeug.proxy_fix.orig"] = {"REMOTE_ADDR": "10.9.9.9"}
-    assert EVERYTHING.collect(environ)["headers"] == {"X-Thing": "[Filtered]"}
+    assert collect(EVERYTHING, environ)["headers"] == {"X-Thing": "[Filtered]"}
 
 
 # -- hostile requests --
@@ -588,7 +589,7 @@ def test_hostile_source_raises_nothing(source: dict[str, Any]) -> None:
         RequestData(include_ip=True, trusted_hops=1, trusted_proxies=["unix", "private"]),
         RequestData(include_ip=True, trusted_hops=1),
     ):
-        json.dumps(options.collect(source))
+        json.dumps(collect(options, source))
         options.ip_address(source)
         options.locate(source)
 
@@ -598,7 +599,7 @@ def test_headers_of_the_app_are_not_eaten() -> None:
     headers = iter([(b"accept", b"*/*")])
     options = RequestData(include_ip=True, include_headers=True, trusted_hops=1)
     scope = scope_of(CLIENT) | {"headers": headers}
-    options.collect(scope)
+    collect(options, scope)
     assert options.ip_address(scope) is None
     assert list(headers) == [(b"accept", b"*/*")]
 
@@ -610,7 +611,7 @@ def test_unreadable_part_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
         def items(self) -> Any:
             raise ValueError(CLIENT)
 
-    payload = EVERYTHING.collect(scope_of(CLIENT), data=Broken())
+    payload = collect(EVERYTHING, scope_of(CLIENT), data=Broken())
     assert payload == {"method": "GET", "url": "http://198.51.100.1/"}
     assert CLIENT not in caplog.text
     assert "data" in caplog.text
@@ -619,7 +620,7 @@ def test_unreadable_part_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
 def test_no_mapping_at_all(caplog: pytest.LogCaptureFixture) -> None:
     """Even what is no request at all gives an empty description, and a line in the log."""
     with caplog.at_level(logging.ERROR, "usercontext"):
-        assert EVERYTHING.collect(None) == {}  # type: ignore[arg-type]
+        assert collect(EVERYTHING, None) == {}  # type: ignore[arg-type]
     assert len(caplog.records) == 1
 
 
@@ -650,5 +651,5 @@ ENVIRONS = st.fixed_dictionaries(
 @given(SCOPES | ENVIRONS)
 def test_any_source_gives_json(source: dict[str, Any]) -> None:
     """No request makes describing it raise, or the description anything but JSON."""
-    json.dumps(EVERYTHING.collect(source, data=source))
+    json.dumps(collect(EVERYTHING, source, data=source))
     RequestData(include_ip=True, trusted_hops=1).locate(source)

@@ -5,7 +5,7 @@ How a header is read is `forwarding_grammar`'s; whom to believe is decided here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 from usercontext import diagnostics
 from usercontext.address.forwarding import (
@@ -22,6 +22,8 @@ from usercontext.address.forwarding import (
 from usercontext.address.networks import TrustedNetworks
 from usercontext.exceptions import ConfigurationError
 from usercontext.source import (
+    PROXY_FIX,
+    REQUEST_METHOD,
     environ_key,
     has_proxy_fix,
     has_rewritten_peer,
@@ -29,7 +31,6 @@ from usercontext.source import (
     headers,
     server_software,
 )
-from usercontext.source import peer as peer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,8 +58,8 @@ _FAILURES_BEFORE_WARNING = 3
 
 #: Address, source, hops and reason, as `ClientAddress` has them.
 Outcome: TypeAlias = "tuple[str | None, Origin, int, Reason]"
-#: A header's text if it is to be read, the peer's own answer, and whether it is.
-Observed: TypeAlias = "tuple[str | bytes | None, Outcome, bool]"
+#: The peer's own answer, where its header stands, and whether that is to be read.
+Observed: TypeAlias = "tuple[Outcome, Any, bool]"
 
 # What is done with a peer: its answer stands, or the header is read, or the answer stands
 # and somebody should be told if a forwarding header is seen.
@@ -225,27 +226,52 @@ class ProxyTrust:
         return self.read(self.observe(source))
 
     def observe(self, source: Source) -> Observed:
-        """Take from a request what its client's address can be read of later; parses nothing.
+        """Take from a request what its client's address can be read of later.
 
-        The header's text stands in it only where it will be read, as the request has it now.
+        It parses nothing, nor does it look for the header among a scope's: most requests end
+        without anybody asking. Headers are kept only where the peer is trusted.
         """
+        # In place, with two keys of source.py: each request would feel the calls.
+        is_environ = REQUEST_METHOD in source
         try:
-            peer = peer_of(source)
+            if is_environ:
+                original = source.get(PROXY_FIX)  # what the header says is judged here, not there
+                peer = (original if isinstance(original, dict) else source).get("REMOTE_ADDR")
+            else:
+                client = source.get("client")
+                peer = client[0] if client else None
             known = self._peers.get(peer) or self._meet(peer, source)
         except (TypeError, LookupError, AttributeError):  # no pair, or nothing hashable in it
             known = self._judge("?")
+        if known[0] == _ANSWER:
+            return known[1], None, False
         if known[0] == _READ:
-            line = header_line(source, self._scope_name, self._environ_key, MAX_TEXT)
-            return line, known[1], True
-        if known[0] == _WATCH:
-            self._watch(source)
-        return None, known[1], False
+            return known[1], source.get(self._environ_key if is_environ else "headers"), True
+        self._watch(source)
+        return known[1], None, False
 
     def read(self, observed: Observed) -> Outcome:
-        """Read what `observe` has taken."""
-        line, peer, reads_header = observed
-        if not reads_header:
-            return peer
+        """Return what `outcome` does, of what `observe` has taken."""
+        peer, lines, is_to_be_read = observed
+        return self.read_header(peer, lines) if is_to_be_read else peer
+
+    def read_header(self, peer: Outcome, lines: Any) -> Outcome:
+        """Read the header that a trusted peer has sent; both as `observe` has taken them."""
+        line: str | bytes | None = None
+        if type(lines) is list:
+            name = self._scope_name
+            try:
+                for key, value in lines:
+                    if key == name:
+                        line = value if line is None else ""  # of several, below
+            except (TypeError, ValueError):
+                line = None
+            if type(line) is not bytes:
+                line = header_line(lines, name, MAX_TEXT)
+        elif lines is not None:
+            line = (
+                lines if isinstance(lines, str) else header_line(lines, self._scope_name, MAX_TEXT)
+            )
         found = self._answers.get(line) or self._answer(line, peer)
         if found[0] is None and found[3] != "no-peer":
             self._count_failure(found[3])

@@ -11,11 +11,13 @@ from usercontext.clients.log_fields import checked_fields
 from usercontext.core.record import current
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import MissingDependencyError
+from usercontext.source import headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
+    from usercontext.source import Source
     from usercontext.types import GetUser
 
 __all__ = ["FIELDS", "PosthogClient"]
@@ -136,12 +138,7 @@ def _is_made_up(properties: dict[str, Any]) -> bool:
     return _SYSTEM in names[: names.index(_PERSONLESS)]
 
 
-def _claimed_id(source: Mapping[str, Any]) -> str | None:
+def _claimed_id(source: Source) -> str | None:
     """Return the distinct id that the header of a scope or environ claims."""
-    if "REQUEST_METHOD" in source:
-        found = source.get(f"HTTP_{_CLAIMED.upper().replace('-', '_')}")
-        return None if found is None else str(found).strip()
-    for name, value in source.get("headers", ()):
-        if name == _CLAIMED.encode():
-            return str(value.decode("latin-1").strip())
-    return None
+    found = headers(source).get(_CLAIMED)
+    return None if found is None else found.strip()

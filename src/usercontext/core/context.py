@@ -303,16 +303,22 @@ class Context:
         root = record.root
         if root.source is None:
             return
+        from usercontext.request import description  # only a request that is reported needs it
+
         data = None if root.state is None else root.state.data
         include_ip = self.includes_ip and not _is_withheld(record)
-        request = self.request_data.collect(root.source, data=data, include_ip=include_ip)
+        request = description.collect(
+            self.request_data, root.source, data=data, include_ip=include_ip
+        )
         if request:
             event["request"] = request
         self._explain(record, event, data)
 
     def _explain(self, record: RequestRecord, event: Event, data: object) -> None:
         """Tell in an event how the address was found, and what of the request was kept back."""
-        told = self.request_data.explain(record.root.source or {}, data=data)
+        from usercontext.request import description
+
+        told = description.explain(self.request_data, record.root.source or {}, data=data)
         withheld = told.setdefault("withheld", [])
         if self.scrubber.never_store_ip:
             withheld.append({"what": "every address", "rule": "never_store_ip=True"})

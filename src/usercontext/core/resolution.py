@@ -12,6 +12,7 @@ from usercontext import event_loop
 from usercontext.core.record import UNKNOWN, Unknown, leave
 from usercontext.diagnostics import failure, warn_once
 from usercontext.exceptions import InvalidUserError
+from usercontext.source import is_environ
 from usercontext.user import User, is_nobody, read_user
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def ask(record: RequestRecord) -> User | None:
 def _may_call_from_thread(record: RequestRecord) -> bool:
     """An async resolver of an ASGI app belongs to the app's own loop."""
     source = record.source
-    return not record.context.is_async or source is None or "REQUEST_METHOD" in source
+    return not record.context.is_async or source is None or is_environ(source)
 
 
 def _await_other(record: RequestRecord) -> User | None:

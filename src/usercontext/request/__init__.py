@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from usercontext import diagnostics
 from usercontext.address.client import ClientAddress, ProxyTrust
 from usercontext.exceptions import ConfigurationError
 
@@ -126,79 +125,24 @@ class RequestData:
 
     def observed_ip_address(self, observed: Observed) -> str | None:
         """Return what `ip_address` would have, of what `observe` took from the request."""
-        if not self.include_ip:
-            return None
-        address = self._trust.read(observed)[0]
+        address = self._trust.read(observed)[0] if self.include_ip else None
         return address if address is None or self._anonymize is None else self._anonymize(address)
 
     def ip_address(self, source: Source) -> str | None:
         """Return the client's address as it may be reported: None unless `include_ip`."""
-        return self.observed_ip_address(self._trust.observe(source)) if self.include_ip else None
+        if not self.include_ip:
+            return None
+        # In two steps rather than by `outcome`, as this is asked at nearly every report.
+        trust = self._trust
+        answer, lines, is_to_be_read = trust.observe(source)
+        address = (trust.read_header(answer, lines) if is_to_be_read else answer)[0]
+        return address if address is None or self._anonymize is None else self._anonymize(address)
 
     def _outcome(self, source: Source) -> Any:
         outcome = self._trust.outcome(source)
         if self._anonymize is None or outcome[0] is None:
             return outcome
         return (self._anonymize(outcome[0]), *outcome[1:])
-
-    def explain(self, source: Source, *, data: object = None) -> dict[str, Any]:
-        """Return how the client's address was found, and what of a request is kept back, and why.
-
-        For the report itself, so never an address: only source, header, hops and reason, and the
-        names of parts and options. Never raises.
-        """
-        from usercontext.request.description import kept_back
-
-        _, origin, hops, reason = self._trust.outcome(source)
-        address: dict[str, Any] = {
-            "source": origin,
-            "hops": hops,
-            "reason": reason,
-            "included": self.include_ip,
-            "anonymized": self.anonymize_ip is not False,
-        }
-        if origin == "header":
-            address["header"] = self.forwarded_header
-        told: dict[str, Any] = {"address": address}
-        try:
-            withheld = [
-                {"what": what, "rule": rule} for what, rule in kept_back(self, source, data)
-            ]
-        except Exception:  # noqa: BLE001
-            diagnostics.failure("request data", "what a report keeps back could not be told")
-            return told
-        if not self.include_ip:
-            withheld.insert(0, {"what": "client address", "rule": "include_ip=False"})
-        return {**told, "withheld": withheld} if withheld else told
-
-    def collect(
-        self, source: Source, *, data: object = None, include_ip: bool | None = None
-    ) -> dict[str, Any]:
-        """Return the `request` of a report: what the flags allow, copied, bounded, filtered.
-
-        Never raises and never changes the source; a part that cannot be read is left out.
-
-        Args:
-            source: an ASGI scope or a WSGI environ.
-            data: what the app handed over as the request's data.
-            include_ip: overrules the option of that name.
-        """
-        from usercontext.request.description import (
-            build,  # only a request that is reported needs it
-        )
-
-        shows_ip = self.include_ip if include_ip is None else include_ip
-        try:
-            return build(
-                self,
-                source,
-                data=data,
-                address=self._outcome(source)[0] if shows_ip else None,
-                hides_raw_address=not shows_ip or self._anonymize is not None,
-            )
-        except Exception:  # noqa: BLE001
-            diagnostics.failure("request data", "a request could not be described; it is left out")
-            return {}
 
     def _values(self) -> tuple[object, ...]:
         return tuple(getattr(self, name) for name in _OPTIONS)

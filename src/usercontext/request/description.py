@@ -5,23 +5,24 @@ Whatever stands there came from the network: it is copied, bounded and filtered,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from usercontext import diagnostics
+from usercontext import source as parts
 from usercontext.address.headers import is_address_header
 from usercontext.address.search import HiddenAddresses
 from usercontext.privacy.secret_names import FILTERED, is_secret
 from usercontext.request.body import copied
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from usercontext.request import RequestData
+    from usercontext.source import Source
 
-__all__ = ["build", "hidden_addresses", "kept_back"]
-
-Source: TypeAlias = Mapping[str, Any]
-_Headers: TypeAlias = "list[tuple[str, str]]"
+__all__ = ["collect", "explain", "hidden_addresses"]
 
 _MAX_HEADERS = 128
 _MAX_VALUE = 2048
@@ -37,22 +38,69 @@ _PLAIN_PATH = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.
 _SECRET_HEADERS = frozenset({"sec-websocket-protocol"})
 
 
-def build(
-    options: RequestData,
-    source: Source,
-    *,
-    data: object,
-    address: str | None,
-    hides_raw_address: bool,
+def collect(
+    options: RequestData, source: Source, *, data: object = None, include_ip: bool | None = None
 ) -> dict[str, Any]:
-    """Build the payload that the options allow; `address` goes out as REMOTE_ADDR, if any.
+    """Return the `request` of a report: what the flags allow, copied, bounded, filtered.
 
-    With `hides_raw_address` nothing in it holds an address that the request came with.
+    Never raises and never changes the source; a part that cannot be read is left out.
+
+    Args:
+        options: what may be reported.
+        source: an ASGI scope or a WSGI environ.
+        data: what the app handed over as the request's data.
+        include_ip: overrules the option of that name.
     """
+    shows_ip = options.include_ip if include_ip is None else include_ip
+    try:
+        return _payload(options, source, data, shows_ip=shows_ip)
+    except Exception:  # noqa: BLE001
+        diagnostics.failure("request data", "a request could not be described; it is left out")
+        return {}
+
+
+def explain(options: RequestData, source: Source, *, data: object = None) -> dict[str, Any]:
+    """Return how the client's address was found, and what of a request is kept back, and why.
+
+    For the report itself, so never an address: only source, header, hops and reason, and the
+    names of parts and options. Never raises.
+    """
+    told: dict[str, Any] = {"address": _address_told(options, source)}
+    try:
+        withheld = [
+            {"what": what, "rule": rule} for what, rule in _kept_back(options, source, data)
+        ]
+    except Exception:  # noqa: BLE001
+        diagnostics.failure("request data", "what a report keeps back could not be told")
+        return told
+    if not options.include_ip:
+        withheld.insert(0, {"what": "client address", "rule": "include_ip=False"})
+    return {**told, "withheld": withheld} if withheld else told
+
+
+def _address_told(options: RequestData, source: Source) -> dict[str, Any]:
+    found = options.locate(source)
+    told: dict[str, Any] = {
+        "source": found.source,
+        "hops": found.hops,
+        "reason": found.reason,
+        "included": options.include_ip,
+        "anonymized": options.anonymize_ip is not False,
+    }
+    if found.source == "header":
+        told["header"] = options.forwarded_header
+    return told
+
+
+def _payload(
+    options: RequestData, source: Source, data: object, *, shows_ip: bool
+) -> dict[str, Any]:
+    address = options.locate(source).address if shows_ip else None
+    hides_raw_address = not shows_ip or options.anonymize_ip is not False
     hidden = hidden_addresses(options, source) if hides_raw_address else HiddenAddresses()
-    headers: _Headers = []
+    headers: dict[str, str] = {}
     if options.include_headers or options.include_cookies:
-        headers = list(_headers(source))
+        headers = parts.headers(source)
     request: dict[str, Any] = {}
     _add(request, "method", _method, source)
     if options.include_url:
@@ -71,16 +119,15 @@ def build(
     return request
 
 
-def kept_back(options: RequestData, source: Source, data: object) -> Iterator[tuple[str, str]]:
+def _kept_back(options: RequestData, source: Source, data: object) -> Iterator[tuple[str, str]]:
     """Yield which parts of a request the options keep out of its report, and which option does.
 
     Only what the request has; names of parts, and of headers that hold addresses, no value.
     """
-    headers = dict(_headers(source))
-    query = source.get("QUERY_STRING" if _is_environ(source) else "query_string")
+    headers = parts.headers(source)
     for part, option, is_there in (
         ("URL", "include_url", True),
-        ("query string", "include_query_string", bool(query)),
+        ("query string", "include_query_string", bool(parts.query(source))),
         ("headers", "include_headers", bool(headers)),
         ("cookies", "include_cookies", "cookie" in headers),
         ("data", "include_data", data is not None),
@@ -110,88 +157,31 @@ def _add(request: dict[str, Any], name: str, part: Callable[..., Any], *of: Any)
         request[name] = value
 
 
-# -- scope and environ --
-
-
-def _is_environ(source: Source) -> bool:
-    return "REQUEST_METHOD" in source
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode("latin-1")
-    return value if isinstance(value, str) else ""
-
-
-def _headers(source: Source) -> Iterator[tuple[str, str]]:
-    """Yield names in lower case with their values, in order, lines of one name joined."""
-    joined: dict[str, str] = {}
-    for name, value in _environ_headers(source) if _is_environ(source) else _scope_headers(source):
-        joined[name] = f"{joined[name]},{value}" if name in joined else value
-    yield from joined.items()
-
-
-def _scope_headers(scope: Source) -> Iterator[tuple[str, str]]:
-    headers = scope.get("headers")
-    if not isinstance(headers, (list, tuple)):
-        return  # an iterator is the app's to read: taking from it would empty it
-    for pair in headers:
-        if isinstance(pair, (list, tuple)) and len(pair) == 2:
-            name = _text(pair[0]).lower()[:256]
-            if name:
-                yield name, _text(pair[1])
-
-
-def _environ_headers(environ: Source) -> Iterator[tuple[str, str]]:
-    pairs: list[tuple[Any, Any]] = list(environ.items())
-    for key, value in pairs:
-        if not isinstance(key, str) or not isinstance(value, str):
-            continue
-        if key.startswith("HTTP_"):
-            yield key[5:].replace("_", "-").lower()[:256], value
-        elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
-            yield key.replace("_", "-").lower(), value
-
-
-def _folded(name: str) -> str:
-    return name.replace("_", "-")
+# -- addresses --
 
 
 def _addresses_of(source: Source, configured: str) -> Iterator[str]:
     """Yield every text of the request that is there to hold addresses."""
-    for name, value in _headers(source):
+    for name, value in parts.headers(source).items():
         if is_address_header(name, configured=configured):
             yield value[-8 * _MAX_VALUE :]  # the end is what proxies of ours wrote
-    if _is_environ(source):
-        original = source.get("werkzeug.proxy_fix.orig")
-        yield _text(source.get("REMOTE_ADDR"))
-        yield _text(original.get("REMOTE_ADDR")) if isinstance(original, dict) else ""
-    else:
-        yield _text(_first(source.get("client")))
-
-
-def _host_address(source: Source) -> str:
-    """Return the host's own address: where it is the client's as well, it is no secret."""
-    if _is_environ(source):
-        return _text(source.get("SERVER_NAME"))
-    return _text(_first(source.get("server")))
-
-
-def _first(pair: object) -> object:
-    return pair[0] if isinstance(pair, (list, tuple)) and pair else None
+    yield from parts.peers(source)
 
 
 def hidden_addresses(options: RequestData, source: Source) -> HiddenAddresses:
-    """Return what recognises, in any text, the addresses that a request came with."""
+    """Return what recognises, in any text, the addresses that a request came with.
+
+    Where the client's is the server's own as well, it is no secret.
+    """
     gather = partial(_addresses_of, source, options.forwarded_header)
-    return HiddenAddresses(gather, spared=_host_address(source))
+    return HiddenAddresses(gather, spared=parts.server(source)[0])
 
 
 # -- method and URL --
 
 
 def _method(source: Source) -> str:
-    method = _text(source.get("REQUEST_METHOD" if _is_environ(source) else "method"))
+    method = parts.method(source)
     # A websocket's handshake is a GET (RFC 6455, section 4.1), and its scope names no method.
     return method[:32] if method.isascii() and method.isalpha() else ("" if method else "GET")
 
@@ -199,38 +189,20 @@ def _method(source: Source) -> str:
 def _url(source: Source, hidden: HiddenAddresses) -> str:
     path = _cut(_quoted_path(source, hidden), _MAX_PATH)
     host = _host(source, hidden)
-    return f"{_scheme(source)}://{host}{path}" if host else path
-
-
-def _scheme(source: Source) -> str:
-    scheme = _text(source.get("wsgi.url_scheme" if _is_environ(source) else "scheme"))
-    default = "ws" if source.get("type") == "websocket" else "http"
-    return scheme if scheme in ("http", "https", "ws", "wss") else default
-
-
-def _named_host(source: Source) -> str:
-    if _is_environ(source):
-        return _text(source.get("HTTP_HOST"))
-    return next((value for name, value in _scope_headers(source) if name == "host"), "")
+    return f"{parts.scheme(source)}://{host}{path}" if host else path
 
 
 def _host(source: Source, hidden: HiddenAddresses) -> str:
-    named = _named_host(source).rpartition("@")[2].strip()
+    named = parts.host(source).rpartition("@")[2].strip()
     if _is_host(named) and not hidden.is_in(named):
         return named
-    if _is_environ(source):
-        name, port = source.get("SERVER_NAME"), source.get("SERVER_PORT")
-    else:
-        server = source.get("server")
-        pair = server if isinstance(server, (list, tuple)) and len(server) == 2 else ("", None)
-        name, port = pair
-    host = _text(name)
+    host, port = parts.server(source)
     if not _is_host(host) or hidden.is_in(host):
         return ""
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
-    usual = {"https": "443", "wss": "443"}.get(_scheme(source), "80")
-    return host if str(port) == usual or not str(port).isdecimal() else f"{host}:{port}"
+    usual = {"https": "443", "wss": "443"}.get(parts.scheme(source), "80")
+    return host if port == usual or not port.isdecimal() else f"{host}:{port}"
 
 
 def _is_host(text: str) -> bool:
@@ -238,12 +210,7 @@ def _is_host(text: str) -> bool:
 
 
 def _quoted_path(source: Source, hidden: HiddenAddresses) -> str:
-    if _is_environ(source):
-        # PEP 3333: bytes, each shown as a character.
-        path = _text(source.get("SCRIPT_NAME")) + _text(source.get("PATH_INFO"))
-        raw = path.encode("latin-1", "replace")
-    else:
-        raw = _scope_path(source).encode("utf-8", "replace")
+    raw = parts.path(source)
     if not raw.startswith(b"/"):
         raw = b"/" + raw
     raw = raw[: 2 * _MAX_PATH]
@@ -262,25 +229,11 @@ def _quoted_path(source: Source, hidden: HiddenAddresses) -> str:
     )
 
 
-def _scope_path(scope: Source) -> str:
-    """Return the whole path: servers disagree on whether `path` begins with `root_path`."""
-    path = scope.get("path")
-    if not isinstance(path, str):
-        from urllib.parse import unquote
-
-        return unquote(_text(scope.get("raw_path")).partition("?")[0])
-    root = _text(scope.get("root_path")).rstrip("/")
-    if not root or path == root or path.startswith(root + "/"):
-        return path
-    return root + path
-
-
 # -- query, headers, cookies --
 
 
 def _query(source: Source, hidden: HiddenAddresses) -> str:
-    query = _text(source.get("QUERY_STRING" if _is_environ(source) else "query_string"))
-    return _filtered_query(query, hidden)
+    return _filtered_query(parts.query(source), hidden)
 
 
 def _filtered_query(query: str, hidden: HiddenAddresses) -> str:
@@ -312,11 +265,11 @@ def _unquoted(text: str) -> str:
 
 
 def _reported_headers(
-    options: RequestData, headers: _Headers, hidden: HiddenAddresses, *, drops: bool
+    options: RequestData, headers: dict[str, str], hidden: HiddenAddresses, *, drops: bool
 ) -> dict[str, str]:
     shown: dict[str, str] = {}
-    for name, value in headers[:_MAX_HEADERS]:
-        folded = _folded(name)
+    for name, value in islice(headers.items(), _MAX_HEADERS):
+        folded = name.replace("_", "-")
         if folded == "cookie" or hidden.is_in(name):
             continue
         if drops and is_address_header(name, configured=options.forwarded_header):
@@ -353,9 +306,9 @@ def _shown_url(options: RequestData, url: str, hidden: HiddenAddresses) -> str:
     return f"{url}?{_filtered_query(query, hidden)}"
 
 
-def _cookies(headers: _Headers, hidden: HiddenAddresses) -> dict[str, str]:
+def _cookies(headers: dict[str, str], hidden: HiddenAddresses) -> dict[str, str]:
     shown: dict[str, str] = {}
-    for name, value in _cookie_pairs(dict(headers).get("cookie", "")):
+    for name, value in _cookie_pairs(headers.get("cookie", "")):
         if hidden.is_in(_unquoted(name)):
             continue
         secret = is_secret(name) or hidden.is_in(_unquoted(value[: _MAX_VALUE + 64]))
