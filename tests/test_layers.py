@@ -37,6 +37,8 @@ LAYERS = [
     ["sentry"],
     # all of it together
     ["initialise"],
+    # where the user goes on to
+    ["jobs", "services"],
     [""],
     ["inspector"],
     ["testing", "cli", "__main__"],
@@ -68,9 +70,22 @@ OPTIONAL = {
     "frameworks.sanic": {"sanic"},
     "frameworks.starlette": {"starlette"},
     "frameworks.tornado": {"tornado"},
+    "jobs.celery": {"celery"},
+    "jobs.rq": {"rq"},
+    "jobs.dramatiq": {"dramatiq"},
+    "jobs.arq": {"arq"},
+    "jobs.taskiq": {"taskiq"},
+    "jobs.huey": {"huey"},
+    "jobs.procrastinate": {"procrastinate"},
+    "jobs.saq": {"saq"},
+    "jobs.django_tasks": {"django"},
+    "jobs.apscheduler": {"apscheduler"},
     "resolvers.jwt": {"jwt"},
     "sentry.delivery.compression": {"isal", "zlib_ng"},
     "sentry.delivery.httpx_connection": {"httpx", "httpx2"},
+    "services.aiohttp": {"aiohttp"},
+    "services.httpx": {"httpx", "httpx2"},
+    "services.requests": {"requests"},
     "testing.pytest_plugin": {"pytest"},
 }
 

@@ -17,7 +17,7 @@ from usercontext.clients.collected import (
 from usercontext.clients.per_request import PerRequest
 from usercontext.clients.sentry_telemetry import clean_attributes, name_telemetry, theirs
 from usercontext.core.context import pull_user
-from usercontext.core.record import current, leave
+from usercontext.core.record import JobRecord, current, leave
 from usercontext.diagnostics import harmless, warn_once
 from usercontext.exceptions import MissingDependencyError
 
@@ -33,6 +33,9 @@ __all__ = ["SentrySdkClient"]
 # The scopes outside of the request that this context belongs to: set in contexts that a server
 # has leaked from one request into the next, too, and there nothing else must be inherited.
 _outside: ContextVar[tuple[Any, Any] | None] = ContextVar("usercontext.sentry_sdk", default=None)
+
+# The queues whose integration gives each job an isolation scope, by the name that it gives it.
+_ISOLATED = frozenset({"arq", "celery", "huey"})
 
 
 class SentrySdkClient(BaseClient):
@@ -103,8 +106,10 @@ class SentrySdkClient(BaseClient):
         outside = _outside.get()
         inherits = outside is None and any(one and one.get(False) for one in self._applied)
         if record is not None and record.source is None:
-            # A job: what it does stays a part of the trace that it stands in.
-            inherits, start = False, here
+            # A job: what it does stays a part of the trace that it stands in. What the SDK
+            # isolates itself for each job outlives ours, and so does the job's transaction.
+            inherits = isinstance(record, JobRecord) and here[0]._name in _ISOLATED
+            start = here
         else:
             start = outside or here
         token = _outside.set(outside or here)

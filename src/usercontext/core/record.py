@@ -27,6 +27,7 @@ __all__ = [
     "KEY",
     "UNKNOWN",
     "BlockRecord",
+    "JobRecord",
     "RequestRecord",
     "Unknown",
     "current",
@@ -160,6 +161,12 @@ class RequestRecord:
             self.context.collected_address(self)
         self.ended = monotonic()
         self.source = None
+
+
+class JobRecord(RequestRecord):
+    """The record of one run of a background job."""
+
+    __slots__ = ()
 
 
 class BlockRecord(RequestRecord):

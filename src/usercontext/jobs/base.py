@@ -1,0 +1,302 @@
+"""What the integration of every queue needs: a mark at enqueueing, and a scope for each job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from usercontext.core import resolution
+from usercontext.core.capture import report_unhandled
+from usercontext.core.context import Context, default
+from usercontext.core.lifecycle import ask, complete, complete_now, push, push_now
+from usercontext.core.record import (
+    UNKNOWN,
+    BlockRecord,
+    JobRecord,
+    RequestRecord,
+    current,
+    enter,
+    leave,
+)
+from usercontext.diagnostics import harmless, warn_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from usercontext.carried import CarriedIdentity
+    from usercontext.core.clients import ClientScopes
+    from usercontext.core.options import ContextOptions
+    from usercontext.user import User
+
+__all__ = ["KEY", "Job", "JobContext", "RunningJob"]
+
+#: What the mark is called in the metadata of every queue.
+KEY: Final = "usercontext"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the resolver of a job is called with.
+
+    Attributes:
+        name: the name of the task or function.
+        id: the job's id, as the queue gives it.
+        user: who enqueued it, with the fields that were carried.
+        message: what the queue's own library has of the job.
+    """
+
+    name: str
+    id: str
+    user: User
+    message: Any
+
+
+class JobContext:
+    """What applies to the jobs of one queue: the options of its `UserContext`, over `init()`'s.
+
+    Args:
+        queue: the module's name, for log lines.
+        options: see `ContextOptions`. The resolver is called with a `Job`, and only where
+            somebody has been carried.
+    """
+
+    def __init__(self, queue: str, options: ContextOptions) -> None:
+        resolver = options.get("resolver")
+        if callable(resolver):
+            options["resolver"] = _loading(resolver)
+        self.queue: str = queue
+        self._own = Context(**options)
+        self._joined: tuple[Context, Context] | None = None
+
+    @property
+    def context(self) -> Context:
+        """The options that apply now; the resolver of `init()` is for requests, not for jobs."""
+        base, joined = default(), self._joined
+        if joined is None or joined[0] is not base:
+            joined = self._joined = (base, self._own.without_resolver_of(base))
+        return joined[1]
+
+    # --- where a job is enqueued ----------------------------------------------------------
+
+    def mark(self, name: str, id: str) -> str | None:  # noqa: A002
+        """Return the text that carries the current user to a job; None where there is nobody.
+
+        A sync resolver is asked first. An async one is not: where enqueueing can await, it is
+        `mark_async` that asks.
+        """
+        record, carried = current(), self._carried("enqueued")
+        if record is None or carried is None:
+            return None
+        with harmless(f"{self.queue} mark", "a job of %s carries nobody", self.queue):
+            fields = record.context.outgoing(record)
+            if self._own.scrubber:
+                fields = self._own.scrubber.user(fields)
+            return carried.sign(fields, ("job", name, id))
+        return None
+
+    async def mark_async(self, name: str, id: str) -> str | None:  # noqa: A002
+        """Do what `mark` does, and await an async resolver first."""
+        record = current()
+        if record is not None and record.ended is None and record.user is UNKNOWN:
+            await ask(record)
+        return self.mark(name, id)
+
+    def is_mark_of(self, text: object, name: str, id: str) -> bool:  # noqa: A002
+        """Return whether a message that is sent again has the mark that it was sent with."""
+        carried = self.context.carried
+        return carried is not None and carried.is_for(text, ("job", name, id))
+
+    def _carried(self, done: str) -> CarriedIdentity | None:
+        carried = self.context.carried
+        if carried is None:
+            warn_once(
+                f"{self.queue}: nothing is carried when {done}",
+                "jobs of %s are %s without a user: call usercontext.init(carried="
+                'CarriedIdentity(keys=[KEY], audience="shop")) in this process',
+                self.queue,
+                done,
+            )
+        return carried
+
+    # --- where it runs --------------------------------------------------------------------
+
+    def user_of(self, text: object, name: str, id: str) -> User | None:  # noqa: A002
+        """Return whom a mark carries, if it is accepted for this job."""
+        if text is None:
+            return None
+        carried = self._carried("run")
+        return None if carried is None else carried.read(text, ("job", name, id))
+
+    def running(
+        self,
+        text: object,
+        name: str,
+        id: str,  # noqa: A002
+        message: object = None,
+        *,
+        is_error: Callable[[BaseException], bool] | None = None,
+    ) -> RunningJob:
+        """Return one run of a job, to be entered: with whom its mark carries, or nobody.
+
+        Args:
+            text: the mark as it was found in the message; None where there is none.
+            name: the job's name, as it was marked with.
+            id: its id.
+            message: what the resolver finds in `Job.message`.
+            is_error: tells the exceptions that are reported from those by which the queue is
+                told what to do.
+        """
+        context = self.context
+        record = JobRecord(None, context)
+        user = self.user_of(text, name, id)
+        if user is None:
+            # Nobody has enqueued it: there is nobody to load, either.
+            record.user = None if context.resolver is not None else UNKNOWN
+        elif context.resolver is None:
+            record.claim(user)
+        else:
+            record.make_state().request = Job(name, id, user, message)
+        return RunningJob(record, text=text, is_error=is_error)
+
+    def running_here(self) -> RunningJob:
+        """Return one run of a job inside of whoever calls it, whose user it has."""
+        outer = current()
+        if outer is None:
+            return RunningJob(JobRecord(None, self.context))
+        known = resolution.ask(outer) if outer.ended is None else outer.known()
+        if outer.user is UNKNOWN and outer.context.resolver is not None:
+            # Only the request itself can await its resolver.
+            return RunningJob(outer, is_own=False)
+        block = BlockRecord(outer.context, outer)
+        block.claim(None if known is UNKNOWN else known)
+        return RunningJob(block)
+
+
+def _loading(resolver: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Have whoever was carried stand for whom a failing resolver could not load."""
+    from functools import update_wrapper
+    from inspect import iscoroutinefunction
+
+    name = getattr(resolver, "__qualname__", type(resolver).__qualname__)
+    failed = f"job resolver {name}", "%s failed: this job has the user that it was given", name
+
+    def load(job: Job) -> object:
+        with harmless(*failed):
+            return resolver(job)
+        return job.user
+
+    async def load_async(job: Job) -> object:
+        with harmless(*failed):
+            return await resolver(job)
+        return job.user
+
+    is_async = iscoroutinefunction(resolver) or iscoroutinefunction(
+        getattr(resolver, "__call__", None)  # noqa: B004
+    )
+    loading: Any = load_async if is_async else load
+    return update_wrapper(loading, resolver) if hasattr(resolver, "__qualname__") else loading
+
+
+class RunningJob:
+    """One run of a job, from its start to its end: a `with` or an `async with` block.
+
+    Inside of it its record is the current one; an error that leaves it is reported, and passes.
+    Queues with a hook at each end call `begin`, `fail` and `end` themselves.
+    """
+
+    __slots__ = ("_clients", "_is_error", "_is_own", "_token", "record", "text")
+
+    def __init__(
+        self,
+        record: RequestRecord,
+        *,
+        text: object = None,
+        is_error: Callable[[BaseException], bool] | None = None,
+        is_own: bool = True,
+    ) -> None:
+        self.record: RequestRecord = record
+        self.text: object = text
+        self._is_error = is_error
+        self._is_own = is_own
+        self._clients: ClientScopes | None = None
+        self._token: Any = None
+
+    def begin(self) -> None:
+        """Make the job's record the current one, and open a scope of each reporting client."""
+        record = self.record
+        self._token = enter(record)
+        if self._is_own and record.context.clients and record.root is record:
+            self._clients = record.context.isolate_clients(record)
+            if record.user is not UNKNOWN:
+                record.context.became_known(record)
+
+    def fail(self, error: BaseException) -> None:
+        """Report the error that ends this run, once."""
+        if self._reports(error):
+            resolution.ask(self.record)
+            report_unhandled(error, self.record)  # type: ignore[arg-type]
+
+    async def fail_async(self, error: BaseException) -> None:
+        """Do what `fail` does, and await an async resolver first."""
+        if self._reports(error):
+            await ask(self.record)
+            report_unhandled(error, self.record)  # type: ignore[arg-type]
+
+    def _reports(self, error: BaseException) -> bool:
+        return isinstance(error, Exception) if self._is_error is None else self._is_error(error)
+
+    def end(self) -> None:
+        """Put back what was current before; the record keeps a known user for detached work."""
+        try:
+            if self._is_own:
+                complete_now(self.record)
+                push_now(self.record)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._clients is not None:
+            self._clients.close()
+        if self._token is not None:
+            leave(self._token)
+        if self._is_own:
+            self.record.close()
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is not None:
+                self.fail(error)
+        finally:
+            self.end()
+
+    async def __aenter__(self) -> Self:
+        self.begin()
+        if self.record.context.eager:
+            await ask(self.record)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is not None:
+                await self.fail_async(error)
+            if self._is_own and (error is None or isinstance(error, Exception)):
+                # A task that is destroyed awaits nothing more.
+                await complete(self.record)
+                await push(self.record)
+        finally:
+            self._close()

@@ -1,0 +1,201 @@
+"""Celery: the user of a task, in every pool, through retries, canvas and error callbacks."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final, Unpack
+from weakref import WeakKeyDictionary
+
+from celery import Celery, current_task, signals
+from celery.backends.base import Backend
+from celery.exceptions import Ignore, Reject, Retry
+
+from usercontext.core.record import current, enter
+from usercontext.exceptions import ConfigurationError
+from usercontext.initialise import flush
+from usercontext.jobs.base import KEY, JobContext, RunningJob
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from celery.app.task import Context as Request
+    from celery.app.task import Task
+
+    from usercontext.core.options import ContextOptions
+
+__all__ = ["UserContext"]
+
+# Where a run is kept on the task's own request: it is there once for every run.
+_RUNNING: Final = "_usercontext_running"
+_MAX_REPORTED: Final = 1000
+
+_contexts: WeakKeyDictionary[Celery, UserContext] = WeakKeyDictionary()
+
+
+class UserContext:
+    """Make whoever enqueues a task of a Celery app its user while it runs.
+
+    `UserContext(app)`, where the app is made: both the processes that enqueue and the workers
+    import it from there. The mark travels in the message's headers. It stays the same in a retry
+    and a redelivery; the tasks that a task enqueues, its callbacks and the rest of its chain
+    have the user that the task has then. What beat schedules has nobody.
+
+    Args:
+        app: the Celery app.
+        options: see `ContextOptions`; what is left out comes from `init()`. The resolver is
+            called with a `usercontext.jobs.Job`, whose `user` is whoever was carried.
+
+    Raises:
+        ConfigurationError: an option is wrong, or the app has a `UserContext` already.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, app: Celery, **options: Unpack[ContextOptions]) -> None:
+        _check(app)
+        self._app = app
+        self._jobs = JobContext("celery", options)
+        # The ids of tasks whose end was reported in place of the process that ran them.
+        self._reported: dict[str, None] = {}
+        signals.before_task_publish.connect(self._mark, weak=False)
+        signals.task_prerun.connect(self._begin, weak=False)
+        signals.task_failure.connect(self._fail, weak=False)
+        signals.task_postrun.connect(self._end, weak=False)
+        signals.worker_init.connect(self._end_last, weak=False)
+        for started in (signals.worker_init, signals.worker_process_init, signals.beat_init):
+            started.connect(_start_from_nobody, weak=False)
+        for stopped in (signals.worker_process_shutdown, signals.worker_shutdown):
+            stopped.connect(_flush, weak=False)
+        _contexts[app] = self
+
+    # --- where a task is enqueued ---------------------------------------------------------
+
+    def _mark(self, sender: str, headers: dict[str, Any], body: Any = None, **_: object) -> None:
+        # In task protocol 1 the message's body is the mapping that has the id.
+        task_id = headers.get("id") or body["id"]
+        mark = self._mark_for(sender, task_id, headers)
+        inner = headers.get("headers")
+        # sentry-sdk and ddtrace put headers into a second dict, which alone outlives a retry.
+        for place in (headers, inner) if isinstance(inner, dict) else (headers,):
+            place.pop(KEY, None)
+            if mark is not None:
+                place[KEY] = mark
+
+    def _mark_for(self, name: str, task_id: str, headers: dict[str, Any]) -> str | None:
+        if headers.get("celery_beat_task"):
+            return None
+        running = _running_of(current_task.request) if current_task else None
+        if running is not None and (current_task.name, current_task.request.id) == (name, task_id):
+            # A retry is the same task: of whoever enqueued it, whatever its body has set.
+            return running.text if isinstance(running.text, str) else None
+        found = headers.get(KEY)
+        if isinstance(found, str) and self._jobs.is_mark_of(found, name, task_id):
+            return found
+        return self._jobs.mark(name, task_id)
+
+    # --- where it runs --------------------------------------------------------------------
+
+    def _begin(self, task: Task, **_: object) -> None:
+        if task.app is self._app:
+            running = self._run_of(task)
+            vars(task.request)[_RUNNING] = running
+            running.begin()
+
+    def _run_of(self, task: Task) -> RunningJob:
+        request = task.request
+        text = _mark_in(request)
+        if text is None and request.is_eager:
+            return self._jobs.running_here()
+        return self._jobs.running(
+            text, task.name, request.id, request, is_error=lambda error: _is_error(task, error)
+        )
+
+    def _fail(self, sender: Task, task_id: str, exception: BaseException, **_: object) -> None:
+        if sender.app is not self._app:
+            return
+        running = _running_of(sender.request)
+        if running is not None:
+            running.fail(exception)
+        elif task_id not in self._reported:
+            # The process that ran the task is gone; its parent is told, up to three times.
+            if len(self._reported) >= _MAX_REPORTED:
+                self._reported.clear()
+            self._reported[task_id] = None
+            with self._run_of(sender) as running:
+                running.fail(exception)
+
+    def _end(self, task: Task, **_: object) -> None:
+        running = _running_of(task.request)
+        if running is not None and task.app is self._app:
+            del vars(task.request)[_RUNNING]
+            running.end()
+
+    def _end_last(self, **_: object) -> None:
+        """End a task behind the app's own handlers of its end, which are known by now."""
+        signals.task_postrun.disconnect(self._end)
+        signals.task_postrun.connect(self._end, weak=False)
+
+    def _around_errbacks(self, request: Request) -> AbstractContextManager[object]:
+        """Give the callbacks of a task that was killed its user: its parent calls them."""
+        if current() is not None:
+            return nullcontext()
+        return self._jobs.running(_mark_in(request), request.task, request.id, request)
+
+
+def _check(app: object) -> None:
+    if not isinstance(app, Celery):
+        raise ConfigurationError(
+            f"UserContext takes a Celery app, not {type(app).__name__}: write UserContext(app), "
+            'where app = Celery("shop")'
+        )
+    if app in _contexts:
+        raise ConfigurationError(
+            "this Celery app has a UserContext already: keep one, and give it all options"
+        )
+
+
+def _mark_in(request: Request) -> object:
+    """Return the mark of a message; sentry-sdk leaves one place, eager tasks have the other."""
+    found = getattr(request, KEY, None)
+    if found is None and isinstance(request.headers, dict):
+        found = request.headers.get(KEY)
+    return found
+
+
+def _running_of(request: Request) -> RunningJob | None:
+    found: RunningJob | None = vars(request).get(_RUNNING)
+    return found
+
+
+def _is_error(task: Task, error: BaseException) -> bool:
+    """Tell errors from what a task tells its worker, and from what it says it throws."""
+    if isinstance(error, Ignore | Reject | Retry) or not isinstance(error, Exception):
+        return False
+    return not isinstance(error, task.throws)
+
+
+def _start_from_nobody(**_: object) -> None:
+    """Leave behind the user of whoever has started this worker."""
+    enter(None)
+
+
+def _flush(**_: object) -> None:
+    flush()
+
+
+def _name_errbacks() -> None:
+    """Have the callbacks of failed tasks called with their user, wherever that is."""
+    call = Backend._call_task_errbacks
+
+    @wraps(call)
+    def call_errbacks(backend: Any, request: Request, *args: Any, **options: Any) -> Any:
+        context = _contexts.get(backend.app)
+        with nullcontext() if context is None else context._around_errbacks(request):
+            return call(backend, request, *args, **options)
+
+    Backend._call_task_errbacks = call_errbacks
+
+
+if hasattr(Backend, "_call_task_errbacks"):  # private: without it they have no user
+    _name_errbacks()

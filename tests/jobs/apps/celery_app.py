@@ -1,0 +1,161 @@
+"""A Celery app with the jobs of `tests.jobs.promises`, and those that only Celery has."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from celery import Celery, signals
+
+import usercontext
+from tests.jobs.notes import configure, note
+from usercontext.jobs.celery import UserContext
+
+app = Celery("shop", broker=os.environ["JOBS_REDIS"], backend=os.environ["JOBS_REDIS"])
+app.conf.update(
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_hijack_root_logger=False,
+    broker_connection_retry_on_startup=True,
+    task_default_queue=os.environ.get("JOBS_QUEUE", "celery"),
+    task_publish_retry=False,
+)
+configure()
+
+if os.environ.get("JOBS_SENTRY"):
+    import sentry_sdk
+
+    from tests.jobs.sentry import options
+    from usercontext.clients.sentry_sdk import SentrySdkClient
+
+    sentry_sdk.init(**options())
+    configure(clients=[SentrySdkClient()])
+
+if not os.environ.get("JOBS_PLAIN"):
+    UserContext(app)
+
+if os.environ.get("JOBS_STARTER"):
+    # The worker is started where somebody is the user.
+    usercontext.isolation_scope(user={"id": "starter"}).__enter__()
+
+
+app.conf.beat_schedule = {
+    "look": {"task": "tests.jobs.apps.celery_app.look", "schedule": 1.0, "args": ("by beat",)}
+}
+app.conf.beat_schedule_filename = os.environ.get("JOBS_SCHEDULE", "")
+
+
+@app.task
+def look(label: str, *_: Any) -> str:
+    """Note the user."""
+    note(label)
+    return label
+
+
+@app.task
+def fail(label: str) -> None:
+    """Note the user, and fail."""
+    note(label)
+    raise ValueError(label)
+
+
+@app.task(bind=True, max_retries=3)
+def retry(self: Any, label: str) -> None:
+    """Note the user, and fail twice in a row: one retry is asked for after another."""
+    note(label)
+    usercontext.set_user({"id": "changed"})
+    if self.request.retries == 0:
+        raise self.retry(countdown=0)
+
+
+@app.task(autoretry_for=(ValueError,), max_retries=1, retry_backoff=False, default_retry_delay=0)
+def autoretry(label: str) -> None:
+    """Note the user, and fail at every attempt."""
+    note(label)
+    raise ValueError(label)
+
+
+@app.task
+def hand_on(label: str) -> None:
+    """Note the user, and enqueue another job."""
+    note(label)
+    look.delay(f"{label}.child")
+
+
+@app.task
+def become(label: str) -> None:
+    """Say that bob is the user, and enqueue another job."""
+    usercontext.set_user({"id": "bob"})
+    note(label)
+    look.delay(f"{label}.child")
+
+
+@app.task(throws=(KeyError,))
+def expected(label: str) -> None:
+    """Fail in a way that is no error."""
+    note(label)
+    raise KeyError(label)
+
+
+@app.task(bind=True)
+def replace(self: Any, label: str) -> None:
+    """Have another task in its own place."""
+    note(label)
+    raise self.replace(look.s(f"{label}.child"))
+
+
+@app.task(bind=True)
+def killed(self: Any, label: str) -> None:
+    """Note the user, and kill the own process at the first attempt."""
+    note(label)
+    if not self.request.delivery_info.get("redelivered"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(acks_late=False)
+def lost(label: str) -> None:
+    """Note the user, and kill the own process for good."""
+    note(label)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(soft_time_limit=1)
+def soft(label: str) -> None:
+    """Note the user, and wait for too long."""
+    note(label)
+    signal.pause()
+
+
+@app.task(time_limit=1, acks_late=False)
+def hard(label: str) -> None:
+    """Note the user, and wait for too long, whatever the worker says."""
+    note(label)
+    while True:
+        signal.pause()
+
+
+@app.task
+def on_error(request: Any, exc: BaseException, _traceback: object) -> None:
+    """Note the user for the task that failed."""
+    note(f"{exc}.errback")
+    del request
+
+
+@app.task
+def on_error_by_id(label: str) -> None:
+    """Note the user for the task that failed, in a task of its own."""
+    note(f"{label}.errback")
+
+
+@signals.worker_ready.connect
+def say_ready(**_: Any) -> None:
+    """Say so where the test reads it."""
+    print("celery-ready", flush=True)
+
+
+@signals.task_postrun.connect
+def after(args: Any, **_: Any) -> None:
+    """Note the user when a task is over."""
+    if args and "postrun" in str(args[0]):
+        note(f"{args[0]}.after")

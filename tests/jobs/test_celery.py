@@ -1,0 +1,339 @@
+"""Celery: real workers of every pool, and Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import celery
+import pytest
+
+import usercontext
+from tests.jobs.notes import reported, reports, seen
+from tests.jobs.processes import worker
+from tests.jobs.promises import ADA, Enqueue, Promises, label
+from usercontext.jobs.celery import UserContext
+from usercontext.wsgi import UserContextMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["label"]
+
+APP = "tests.jobs.apps.celery_app"
+
+
+@pytest.fixture(scope="module")
+def app(environ: dict[str, str]) -> Any:
+    """Return the module of the app, as the process that enqueues imports it."""
+    assert environ
+    module: Any = importlib.import_module(APP)
+    module.configure()
+    return module
+
+
+@pytest.fixture(scope="module", params=["prefork", "threads", "gevent", "solo"])
+def pool(app: Any, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a worker with each pool, on a queue of its own."""
+    options = ["--pool", request.param, "--concurrency", "2", "--loglevel", "WARNING"]
+    queue = f"celery-{request.param}"
+    app.app.conf.task_default_queue = queue
+    app.app.amqp.__dict__.pop("queues", None)
+    app.app.amqp.__dict__.pop("default_queue", None)
+    with worker(
+        "celery",
+        "-A",
+        APP,
+        "worker",
+        *options,
+        "--without-mingle",
+        "--without-gossip",
+        "-Q",
+        queue,
+        ready="celery-ready",
+        environ={"JOBS_QUEUE": queue, "JOBS_STARTER": "1"},
+    ):
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def enqueue(app: Any, pool: str) -> Enqueue:
+    """Return what enqueues a task of the app."""
+    assert pool
+    return lambda name, label: getattr(app, name).delay(label)
+
+
+class TestCelery(Promises):
+    """What every queue keeps, and what only Celery can do."""
+
+    def test_a_retry_keeps_whoever_enqueued_it(self, enqueue: Enqueue, label: str) -> None:
+        """The body's own `set_user` is over with the attempt: each starts from the original."""
+        assert usercontext.get_user() is None
+        enqueue("retry", label)
+        assert [seen(label), seen(label)] == ["nobody", "nobody"]
+
+    def test_autoretry(self, enqueue: Enqueue, label: str) -> None:
+        """Every attempt has the user, and the last one's error is reported with it."""
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("autoretry", label)
+        assert [seen(label), seen(label), reported(label)] == ["ada", "ada", "ada"]
+        assert reports(label) == 0
+
+    def test_expected_errors_are_left_out(self, enqueue: Enqueue, label: str) -> None:
+        """What a task says it throws is no error."""
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("expected", label)
+        enqueue("look", f"{label}.after")
+        assert [seen(label), seen(f"{label}.after")] == ["ada", "nobody"]
+        assert reports(f"'{label}'") == 0
+
+    def test_a_chain(self, app: Any, pool: str, label: str) -> None:
+        """Each step of a chain has the user."""
+        assert pool
+        steps = [app.look.si(f"{label}.{number}") for number in range(3)]
+        with usercontext.isolation_scope(user=ADA):
+            celery.chain(*steps).delay()
+        assert [seen(f"{label}.{number}") for number in range(3)] == ["ada"] * 3
+
+    def test_a_chord(self, app: Any, pool: str, label: str) -> None:
+        """Each member of a group, and the body behind it, has the user."""
+        assert pool
+        header = celery.group(app.look.si(f"{label}.{number}") for number in range(3))
+        with usercontext.isolation_scope(user=ADA):
+            celery.chord(header)(app.look.si(f"{label}.body"))
+        names = ["0", "1", "2", "body"]
+        assert [seen(f"{label}.{name}") for name in names] == ["ada"] * 4
+
+    def test_a_failing_chord(self, app: Any, pool: str, label: str) -> None:
+        """The error callback of a chord has the user of the member that failed."""
+        assert pool
+        header = celery.group([app.look.si(f"{label}.0"), app.fail.si(label)])
+        body = app.look.si(f"{label}.body").on_error(app.on_error_by_id.si(label))
+        with usercontext.isolation_scope(user=ADA):
+            celery.chord(header)(body)
+        assert [reported(label), seen(f"{label}.errback")] == ["ada", "ada"]
+
+    def test_callbacks(self, app: Any, pool: str, label: str) -> None:
+        """`link` and both kinds of `link_error` have the user."""
+        assert pool
+        with usercontext.isolation_scope(user=ADA):
+            app.look.apply_async((label,), link=app.look.si(f"{label}.linked"))
+            app.fail.apply_async((f"{label}.1",), link_error=app.on_error.s())
+            app.fail.apply_async((f"{label}.2",), link_error=app.on_error_by_id.si(f"{label}.2"))
+        assert seen(f"{label}.linked") == "ada"
+        assert [seen(f"{label}.1.errback"), seen(f"{label}.2.errback")] == ["ada", "ada"]
+
+    def test_a_replaced_task(self, enqueue: Enqueue, label: str) -> None:
+        """The task in the place of another one has its user."""
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("replace", label)
+        assert [seen(label), seen(f"{label}.child")] == ["ada", "ada"]
+
+    def test_a_later_task(self, app: Any, pool: str, label: str) -> None:
+        """A task with a countdown has the user of when it was enqueued."""
+        assert pool
+        with usercontext.isolation_scope(user=ADA):
+            app.look.apply_async((label,), countdown=0.1)
+        assert seen(label) == "ada"
+
+    def test_handlers_of_the_end_see_the_user(self, app: Any, pool: str, label: str) -> None:
+        """The app's own `task_postrun` handlers run before the user is gone."""
+        assert pool
+        with usercontext.isolation_scope(user=ADA):
+            app.look.delay(f"{label}.postrun")
+        assert [seen(f"{label}.postrun"), seen(f"{label}.postrun.after")] == ["ada", "ada"]
+
+    def test_a_copied_mark_names_nobody(self, app: Any, pool: str, label: str) -> None:
+        """The headers of one task, given to another by hand, do not make it ada's."""
+        assert pool
+        text = mark_of(app, "other")
+        app.look.apply_async((label,), headers={"usercontext": text})
+        assert seen(label) == "nobody"
+
+    def test_a_plain_producer(self, app: Any, pool: str, label: str) -> None:
+        """A message without a mark, from a process that has no extension yet, is nobody's."""
+        with celery.Celery(broker=app.app.conf.broker_url) as plain:
+            plain.send_task(app.look.name, (label,), queue=f"celery-{pool}")
+        assert seen(label) == "nobody"
+
+    def test_a_soft_time_limit(self, pool: str, enqueue: Enqueue, label: str) -> None:
+        """A task that takes too long is reported with its user."""
+        if pool != "prefork":
+            pytest.skip("only the prefork pool has soft time limits everywhere")
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("soft", label)
+        assert [seen(label), reported("SoftTimeLimitExceeded()")] == ["ada", "ada"]
+
+    def test_a_hard_time_limit(self, app: Any, pool: str, enqueue: Enqueue, label: str) -> None:
+        """A task that is killed for taking too long is reported once, by the parent."""
+        if pool != "prefork":
+            pytest.skip("only the prefork pool kills tasks")
+        with usercontext.isolation_scope(user=ADA):
+            app.hard.apply_async((label,), link_error=app.on_error_by_id.si(label))
+        assert [seen(label), reported("TimeLimitExceeded(1,)")] == ["ada", "ada"]
+        assert seen(f"{label}.errback") == "ada"
+        enqueue("look", f"{label}.after")
+        assert seen(f"{label}.after") == "nobody"
+        assert reports("TimeLimitExceeded(1,)") == 0
+
+    def test_a_killed_task(self, pool: str, enqueue: Enqueue, label: str) -> None:
+        """A task whose process was killed is delivered again with its user."""
+        if pool != "prefork":
+            pytest.skip("elsewhere it is the worker itself that would be killed")
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("killed", label)
+        assert [seen(label), seen(label)] == ["ada", "ada"]
+
+    def test_a_lost_task(self, pool: str, enqueue: Enqueue, label: str) -> None:
+        """A task that is lost with its process is reported with its user."""
+        if pool != "prefork":
+            pytest.skip("elsewhere it is the worker itself that would be killed")
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("lost", label)
+        assert seen(label) == "ada"
+        assert reported("Worker exited prematurely: signal 9 (SIGKILL) Job: N.") == "ada"
+
+
+class TestEager:
+    """`task_always_eager`: a task is run by whoever calls it."""
+
+    @pytest.fixture(autouse=True)
+    def _eager(self, app: Any) -> Iterator[None]:
+        app.app.conf.task_always_eager = True
+        yield
+        app.app.conf.task_always_eager = False
+
+    @pytest.mark.parametrize("name", ["look", "become", "retry", "replace"])
+    def test_the_caller_keeps_its_user(self, app: Any, label: str, name: str) -> None:
+        """The task has the caller's user, and what it sets is over with it."""
+        with usercontext.isolation_scope(user=ADA):
+            getattr(app, name).delay(label)
+            assert usercontext.get_user() == usercontext.User(id="ada")
+        assert seen(label) == ("bob" if name == "become" else "ada")
+
+    def test_nobody_stays_nobody(self, app: Any, label: str) -> None:
+        """Outside of a request the task has nobody, and leaves nobody behind."""
+        app.become.delay(label)
+        assert usercontext.get_user() is None
+
+    def test_an_error_is_reported_once(self, app: Any, label: str) -> None:
+        """The request that runs the task does not report its error again."""
+        with pytest.raises(ValueError, match="once"):
+            run_request(lambda: app.fail.apply((label,), throw=True))
+        assert reported(label) == "ada"
+        assert reports(label) == 0
+
+    async def unresolved(self, _request: object) -> dict[str, str]:
+        """Resolve ada, once somebody awaits it."""
+        return ADA
+
+    def test_a_user_who_is_not_known_yet(self, app: Any, label: str) -> None:
+        """In a request whose async resolver was not awaited, the task is the request's own."""
+
+        async def serve() -> None:
+            with usercontext.isolation_scope(resolver=self.unresolved):
+                app.look.delay(label)
+                await usercontext.resolve_user()
+                app.look.delay(label)
+
+        asyncio.run(serve())
+        assert [seen(label), seen(label)] == ["nobody", "ada"]
+
+
+def run_request(function: Any) -> None:
+    """Call a function in a request of ada's, whose error its middleware reports."""
+
+    def app(_environ: object, _start_response: object) -> list[bytes]:
+        function()
+        return []
+
+    served = UserContextMiddleware(app, resolver=lambda _: ADA)
+    served({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
+
+
+class TestSetUp:
+    """Deploys, schedules and errors of use."""
+
+    def test_beat_names_nobody(self, app: Any, tmp_path: Any, label: str) -> None:
+        """What beat schedules is nobody's, though somebody is the user where it was started."""
+        assert app
+        environ = {
+            "JOBS_QUEUE": label,
+            "JOBS_STARTER": "1",
+            "JOBS_SCHEDULE": str(tmp_path / "schedule"),
+        }
+        options = ["--loglevel", "WARNING", "--pool", "solo", "--without-mingle", "-Q", label]
+        with worker(
+            "celery",
+            "-A",
+            APP,
+            "worker",
+            "--beat",
+            *options,
+            ready="celery-ready",
+            environ=environ,
+        ):
+            assert seen("by beat") == "nobody"
+
+    def test_a_worker_without_the_extension(self, app: Any, label: str) -> None:
+        """In a rolling deploy a marked task runs on a worker that does not know the mark."""
+        options = ["--pool", "solo", "--loglevel", "WARNING", "--without-mingle", "-Q", label]
+        environ = {"JOBS_QUEUE": label, "JOBS_PLAIN": "1"}
+        with worker("celery", "-A", APP, "worker", *options, ready="celery-ready", environ=environ):
+            with usercontext.isolation_scope(user=ADA):
+                app.look.apply_async((label,), queue=label)
+            assert seen(label) == "nobody"
+
+    def test_beside_sentry_sdk(self, app: Any, label: str) -> None:
+        """The SDK's own reports, and those of retries, name the user as ours do, each once."""
+        options = ["--pool", "threads", "--loglevel", "WARNING", "--without-mingle", "-Q", label]
+        environ = {"JOBS_QUEUE": label, "JOBS_SENTRY": "1"}
+        with worker("celery", "-A", APP, "worker", *options, ready="celery-ready", environ=environ):
+            with usercontext.isolation_scope(user=ADA):
+                app.autoretry.apply_async((label,), queue=label)
+            assert [seen(label), seen(label)] == ["ada", "ada"]
+            assert [reported(label), reported(f"sentry {label}")] == ["ada", "ada"]
+            app.fail.apply_async((f"{label}.after",), queue=label)
+            assert reported(f"sentry {label}.after") == "nobody"
+            assert [reports(label), reports(f"sentry {label}")] == [0, 0]
+            assert reported(f"sentry {app.autoretry.name}") == "ada"
+
+    def test_it_is_added_once(self, app: Any) -> None:
+        """A second extension on one app is refused."""
+        with pytest.raises(usercontext.ConfigurationError, match="has a UserContext already"):
+            UserContext(app.app)
+
+    @pytest.mark.parametrize("wrong", [None, "shop", celery.Celery])
+    def test_it_takes_an_app(self, wrong: Any) -> None:
+        """Anything else is refused, with what to write."""
+        with pytest.raises(usercontext.ConfigurationError, match=r"write UserContext\(app\)"):
+            UserContext(wrong)
+
+    def test_nothing_is_carried_without_keys(
+        self, app: Any, label: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A producer whose `init()` has no keys says so once, and enqueues all the same."""
+        usercontext.init(None)
+        with usercontext.isolation_scope(user=ADA):
+            results = [app.look.apply_async((label,), queue=label) for _ in range(2)]
+        app.configure()
+        assert all(result.id for result in results)
+        assert caplog.text.count("jobs of celery are enqueued without a user") == 1
+
+
+def mark_of(app: Any, label: str) -> str:
+    """Return the mark of a task of ada's, as whoever can read the queue finds it."""
+    marks = []
+
+    def keep(headers: dict[str, Any], **_: Any) -> None:
+        marks.append(headers["usercontext"])
+
+    celery.signals.after_task_publish.connect(keep, weak=False)
+    try:
+        with usercontext.isolation_scope(user=ADA):
+            app.look.delay(label)
+    finally:
+        celery.signals.after_task_publish.disconnect(keep)
+    (mark,) = marks
+    return str(mark)
