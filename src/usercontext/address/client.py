@@ -58,13 +58,12 @@ _FAILURES_BEFORE_WARNING = 3
 
 #: Address, source, hops and reason, as `ClientAddress` has them.
 Outcome: TypeAlias = "tuple[str | None, Origin, int, Reason]"
-#: The peer's own answer, where its header stands, and whether that is to be read.
-Observed: TypeAlias = "tuple[Outcome, Any, bool]"
+#: The peer's own answer, where its header stands, and what is to be done, as below.
+Observed: TypeAlias = "tuple[Outcome, Any, int]"
 
 # What is done with a peer: its answer stands, or the header is read, or the answer stands
 # and somebody should be told if a forwarding header is seen.
 _ANSWER, _READ, _WATCH = range(3)
-_Known: TypeAlias = "tuple[int, Outcome]"
 
 
 class ClientAddress:
@@ -175,7 +174,7 @@ class ProxyTrust:
         self._split = elements if is_rfc7239 else entries
         self._address_of = address_of_element if is_rfc7239 else bare_address
         self._read = self._reader()
-        self._peers: dict[str | None, _Known] = {}
+        self._peers: dict[str | None, Observed] = {}
         self._answers: dict[str | bytes | None, Outcome] = {}
         self._looks = 0 if self._trusts_anything else _BEHIND_PROXY_LOOKS
         self._failures: dict[str, int] = {}
@@ -243,17 +242,18 @@ class ProxyTrust:
             known = self._peers.get(peer) or self._meet(peer, source)
         except (TypeError, LookupError, AttributeError):  # no pair, or nothing hashable in it
             known = self._judge("?")
-        if known[0] == _ANSWER:
-            return known[1], None, False
-        if known[0] == _READ:
-            return known[1], source.get(self._environ_key if is_environ else "headers"), True
+        action = known[2]
+        if not action:
+            return known
+        if action == _READ:
+            return known[0], source.get(self._environ_key if is_environ else "headers"), _READ
         self._watch(source)
-        return known[1], None, False
+        return known[0], None, _ANSWER
 
     def read(self, observed: Observed) -> Outcome:
         """Return what `outcome` does, of what `observe` has taken."""
-        peer, lines, is_to_be_read = observed
-        return self.read_header(peer, lines) if is_to_be_read else peer
+        peer, lines, action = observed
+        return self.read_header(peer, lines) if action else peer
 
     def read_header(self, peer: Outcome, lines: Any) -> Outcome:
         """Read the header that a trusted peer has sent; both as `observe` has taken them."""
@@ -268,10 +268,10 @@ class ProxyTrust:
                 line = None
             if type(line) is not bytes:
                 line = header_line(lines, name, MAX_TEXT)
+        elif isinstance(lines, str):
+            line = lines
         elif lines is not None:
-            line = (
-                lines if isinstance(lines, str) else header_line(lines, self._scope_name, MAX_TEXT)
-            )
+            line = header_line(lines, self._scope_name, MAX_TEXT)
         found = self._answers.get(line) or self._answer(line, peer)
         if found[0] is None and found[3] != "no-peer":
             self._count_failure(found[3])
@@ -283,26 +283,26 @@ class ProxyTrust:
 
     # -- the peer --
 
-    def _meet(self, peer: object, source: Source) -> _Known:
+    def _meet(self, peer: object, source: Source) -> Observed:
         """Judge a peer that is not remembered, and remember it."""
         known = self._judge(peer)
-        self._warn_of_server(source, known[0])
+        self._warn_of_server(source, known[2])
         if peer is None or (isinstance(peer, str) and len(peer) <= _MAX_REMEMBERED_TEXT):
             if len(self._peers) >= _MAX_REMEMBERED:
                 self._peers.clear()
             self._peers[peer] = known
         return known
 
-    def _judge(self, peer: object) -> _Known:
+    def _judge(self, peer: object) -> Observed:
         is_unix = peer is None or peer in _UNIX_PEERS
         address = bare_address(peer) if isinstance(peer, str) and not is_unix else None
         answer: Outcome = (address, "peer", 0, "no-peer" if address is None else "ok")
         if not self._trusts_anything:
             near = is_unix or (address is not None and address in _near())
-            return (_WATCH if near and self._looks else _ANSWER), answer
+            return answer, None, (_WATCH if near and self._looks else _ANSWER)
         if self._networks and not self._trusts(address, is_unix=is_unix):
-            return _ANSWER, (answer if address is None else (address, "peer", 0, "untrusted-peer"))
-        return (_ANSWER if self.trusted_hops == 0 else _READ), answer
+            return (answer if address is None else _untrusted(address)), None, _ANSWER
+        return answer, None, (_ANSWER if self.trusted_hops == 0 else _READ)
 
     def _trusts(self, address: str | None, *, is_unix: bool) -> bool:
         if is_unix:
@@ -420,6 +420,10 @@ class ProxyTrust:
 
 
 _TOO_LONG: Outcome = (None, "header", 0, "too-long")
+
+
+def _untrusted(address: str) -> Outcome:
+    return address, "peer", 0, "untrusted-peer"
 
 
 def _malformed(place: int) -> Outcome:

@@ -134,8 +134,8 @@ class RequestData:
             return None
         # In two steps rather than by `outcome`, as this is asked at nearly every report.
         trust = self._trust
-        answer, lines, is_to_be_read = trust.observe(source)
-        address = (trust.read_header(answer, lines) if is_to_be_read else answer)[0]
+        answer, lines, reads = trust.observe(source)
+        address = (trust.read_header(answer, lines) if reads else answer)[0]
         return address if address is None or self._anonymize is None else self._anonymize(address)
 
     def _outcome(self, source: Source) -> Any:
