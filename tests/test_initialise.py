@@ -10,7 +10,7 @@ import pytest
 import usercontext
 from tests.driver import plain_wsgi_app, wsgi_request
 from usercontext import ConfigurationError, InvalidDsnError, User, init, isolation_scope, testing
-from usercontext.core.context import default
+from usercontext.core.settings import default
 from usercontext.wsgi import UserContextMiddleware
 
 if TYPE_CHECKING:

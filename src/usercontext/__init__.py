@@ -5,7 +5,6 @@ from __future__ import annotations
 from usercontext._version import __version__
 from usercontext.address.client import ClientAddress
 from usercontext.core.capture import capture_exception, capture_message
-from usercontext.core.context import Context as UserContext
 from usercontext.core.current import (
     bind,
     get_client_address,
@@ -18,6 +17,7 @@ from usercontext.core.current import (
     update_user,
     use_user,
 )
+from usercontext.core.settings import Settings as UserContext
 from usercontext.exceptions import (
     ConfigurationError,
     InvalidDsnError,

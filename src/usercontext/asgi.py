@@ -5,21 +5,23 @@ from __future__ import annotations
 import sys
 from copy import copy
 from functools import cache
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from usercontext.core.context import Context, OverDefault, default
+from usercontext.core.context import configure, configure_joined
 from usercontext.core.interface import check_interface
 from usercontext.core.lifecycle import (
     Serving,
-    ask,
+    begin_plain,
+    complete,
+    end_plain,
     fail,
     flush_at_end,
     is_open,
-    push,
     serving_inside,
+    started,
 )
-from usercontext.core.record import KEY, UNKNOWN, RequestRecord, enter, leave, reset
+from usercontext.core.record import KEY, RequestRecord, enter, leave, reset
+from usercontext.core.settings import default
 from usercontext.exceptions import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -62,8 +64,8 @@ class UserContextMiddleware:
     def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
         check_interface(app, "ASGI")
         self.app = app
-        self._own = Context(make_request=self._request_maker(options), **options)
-        self._defaults = OverDefault(self._own)
+        self._own = configure(make_request=self._request_maker(options), **options)
+        self._joined = configure_joined(self._own)
         _mark_awaitable(_Exchange.send)
         _mark_awaitable(_RecordingExchange.send)
 
@@ -89,41 +91,29 @@ class UserContextMiddleware:
         if outer is not None and is_open(outer):
             await self._serve_inside(outer, scope, receive, send)
             return
-        context = self._defaults.joined
-        scope[KEY] = record = RequestRecord(scope, context)
-        if not context.is_plain:
+        settings = self._joined.joined
+        scope[KEY] = record = RequestRecord(scope, settings)
+        if not settings.is_plain:
             await _serve_with_clients(self.app, record, receive, send)
             return
         exchange = _Exchange(receive, send)
-        token = enter(record)
+        token = begin_plain(record)
         try:
             await self.app(scope, exchange.receive, exchange.send)
             if record.state is not None and record.state.pending:
-                await ask(record)
+                await complete(record)
         except Exception as error:
             await fail(record, error)
             raise
         finally:
-            try:
-                reset(token)
-            except ValueError:
-                leave(token)
-            # What close() does, at a tenth of its cost, for a request that reported nothing.
-            if record.user is UNKNOWN and record.state is None:
-                record.ended = 0.0
-                record.source = None
-            elif record.state is None and not context.includes_ip:
-                record.ended = monotonic()
-                record.source = None
-            else:
-                record.close()
+            end_plain(record, token)
 
     async def _serve_inside(
         self, record: RequestRecord, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Serve a mounted app, or one that is wrapped twice: the record is there already."""
         async with serving_inside(self._own, record, scope):
-            if record.context.recording:
+            if record.settings.recording:
                 send = _RecordingExchange(receive, send, record).send
             await self.app(scope, receive, send)
 
@@ -231,7 +221,7 @@ class _RecordingExchange(_Exchange):
         return _Exchange.send(self, message)  # `super()` costs as much as all of what it calls
 
     async def _start(self, message: Message) -> None:
-        await push(self._record)
+        await started(self._record)
         await self._send(message)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from itertools import islice
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from usercontext.exceptions import InvalidUserError
@@ -37,6 +36,11 @@ _CUT_SIZE = len(f'"{CUT}": true, ')
 
 #: The real name of a class: that of a metaclass may raise.
 _name_of: Callable[[type], str] = type.__dict__["__name__"].__get__
+
+
+def isfinite(number: float) -> bool:
+    """Tell whether a float is neither infinite nor no number; `math` would be a module more."""
+    return number - number == 0
 
 
 def kind_of(value: object) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from usercontext.core.context import Context, default, make_default
+from usercontext.core.context import configure, make_default
 from usercontext.core.options import ContextOptions, check_names, checked
+from usercontext.core.settings import default
 from usercontext.diagnostics import harmless
 from usercontext.event_loop import run_in_own_thread
 from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
+    from usercontext.core.settings import Settings
     from usercontext.types import Reporter
 
 __all__ = ["aclose", "aflush", "close", "flush", "init"]
@@ -27,7 +29,7 @@ def init(
     capture_unhandled: bool | None = None,
     capture_logging: str | int | None = None,
     **options: Any,
-) -> Context:
+) -> Settings:
     """Configure the process: the defaults of every middleware, and the built-in client.
 
     It may come before or after middlewares are built: they read it at each request. A second
@@ -71,7 +73,7 @@ def init(
         has_dsn = client is not None
     elif dsn is not None and dsn != ENVIRONMENT_VARIABLE:
         raise ConfigurationError("init() takes a DSN or client=, not both: leave one of them out")
-    context = Context(client=client, **context_options)
+    context = configure(client=client, **context_options)
     _close_client(make_default(context).client, unless=client)
     _watch(unhandled=has_dsn if capture_unhandled is None else capture_unhandled, level=level)
     return context

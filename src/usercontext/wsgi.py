@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from functools import cache, cached_property
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
-from usercontext.core import resolution
-from usercontext.core.capture import report_unhandled
-from usercontext.core.context import Context, OverDefault
+from usercontext.core.context import configure, configure_joined, join
 from usercontext.core.interface import check_interface
-from usercontext.core.lifecycle import push_now, resolve_early_now
-from usercontext.core.record import KEY, UNKNOWN, RequestRecord, enter, leave, reset
+from usercontext.core.lifecycle import (
+    begin,
+    begin_plain,
+    end_now,
+    end_plain,
+    fail_now,
+    inside,
+    pause_plain,
+    resolve_early_now,
+    started_now,
+)
+from usercontext.core.record import KEY, RequestRecord
 from usercontext.exceptions import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -44,8 +51,8 @@ class UserContextMiddleware:
     def __init__(self, app: WSGIApp, **options: Unpack[ContextOptions]) -> None:
         check_interface(app, "WSGI")
         self.app = app
-        self._own = Context(make_request=self._request_maker(options), **options)
-        self._defaults = OverDefault(self._own)
+        self._own = configure(make_request=self._request_maker(options), **options)
+        self._joined = configure_joined(self._own)
 
     @staticmethod
     def _request_maker(options: ContextOptions) -> Callable[[Any], object]:
@@ -56,54 +63,38 @@ class UserContextMiddleware:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        context = self._defaults.joined
-        record = RequestRecord(environ, context)
+        settings = self._joined.joined
+        record = RequestRecord(environ, settings)
         if environ.setdefault(KEY, record) is not record or "asgi.scope" in environ:
             outer = _outer_record(environ, record)
             if outer is not None:
                 return self._serve_inside(outer, environ, start_response)
-        if not context.is_plain:
+        if not settings.is_plain:
             return _serve_with_clients(self.app, record, environ, start_response)
-        token = enter(record)
+        token = begin_plain(record)
         try:
             body = self.app(environ, start_response)
-        except Exception as error:
-            _fail(record, error)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                fail_now(record, error)
+            end_plain(record, token)
             raise
-        except BaseException:
-            record.close()
-            raise
-        finally:
-            try:
-                reset(token)
-            except ValueError:
-                leave(token)
-        if type(body) is not list and type(body) is not tuple:
-            return _until_closed(body, record, environ)
-        # What close() does, at a tenth of its cost, for a request that reported nothing.
-        if record.user is UNKNOWN and record.state is None:
-            record.ended = 0.0
-            record.source = None
-        elif record.state is None and not context.includes_ip:
-            record.ended = monotonic()
-            record.source = None
-        else:
-            record.close()
-        return body
+        if type(body) is list or type(body) is tuple:
+            end_plain(record, token)
+            return body
+        pause_plain(token)
+        return _until_closed(body, record, environ, None)
 
     def _serve_inside(
         self, record: RequestRecord, environ: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
         """Serve a mounted app, or one that is wrapped twice: the record is there already."""
-        self._own.join(record, environ)
+        join(self._own, record, environ)
         environ[KEY] = record
-        token = enter(record)
-        try:
-            if record.context.eager:
+        with inside(record):
+            if record.settings.eager:
                 resolve_early_now(record)
             body = self.app(environ, start_response)
-        finally:
-            leave(token)
         if type(body) is list or type(body) is tuple or _is_file(body, environ):
             return body
         return (_SizedBody if hasattr(body, "__len__") else ResponseBody)(body, record, owned=False)
@@ -165,18 +156,15 @@ def _make_request(environ: Any) -> object:
 
 
 def _until_closed(
-    body: Iterable[bytes],
-    record: RequestRecord,
-    environ: Environ,
-    stack: ClientScopes | None = None,
+    body: Iterable[bytes], record: RequestRecord, environ: Environ, scopes: ClientScopes | None
 ) -> Iterable[bytes]:
     """Keep the request open until its body is closed, where the body runs code of the app."""
     if type(body) is list or type(body) is tuple or _is_file(body, environ):
         # Wrapped, it would lose the server's `sendfile`.
-        _end(record, stack)
+        end_now(record, scopes)
         return body
     kind = _SizedBody if hasattr(body, "__len__") else ResponseBody
-    return kind(body, record, stack=stack)
+    return kind(body, record, scopes=scopes)
 
 
 def _is_file(body: object, environ: Environ) -> bool:
@@ -193,66 +181,65 @@ class ResponseBody:
     there would stay for the thread's next request. `close()` may come from another thread.
     """
 
-    __slots__ = ("_body", "_iterator", "_owned", "_record", "_stack")
+    __slots__ = ("_body", "_iterator", "_owned", "_record", "_scopes")
 
     def __init__(
         self,
         body: Iterable[bytes],
         record: RequestRecord,
         *,
-        stack: ClientScopes | None = None,
+        scopes: ClientScopes | None = None,
         owned: bool = True,
     ) -> None:
         self._body = body
         self._record = record
-        self._stack = stack
+        self._scopes = scopes
         self._owned = owned
         self._iterator: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        if self._iterator is not None:
-            return self
-        token = enter(self._record)
-        try:
-            self._iterator = iter(self._body)
-        except Exception as error:
-            self._fail(error)
-            raise
-        finally:
-            leave(token)
+        if self._iterator is None:
+            with inside(self._record):
+                try:
+                    self._iterator = iter(self._body)
+                except Exception as error:
+                    self._fail(error)
+                    raise
         return self
 
     def __next__(self) -> bytes:
         if self._iterator is None:
             iter(self)
-        token = enter(self._record)
-        try:
-            return next(self._iterator)  # type: ignore[arg-type]
-        except StopIteration:
-            raise
-        except Exception as error:
-            self._fail(error)
-            raise
-        finally:
-            leave(token)
+        with inside(self._record):
+            try:
+                return next(self._iterator)  # type: ignore[arg-type]
+            except StopIteration:
+                raise
+            except Exception as error:
+                self._fail(error)
+                raise
 
     def close(self) -> None:
-        token = enter(self._record)
         try:
-            close = getattr(self._body, "close", None)
-            if close is not None:
-                close()
+            with inside(self._record):
+                self._close_body()
+        finally:
+            if self._owned:
+                end_now(self._record, self._scopes)
+
+    def _close_body(self) -> None:
+        close = getattr(self._body, "close", None)
+        if close is None:
+            return
+        try:
+            close()
         except Exception as error:
             self._fail(error)
             raise
-        finally:
-            leave(token)
-            if self._owned:
-                _end(self._record, self._stack)
 
     def _fail(self, error: Exception) -> None:
         if self._owned:
-            _fail(self._record, error)
+            fail_now(self._record, error)
 
 
 class _SizedBody(ResponseBody):
@@ -267,20 +254,18 @@ class _SizedBody(ResponseBody):
 def _serve_with_clients(
     app: WSGIApp, record: RequestRecord, environ: Environ, start_response: StartResponse
 ) -> Iterable[bytes]:
-    token = enter(record)
-    stack = record.context.isolate_clients(record)
-    try:
-        if record.context.eager:
-            resolve_early_now(record)
-        body = app(environ, _push_at_start(record, start_response))
-    except BaseException as error:
-        if isinstance(error, Exception):
-            _fail(record, error)
-        _end(record, stack)
-        raise
-    finally:
-        leave(token)
-    return _until_closed(body, record, environ, stack)
+    with inside(record):
+        scopes = begin(record)
+        try:
+            if record.settings.eager:
+                resolve_early_now(record)
+            body = app(environ, _push_at_start(record, start_response))
+        except BaseException as error:
+            if isinstance(error, Exception):
+                fail_now(record, error)
+            end_now(record, scopes)
+            raise
+    return _until_closed(body, record, environ, scopes)
 
 
 def _push_at_start(record: RequestRecord, start_response: StartResponse) -> StartResponse:
@@ -289,22 +274,9 @@ def _push_at_start(record: RequestRecord, start_response: StartResponse) -> Star
     def start(
         status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
     ) -> Callable[[bytes], object]:
-        push_now(record)
+        started_now(record)
         if exc_info is None:
             return start_response(status, headers)
         return start_response(status, headers, exc_info)
 
     return start
-
-
-def _fail(record: RequestRecord, error: Exception) -> None:
-    if record.ended is None:
-        resolution.ask(record)
-    report_unhandled(error, record)
-    record.close()
-
-
-def _end(record: RequestRecord, stack: ClientScopes | None) -> None:
-    if stack is not None:
-        stack.close()
-    record.close()

@@ -36,7 +36,7 @@ from usercontext import (
     wsgi,
 )
 from usercontext.clients.sentry_sdk import SentrySdkClient
-from usercontext.core import context
+from usercontext.core import settings
 from usercontext.privacy import hash_id
 
 if TYPE_CHECKING:
@@ -392,7 +392,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.fixture
 def _no_other_middlewares(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the middlewares of other tests, which each `init()` looks at."""
-    monkeypatch.setattr(context, "_over_default", WeakSet())
+    monkeypatch.setattr(settings, "_all_joined", WeakSet())
 
 
 @pytest.mark.usefixtures("_no_other_middlewares")

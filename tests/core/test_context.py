@@ -29,8 +29,9 @@ from usercontext import (
     wsgi,
 )
 from usercontext.clients import BaseClient
-from usercontext.core.context import Context, make_default
+from usercontext.core.context import make_default
 from usercontext.core.record import current
+from usercontext.core.settings import Settings
 from usercontext.testing import RecordingClient
 
 if TYPE_CHECKING:
@@ -306,8 +307,8 @@ def test_options_that_differ_from_an_outer_middlewares_are_named() -> None:
     def resolver(_request: object) -> None:
         """Find nobody."""
 
-    own = Context(resolver=resolver, resolver_timeout=2.0, detached_ttl=None)
-    outer = Context(resolver=lambda _: None, resolver_timeout=2.0, resolve="eager")
+    own = Settings(resolver=resolver, resolver_timeout=2.0, detached_ttl=None)
+    outer = Settings(resolver=lambda _: None, resolver_timeout=2.0, resolve="eager")
     assert own.conflicts_with(outer) == ["resolver"]
     make_default(outer)
-    assert own.conflicts_with(Context().merged_under(outer)) == []
+    assert own.conflicts_with(Settings().merged_under(outer)) == []

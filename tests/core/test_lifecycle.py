@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from usercontext import capture_message, get_user, testing
-from usercontext.core.context import Context, default
 from usercontext.core.lifecycle import RequestScope, Serving
 from usercontext.core.record import RequestRecord, current
+from usercontext.core.settings import Settings, default
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ def _fresh() -> Iterator[None]:
 
 def record_of(**options: Any) -> RequestRecord:
     """Make the record of a request."""
-    return RequestRecord({}, Context(**options).merged_under(default()))
+    return RequestRecord({}, Settings(**options).merged_under(default()))
 
 
 def test_no_part_of_a_scope_is_made_before_it_is_read() -> None:

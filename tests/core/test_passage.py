@@ -17,9 +17,9 @@ import pytest
 
 from tests.driver import asgi_request, plain_asgi_app, plain_wsgi_app, wsgi_request
 from usercontext import asgi, capture_exception, isolation_scope, testing, wsgi
-from usercontext.core.context import Context
 from usercontext.core.passage import attach, is_reported, mark_reported, of_error
 from usercontext.core.record import RequestRecord
+from usercontext.core.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -163,7 +163,7 @@ def test_a_copy_has_passed_nothing(
 @ALL
 def test_it_is_found_by_its_exception(make: Callable[[], Exception]) -> None:
     """Who was current when an exception passed is known of every kind of exception."""
-    record, error = RequestRecord({}, Context()), make()
+    record, error = RequestRecord({}, Settings()), make()
     assert of_error(error) == (False, None)
     attach(error, record)
     assert of_error(error) == (True, record)
@@ -172,7 +172,7 @@ def test_it_is_found_by_its_exception(make: Callable[[], Exception]) -> None:
 @ALL
 def test_once_means_this_very_exception(make: Callable[[], Exception]) -> None:
     """An exception that equals the one reported is reported all the same."""
-    record, error, other = RequestRecord({}, Context()), make(), make()
+    record, error, other = RequestRecord({}, Settings()), make(), make()
     mark_reported(error, record)
     assert is_reported(error, record)
     assert not is_reported(other, record)
@@ -181,7 +181,7 @@ def test_once_means_this_very_exception(make: Callable[[], Exception]) -> None:
 @ALL
 def test_nothing_is_kept_of_an_exception_that_is_gone(make: Callable[[], Exception]) -> None:
     """Neither a table of ours nor the exception keeps a request's record alive."""
-    record, error = RequestRecord({}, Context()), make()
+    record, error = RequestRecord({}, Settings()), make()
     attach(error, record)
     gone = weakref.ref(record)
     del record, error
@@ -191,7 +191,7 @@ def test_nothing_is_kept_of_an_exception_that_is_gone(make: Callable[[], Excepti
 
 def test_the_number_of_a_dead_exception_is_nobodys() -> None:
     """Python uses ids again: of many exceptions that live one after another none has passed."""
-    record = RequestRecord({}, Context())
+    record = RequestRecord({}, Settings())
     for number in range(1000):
         error = PlainError(number)
         assert of_error(error) == (False, None)

@@ -11,9 +11,9 @@ import pytest
 
 from tests.driver import environ_of, plain_wsgi_app, scope_of, wsgi_request
 from usercontext import User, asgi, get_user, resolve_user, set_user, wsgi
-from usercontext.core.context import default
 from usercontext.core.passage import attach, of_error
 from usercontext.core.record import KEY, RequestRecord
+from usercontext.core.settings import default
 
 ADA = User(id=1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import usercontext
 from usercontext import diagnostics, init, isolation_scope, set_user, testing
-from usercontext.core.context import default
+from usercontext.core.settings import default
 from usercontext.testing import RecordingClient
 
 if TYPE_CHECKING:

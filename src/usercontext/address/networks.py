@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from _bisect import bisect_right  # as `_socket` here: one module fewer to load
 from _socket import AF_INET, AF_INET6, inet_pton
-from bisect import bisect_right
 from typing import TYPE_CHECKING, NoReturn
 
 from usercontext.address.spelling import READS_STRICTLY, canonical_address

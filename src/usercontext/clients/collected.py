@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext.address.headers import is_address_header
 from usercontext.address.search import find_addresses
+from usercontext.core.context import collected_address
 from usercontext.core.passage import of_error
 from usercontext.core.record import UNKNOWN, current
 from usercontext.privacy.secret_names import FILTERED
@@ -45,7 +46,7 @@ def is_unasked(record: RequestRecord) -> bool:
     state = record.root.state
     if state is not None and state.withheld:
         return False
-    return record.user is UNKNOWN and record.context.resolver is None
+    return record.user is UNKNOWN and record.settings.resolver is None
 
 
 def address_of(record: RequestRecord) -> str | None:
@@ -53,7 +54,7 @@ def address_of(record: RequestRecord) -> str | None:
     state = record.root.state
     if state is not None and state.withheld:
         return None
-    return record.context.collected_address(record)
+    return collected_address(record)
 
 
 def is_withheld(header: str | bytes, record: RequestRecord) -> bool:
@@ -65,13 +66,13 @@ def is_withheld(header: str | bytes, record: RequestRecord) -> bool:
 
 
 def _withholds_addresses(record: RequestRecord) -> bool:
-    context = record.context
-    whole = context.includes_ip and not context.request_data.anonymize_ip
+    settings = record.settings
+    whole = settings.includes_ip and not settings.request_data.anonymize_ip
     return not whole or address_of(record) is None
 
 
 def _names_address(header: str | bytes, record: RequestRecord) -> bool:
-    return is_address_header(header, configured=record.context.request_data.forwarded_header)
+    return is_address_header(header, configured=record.settings.request_data.forwarded_header)
 
 
 def cleaned_headers(headers: Mapping[Any, Any], record: RequestRecord) -> dict[Any, Any]:
@@ -116,7 +117,7 @@ def _hiding(record: RequestRecord) -> Callable[[str], bool]:
         return _holds_address
     from usercontext.request.description import hidden_addresses  # only a report needs it
 
-    return hidden_addresses(record.context.request_data, source).is_in
+    return hidden_addresses(record.settings.request_data, source).is_in
 
 
 def _holds_address(text: str) -> bool:

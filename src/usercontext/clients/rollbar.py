@@ -110,7 +110,7 @@ def _clean_frames(body: dict[str, Any], record: RequestRecord) -> None:
 def _scrubbed(variables: dict[str, Any], record: RequestRecord) -> dict[str, Any]:
     """Return variables as the scrub rules leave them, which find them where Sentry has them."""
     event = {"stacktrace": {"frames": [{"vars": variables}]}}
-    stacktrace = record.context.scrubber.event(event).get("stacktrace") or {}
+    stacktrace = record.settings.scrubber.event(event).get("stacktrace") or {}
     frames = stacktrace.get("frames") or [{}]
     return frames[0].get("vars") or {}
 

@@ -100,7 +100,7 @@ class SentrySdkClient(BaseClient):
     def request_scope(self, get_user: GetUser, /) -> Iterator[None]:
         """Give the request Sentry scopes of its own, and name the user of what they send."""
         record = current()
-        self.check_settings(includes_ip=record is not None and record.context.includes_ip)
+        self.check_settings(includes_ip=record is not None and record.settings.includes_ip)
         self._name_telemetry()
         here = self._sdk.get_isolation_scope(), self._sdk.get_current_scope()
         outside = _outside.get()
@@ -179,7 +179,7 @@ def _keep_told(scopes: Any, user: User | None, record: RequestRecord) -> None:
     """Leave whom the app told the SDK itself in the scopes, with our address or none."""
     fields = {} if user is None else user.to_dict()
     for scope in scopes:
-        told = record.context.scrubber.user(theirs(scope._user or {})) or {}
+        told = record.settings.scrubber.user(theirs(scope._user or {})) or {}
         _replace_user(scope, {**told, **fields} or None)
 
 
@@ -250,7 +250,7 @@ class _Naming:
             _replace_addresses(event, record)
             _clean_frames(event, record)
             if self._is_last(hint):
-                scrubber = record.context.scrubber
+                scrubber = record.settings.scrubber
                 # The user is scrubbed already, and a hash must not be hashed again.
                 event, told = scrubber.event(event), scrubber.user(told) or {}
             if told or user:

@@ -66,7 +66,7 @@ class TelemetryNaming:
             return
         found = {field: attributes.pop(name, None) for field, name in _NAMES.items()}
         if is_unasked(record):
-            user = {**(record.context.scrubber.user(theirs(found)) or {}), **user}
+            user = {**(record.settings.scrubber.user(theirs(found)) or {}), **user}
         named = _NAMES.keys() & user.keys()
         attributes.update({_NAMES[field]: user[field] for field in named})
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from usercontext.core import passage
+from usercontext.core import context, passage
 from usercontext.core import record as records
-from usercontext.core.context import default
+from usercontext.core.settings import default
 from usercontext.diagnostics import harmless, warn_once
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def report_unhandled(error: Exception, record: RequestRecord) -> None:
     record by the error, find the client's address too.
     """
     passage.attach(error, record)
-    record.context.collected_address(record)
+    context.collected_address(record)
     carried = passage.of_error(error)[1]
     _capture_exception(error, carried or record, handled=False)
 
@@ -144,7 +144,7 @@ def _is_wanted(error: BaseException, record: RequestRecord | None, *, handled: b
 def _is_ignored(error: BaseException, record: RequestRecord | None, *, handled: bool) -> bool:
     from usercontext.core.ignored import is_client_gone  # of use in an app that fails
 
-    ignored = (default() if record is None else record.context).ignored
+    ignored = (default() if record is None else record.settings).ignored
     return (ignored is not None and error in ignored) or (not handled and is_client_gone(error))
 
 
@@ -168,6 +168,6 @@ def _capture(
             return None
         if record is None:
             return client.send(event, scrub=default().scrub)
-        record.context.describe(record, event)
-        return record.context.report(record, event, client)
+        context.describe(record, event)
+        return context.report(record, event, client)
     return None

@@ -5,14 +5,18 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
+from usercontext.core.record import enter, leave
 from usercontext.diagnostics import failure, warn_once
+from usercontext.exceptions import InvalidUserError
+from usercontext.user import User
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from usercontext.core.record import RequestRecord
     from usercontext.types import GetUser, ReportingClient
 
-__all__ = ["ClientScopes", "call"]
+__all__ = ["ClientScopes", "call", "check_settings", "forget", "is_recording", "push", "set_up"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -93,3 +97,57 @@ def _entered(client: ReportingClient, get_user: GetUser) -> Any:
     if scope is not None:
         scope.__enter__()
     return scope
+
+
+_set_up: list[ReportingClient] = []
+
+
+def set_up(client: ReportingClient, get_user: GetUser) -> None:
+    """Set a client up, once in this process."""
+    if not any(one is client for one in _set_up):
+        _set_up.append(client)
+        call(client, "setup", client.setup, get_user)
+
+
+def forget() -> None:
+    """Let every reporting client be set up again."""
+    _set_up.clear()
+
+
+def check_settings(clients: Iterable[ReportingClient], *, includes_ip: bool) -> None:
+    """Let the clients that can look for settings of theirs that undo these options."""
+    for client in clients:
+        check = getattr(client, "check_settings", None)
+        if check is not None:
+            call(client, "check_settings", check, includes_ip=includes_ip)
+
+
+def is_recording(client: ReportingClient) -> bool:
+    """Return whether a client will send the current request anyway."""
+    return bool(call(client, "is_recording", client.is_recording))
+
+
+def push(
+    record: RequestRecord, clients: Iterable[ReportingClient], fields: dict[str, Any] | None
+) -> None:
+    """Hand clients the user of a request, as it may leave."""
+    user = None if fields is None else _user_of_scrubbed(fields)
+    # `get_user(request=...)` may have been asked from inside another request.
+    token = enter(record)
+    try:
+        for client in clients:
+            call(client, "set_user", client.set_user, user)
+    finally:
+        leave(token)
+
+
+def _user_of_scrubbed(fields: dict[str, Any]) -> User | None:
+    try:
+        return User(**fields)
+    except InvalidUserError:
+        # A masked or replaced address is no address any more.
+        fields.pop("ip_address", None)
+    try:
+        return User(**fields)
+    except InvalidUserError:
+        return None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from usercontext.core import capture, resolution
-from usercontext.core.context import Context, default
+from usercontext.core import capture, context, resolution
+from usercontext.core.lifecycle import begin, end_now, inside
 from usercontext.core.passage import attach, of_error
 from usercontext.core.record import KEY, UNKNOWN, BlockRecord, RequestRecord, current, enter, leave
+from usercontext.core.settings import Settings, default
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import InvalidUserError
 from usercontext.user import User
@@ -57,13 +58,13 @@ def set_user(user: object) -> None:
         user = resolution.as_user(user, "set_user()")
     record.user = user
     record.resolution = None
-    if record.state is not None or record.ended is not None or record.context.clients:
+    if record.state is not None or record.ended is not None or record.settings.clients:
         _claim(record, user)
 
 
 def _claim(record: RequestRecord, user: User | None) -> None:
     record.claim(user)
-    record.context.became_known(record)
+    context.became_known(record)
 
 
 def _warn_outside(call: str) -> None:
@@ -89,8 +90,8 @@ def update_user(**fields: Any) -> None:
     if record is None:
         _warn_outside("update_user")
         return
-    user = resolution.ask(record) if record.ended is None else record.known()
-    if record.user is UNKNOWN and record.context.resolver is not None and record.ended is None:
+    user = context.ask(record) if record.ended is None else record.known()
+    if record.user is UNKNOWN and record.settings.resolver is not None and record.ended is None:
         _warn_unknown(record)
         return
     try:
@@ -110,20 +111,20 @@ def update_user(**fields: Any) -> None:
 
 def _warn_unknown(record: RequestRecord) -> None:
     """Say what to do before `update_user`, where it is not known yet who the user is."""
-    context = record.context
-    if context.awaits or context.async_resolver is not None:
+    settings = record.settings
+    if settings.awaits or settings.async_resolver is not None:
         warn_once(
             "update_user before resolve_user",
             "update_user() changes nothing before %s has been awaited: write "
             "`await usercontext.resolve_user()` first",
-            context.resolver_name,
+            settings.resolver_name,
         )
         return
     warn_once(
         "update_user before authentication",
         "update_user() changes nothing before %s knows who the user is: call it after "
         "authentication, or say with set_user() who it is",
-        context.resolver_name,
+        settings.resolver_name,
     )
 
 
@@ -156,7 +157,7 @@ def get_user(
         record = of_error(error)[1]
     else:
         record = current()
-    return None if record is None else record.context.user_of(record, resolve=resolve)
+    return None if record is None else context.user_of(record, resolve=resolve)
 
 
 def _record_of_request(request: object) -> RequestRecord | None:
@@ -193,8 +194,8 @@ async def resolve_user() -> User | None:
     record = current()
     if record is None:
         return None
-    await resolution.resolve(record)
-    return record.context.user_of(record)
+    await context.resolve(record)
+    return context.user_of(record)
 
 
 def get_client_address() -> ClientAddress | None:
@@ -206,7 +207,7 @@ def get_client_address() -> ClientAddress | None:
     record = current()
     if record is None or record.root.source is None:
         return None
-    return record.context.request_data.locate(record.root.source)
+    return record.settings.request_data.locate(record.root.source)
 
 
 def set_request_data(value: object) -> None:
@@ -232,27 +233,27 @@ def set_reporting(enabled: bool) -> None:
         return
     record.root.make_state().withheld = not enabled
     if record.root.user is not UNKNOWN:
-        record.root.context.became_known(record.root)
+        context.became_known(record.root)
 
 
 class _Block:
     """A `with` block with a record of its own."""
 
-    __slots__ = ("_clients", "_record", "_token")
+    __slots__ = ("_record", "_scopes", "_token")
 
-    _clients: ClientScopes | None
+    _scopes: ClientScopes | None
     _record: RequestRecord
     _token: Token[RequestRecord | None]
 
     def _begin(self, record: RequestRecord) -> None:
         self._record = record
         self._token = enter(record)
-        self._clients = None
+        self._scopes = None
         # A `use_user` block inside a request shares the request's scopes of the clients.
-        if record.context.clients and record.root is record:
-            self._clients = record.context.isolate_clients(record)
+        if record.settings.clients and record.root is record:
+            self._scopes = begin(record)
             if record.user is not UNKNOWN:
-                record.context.became_known(record)
+                context.became_known(record)
 
     def _report(self, error: Exception) -> None:
         """Do nothing: an error that leaves a block stays inside of its request."""
@@ -266,22 +267,20 @@ class _Block:
         record = self._record
         try:
             if isinstance(error, Exception):
-                resolution.ask(record)
+                context.ask(record)
                 attach(error, record)
                 self._report(error)
-            elif self._clients is not None and record.user is UNKNOWN:
+            elif self._scopes is not None and record.user is UNKNOWN:
                 _push_at_end(record)
         finally:
-            if self._clients is not None:
-                self._clients.close()
+            end_now(record, self._scopes)
             leave(self._token)
-            record.close()
 
 
 def _push_at_end(record: RequestRecord) -> None:
     """Hand clients that send this block anyway its user: there is no response to do it at."""
-    if record.context.needs_push():
-        resolution.ask(record)
+    if context.needs_push(record):
+        context.ask(record)
 
 
 class use_user(_Block):  # noqa: N801 - it reads as the verb it is: `with use_user(user):`
@@ -302,9 +301,7 @@ class use_user(_Block):  # noqa: N801 - it reads as the verb it is: `with use_us
 
     def __enter__(self) -> None:
         outer = current()
-        record = (
-            RequestRecord(None, default()) if outer is None else BlockRecord(outer.context, outer)
-        )
+        record = RequestRecord(None, default()) if outer is None else BlockRecord(outer)
         record.claim(self._user)
         self._begin(record)
 
@@ -323,17 +320,17 @@ class isolation_scope(_Block):  # noqa: N801
         ConfigurationError: the resolver is no function.
     """
 
-    __slots__ = ("_context", "_user")
+    __slots__ = ("_settings", "_user")
 
     def __init__(self, user: object = None, resolver: Resolver | None = None) -> None:
-        self._context = Context(resolver=resolver)
+        self._settings = Settings(resolver=resolver)
         self._user = user
 
     def __enter__(self) -> None:
         here = current()
         # Blank of users alone: what a middleware's rules keep private stays so inside its request.
-        base = default() if here is None else here.context
-        record = RequestRecord(None, self._context.without_resolver_of(base))
+        base = default() if here is None else here.settings
+        record = RequestRecord(None, self._settings.without_resolver_of(base))
         if self._user is not None:
             record.claim(resolution.as_user(self._user, "isolation_scope()"))
         self._begin(record)
@@ -352,7 +349,7 @@ def bind(function: Callable[P, T]) -> Callable[P, T]:
     record = current()
     if record is None:
         return function
-    resolution.ask(record)
+    context.ask(record)
     return _bound(function, record)
 
 
@@ -361,24 +358,20 @@ def _bound(function: Callable[P, T], record: RequestRecord) -> Callable[P, T]:
     from inspect import iscoroutinefunction
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        token = enter(record)
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            attach(error, record)
-            raise
-        finally:
-            leave(token)
+        with inside(record):
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:
+                attach(error, record)
+                raise
 
     async def call_async(*args: P.args, **kwargs: P.kwargs) -> object:
-        token = enter(record)
-        try:
-            return await function(*args, **kwargs)  # type: ignore[misc]
-        except Exception as error:
-            attach(error, record)
-            raise
-        finally:
-            leave(token)
+        with inside(record):
+            try:
+                return await function(*args, **kwargs)  # type: ignore[misc]
+            except Exception as error:
+                attach(error, record)
+                raise
 
     carried: Any = call_async if iscoroutinefunction(function) else call
     return update_wrapper(carried, function)

@@ -1,43 +1,59 @@
-"""Serving one request, step by step: for frameworks whose own server calls no ASGI or WSGI app.
+"""A request from its start to its end: the one place where its steps and their order stand.
 
-`usercontext.asgi` does the same around one call of an app, in fewer steps for a request that
-reports nothing.
+    begin     its record is the current one, and each client has opened a scope of its own
+    started   clients that send the request anyway are handed its user, as the response starts
+    fail      an error that nothing handles is reported, with the user
+    end       reports that waited for the user are sent, the clients' scopes close while the record
+              is still current and open, and the record ends
+
+Each step that may await has a second form, `..._now`, for where nothing can be awaited.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
-from usercontext.core import resolution
+from usercontext.core import context
 from usercontext.core.capture import report_unhandled
-from usercontext.core.context import default
-from usercontext.core.record import UNKNOWN, RequestRecord, current, enter, leave
+from usercontext.core.record import UNKNOWN, RequestRecord, current, enter, leave, reset
+from usercontext.core.settings import default
 from usercontext.diagnostics import harmless
 from usercontext.event_loop import run_in_own_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
+    from contextvars import Token
     from types import TracebackType
 
     from usercontext.core.clients import ClientScopes
-    from usercontext.core.context import Context
+    from usercontext.core.settings import Settings
 
 __all__ = [
     "RequestScope",
     "Serving",
-    "ask",
+    "begin",
+    "begin_plain",
     "complete",
     "complete_now",
+    "end",
+    "end_now",
+    "end_plain",
+    "end_scopes",
     "fail",
+    "fail_now",
     "flush_at_end",
+    "inside",
     "is_open",
-    "push",
-    "push_now",
+    "pause_plain",
+    "resolve",
     "resolve_early",
     "resolve_early_now",
     "serving_inside",
+    "started",
+    "started_now",
 ]
 
 _FLUSH_SECONDS = 2.0
@@ -73,6 +89,188 @@ class RequestScope(Mapping[str, Any]):
         return len(self._parts)
 
 
+# --- the record that is current -----------------------------------------------------------------
+
+
+class inside:  # noqa: N801 - it reads as what it makes of a block: `with inside(record):`
+    """Make a record the current one for a block: a part of the request that runs on its own."""
+
+    __slots__ = ("_record", "_token")
+
+    def __init__(self, record: RequestRecord | None) -> None:
+        self._record = record
+
+    def __enter__(self) -> None:
+        self._token = enter(self._record)
+
+    def __exit__(self, *_: object) -> None:
+        leave(self._token)
+
+
+def is_open(found: object) -> TypeGuard[RequestRecord]:
+    """Return whether what stands under the key is the record of a request that goes on."""
+    return isinstance(found, RequestRecord) and found.ended is None
+
+
+# --- begin --------------------------------------------------------------------------------------
+
+
+def begin(record: RequestRecord) -> ClientScopes | None:
+    """Open the clients' scopes of a request whose record is current; None where there are none."""
+    return context.isolate_clients(record) if record.settings.isolating else None
+
+
+async def resolve_early(record: RequestRecord) -> None:
+    """Resolve before the app; nobody is no final answer yet.
+
+    A middleware inside may still authenticate the request.
+    """
+    await resolve(record)
+    if record.user is None:
+        record.ask_again()
+
+
+def resolve_early_now(record: RequestRecord) -> None:
+    """Do what `resolve_early` does where nothing can be awaited."""
+    context.ask(record)
+    if record.user is None:
+        record.ask_again()
+
+
+async def resolve(record: RequestRecord) -> None:
+    """Make the user known if that can be done, within `resolver_timeout`."""
+    with harmless("middleware", "the user of a request could not be resolved"):
+        await context.resolve_within(record)
+
+
+# --- started ------------------------------------------------------------------------------------
+
+
+async def started(record: RequestRecord) -> None:
+    """Hand clients that send this request anyway its user, as the response is about to start."""
+    if record.ended is None and context.needs_push(record):
+        if record.user is UNKNOWN:
+            await resolve(record)
+            context.push_unresolved(record)
+        else:
+            context.push_again(record)
+
+
+def started_now(record: RequestRecord) -> None:
+    """Do what `started` does where nothing can be awaited; an async resolver is not asked."""
+    if record.ended is None and context.needs_push(record):
+        if record.user is UNKNOWN:
+            context.ask(record)
+            context.push_unresolved(record)
+        else:
+            context.push_again(record)
+
+
+# --- fail ---------------------------------------------------------------------------------------
+
+
+async def fail(record: RequestRecord, error: Exception) -> None:
+    """Report an error that the app let pass, or that its framework turns into a response."""
+    await resolve(record)
+    report_unhandled(error, record)
+
+
+def fail_now(record: RequestRecord, error: Exception) -> None:
+    """Do what `fail` does where nothing can be awaited."""
+    if record.ended is None:
+        context.ask(record)
+    report_unhandled(error, record)
+
+
+# --- end ----------------------------------------------------------------------------------------
+
+
+async def complete(record: RequestRecord) -> None:
+    """Ask who the user is, if reports wait for that."""
+    if record.state is not None and record.state.pending:
+        await resolve(record)
+
+
+def complete_now(record: RequestRecord) -> None:
+    """Do what `complete` does where nothing can be awaited."""
+    if record.state is not None and record.state.pending:
+        context.ask(record)
+
+
+async def end(record: RequestRecord, scopes: ClientScopes | None) -> None:
+    """End a request whose user may still be awaited."""
+    try:
+        await complete(record)
+    finally:
+        end_now(record, scopes)
+
+
+def end_now(record: RequestRecord, scopes: ClientScopes | None) -> None:
+    """End a request: nothing is awaited any more."""
+    try:
+        end_scopes(record, scopes)
+    finally:
+        _close(record)
+
+
+def end_scopes(record: RequestRecord, scopes: ClientScopes | None) -> None:
+    """Close the scopes of clients, for which the record is the current one, and open."""
+    if scopes is not None:
+        with inside(record):  # from whatever thread or context it is that a body is closed
+            scopes.close()
+
+
+def _close(record: RequestRecord) -> None:
+    """End the record: drop scope and resolver, keep a known user for detached work."""
+    if record.ended is not None:
+        return
+    state = record.state
+    if state is not None:
+        if state.pending:
+            context.complete_pending(record)
+        if state.request is not None or state.data is not None:
+            state.request = state.data = None
+    if (state is None or state.address is UNKNOWN) and record.user is not UNKNOWN:
+        # While there is a scope to find it in: it belongs to the known user.
+        context.collected_address(record)
+    record.ended = monotonic()
+    record.source = None
+
+
+# A request without clients, which is nearly every one, begins and ends in fewer steps: each
+# call more would be felt. What they do is the same, which a test holds.
+
+#: Make the record of a request without clients the current one; return what ends that.
+begin_plain: Callable[[RequestRecord], Token[RequestRecord | None]] = enter
+
+
+def pause_plain(token: Token[RequestRecord | None]) -> None:
+    """Leave a request without clients that goes on elsewhere, such as in its body."""
+    try:
+        reset(token)
+    except ValueError:
+        leave(token)
+
+
+def end_plain(record: RequestRecord, token: Token[RequestRecord | None]) -> None:
+    """End a request without clients."""
+    try:
+        reset(token)
+    except ValueError:
+        leave(token)
+    if record.user is UNKNOWN and record.state is None:
+        record.ended = 0.0
+        record.source = None
+    elif record.state is None and not record.settings.includes_ip:
+        record.ended = monotonic()
+        record.source = None
+    else:
+        _close(record)
+
+
+# --- all of them, around a block ----------------------------------------------------------------
+
+
 class Serving:
     """One request from its start to its end: `async with Serving(record): ...`.
 
@@ -85,21 +283,21 @@ class Serving:
             told what to answer.
     """
 
-    __slots__ = ("_clients", "_is_error", "_token", "record")
+    __slots__ = ("_is_error", "_scopes", "_token", "record")
 
     def __init__(
         self, record: RequestRecord, is_error: Callable[[Exception], bool] | None = None
     ) -> None:
         self.record: RequestRecord = record
         self._is_error = is_error
-        self._clients: ClientScopes | None = None
+        self._scopes: ClientScopes | None = None
 
     async def __aenter__(self) -> Self:
         record = self.record
         self._token = enter(record)
-        if not record.context.is_plain:
-            self._clients = record.context.isolate_clients(record)
-            if record.context.eager:
+        if not record.settings.is_plain:
+            self._scopes = begin(record)
+            if record.settings.eager:
                 await resolve_early(record)
         return self
 
@@ -113,19 +311,17 @@ class Serving:
         try:
             if isinstance(error, Exception) and (self._is_error is None or self._is_error(error)):
                 await fail(record, error)
-            elif record.state is not None and (kind is None or issubclass(kind, Exception)):
+            elif kind is None or issubclass(kind, Exception):
                 # A task that is destroyed awaits nothing more.
                 await complete(record)
         finally:
-            if self._clients is not None:
-                self._clients.close()
+            end_now(record, self._scopes)
             leave(self._token)
-            record.close()
 
 
 @asynccontextmanager
 async def serving_inside(
-    own: Context, record: RequestRecord, source: Mapping[str, Any]
+    own: Settings, record: RequestRecord, source: Mapping[str, Any]
 ) -> AsyncIterator[None]:
     """Let options apply in a part of a request that has its record: in a mounted app.
 
@@ -134,82 +330,13 @@ async def serving_inside(
         record: the request's, still open.
         source: the request as the part sees it, for the resolver that it may have.
     """
-    own.join(record, source)
-    if record.context.eager:
+    context.join(own, record, source)
+    if record.settings.eager:
         await resolve_early(record)
     here = current()
     # A `use_user` block that the mounted app is called in stays what it is.
-    token = enter(record if here is None or here.root is not record else here)
-    try:
+    with inside(record if here is None or here.root is not record else here):
         yield
-    finally:
-        leave(token)
-
-
-def is_open(found: object) -> TypeGuard[RequestRecord]:
-    """Return whether what stands under the key is the record of a request that goes on."""
-    return isinstance(found, RequestRecord) and found.ended is None
-
-
-async def push(record: RequestRecord) -> None:
-    """Hand clients that send this request anyway its user, as the response is about to start."""
-    if record.ended is None and record.context.needs_push():
-        if record.user is UNKNOWN:
-            await ask(record)
-            record.context.push_unresolved(record)
-        else:
-            record.context.push_again(record)
-
-
-def push_now(record: RequestRecord) -> None:
-    """Do what `push` does where nothing can be awaited; an async resolver is not asked."""
-    if record.ended is None and record.context.needs_push():
-        if record.user is UNKNOWN:
-            resolution.ask(record)
-            record.context.push_unresolved(record)
-        else:
-            record.context.push_again(record)
-
-
-async def complete(record: RequestRecord) -> None:
-    """Ask who the user is, if reports wait for that."""
-    if record.state is not None and record.state.pending:
-        await ask(record)
-
-
-def complete_now(record: RequestRecord) -> None:
-    """Do what `complete` does where nothing can be awaited."""
-    if record.state is not None and record.state.pending:
-        resolution.ask(record)
-
-
-async def fail(record: RequestRecord, error: Exception) -> None:
-    """Report an error that the app let pass, or that its framework turns into a response."""
-    await ask(record)
-    report_unhandled(error, record)
-
-
-async def resolve_early(record: RequestRecord) -> None:
-    """Resolve before the app; nobody is no final answer yet.
-
-    A middleware inside may still authenticate the request.
-    """
-    await ask(record)
-    if record.user is None:
-        record.ask_again()
-
-
-def resolve_early_now(record: RequestRecord) -> None:
-    """Do what `resolve_early` does where nothing can be awaited."""
-    resolution.ask(record)
-    if record.user is None:
-        record.ask_again()
-
-
-async def ask(record: RequestRecord) -> None:
-    """Make the user known if that can be done, within `resolver_timeout`."""
-    with harmless("middleware", "the user of a request could not be resolved"):
-        await resolution.ask_within(record)
 
 
 async def flush_at_end() -> None:

@@ -11,15 +11,14 @@ import threading
 from contextvars import ContextVar, Token
 from enum import Enum
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextvars import Context as Variables
 
-    from usercontext.core.context import Context
-    from usercontext.core.resolution import Resolution
+    from usercontext.core.settings import Settings
     from usercontext.types import Event
     from usercontext.user import User
 
@@ -52,6 +51,10 @@ UNKNOWN: Final = Unknown.UNKNOWN
 _current: ContextVar[RequestRecord | None] = ContextVar("usercontext", default=None)
 
 
+#: A call of the resolver under way, told apart by its identity: who waits for it to end.
+Resolution: TypeAlias = "list[Callable[[], object]]"
+
+
 class _State:
     """What few requests need: made on first use, so that the others do not pay for it.
 
@@ -73,7 +76,7 @@ class RequestRecord:
 
     Attributes:
         source: the ASGI scope or WSGI environ; None outside a request and after its end.
-        context: the configured pipeline that applies to this request.
+        settings: the options that apply to this request.
         user: the user without the collected address; None for nobody; UNKNOWN until resolved.
         resolution: the resolver call under way, or the one that gave the user; None where nobody
             asked, or where the app has said itself who the user is.
@@ -85,17 +88,17 @@ class RequestRecord:
 
     __slots__ = (
         "__weakref__",
-        "context",
         "ended",
         "resolution",
+        "settings",
         "source",
         "state",
         "user",
     )
 
-    def __init__(self, source: Mapping[str, Any] | None, context: Context) -> None:
+    def __init__(self, source: Mapping[str, Any] | None, settings: Settings) -> None:
         self.source: Mapping[str, Any] | None = source
-        self.context: Context = context
+        self.settings: Settings = settings
         self.user: User | Unknown | None = UNKNOWN
         self.resolution: Resolution | None = None
         self.ended: float | None = None
@@ -134,7 +137,7 @@ class RequestRecord:
         """Return the user without address, or UNKNOWN; None once detached work came too late."""
         if self.ended is None:
             return self.user
-        ttl = self.context.detached_ttl
+        ttl = self.settings.detached_ttl
         if self.user is UNKNOWN or (ttl is not None and monotonic() - self.ended > ttl):
             return None
         return self.user
@@ -145,22 +148,6 @@ class RequestRecord:
         self.resolution = None
         if self.ended is not None:
             self.ended = monotonic()
-
-    def close(self) -> None:
-        """End the request: drop scope and resolver, keep a known user for detached work."""
-        if self.ended is not None:
-            return
-        state = self.state
-        if state is not None:
-            if state.pending:
-                self.context.complete_pending(self)
-            if state.request is not None or state.data is not None:
-                state.request = state.data = None
-        if (state is None or state.address is UNKNOWN) and self.user is not UNKNOWN:
-            # While there is a scope to find it in: it belongs to the known user.
-            self.context.collected_address(self)
-        self.ended = monotonic()
-        self.source = None
 
 
 class JobRecord(RequestRecord):
@@ -174,8 +161,8 @@ class BlockRecord(RequestRecord):
 
     __slots__ = ("_outer",)
 
-    def __init__(self, context: Context, outer: RequestRecord) -> None:
-        super().__init__(None, context)
+    def __init__(self, outer: RequestRecord) -> None:
+        super().__init__(None, outer.settings)
         self._outer = outer
 
     @property

@@ -1,4 +1,8 @@
-"""Asking the resolver: once per request, whatever the number of tasks, threads and reports."""
+"""Asking the resolver: once per request, whatever the number of tasks, threads and reports.
+
+Each way to ask returns whether it has made the user known: then `usercontext.core.context`, which
+is asked from outside, hands the user on.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,10 @@ import os
 import threading
 from contextvars import ContextVar
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from usercontext import event_loop
-from usercontext.core.record import UNKNOWN, Unknown, leave
+from usercontext.core.record import UNKNOWN, Resolution, Unknown, leave
 from usercontext.diagnostics import failure, warn_once
 from usercontext.exceptions import InvalidUserError
 from usercontext.source import is_environ
@@ -18,14 +22,10 @@ from usercontext.user import User, is_nobody, read_user
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from usercontext.core.context import Context
     from usercontext.core.record import RequestRecord
+    from usercontext.core.settings import Settings
 
-__all__ = ["as_user", "ask", "ask_within", "is_inside", "resolve"]
-
-
-#: A call of the resolver under way, told apart by its identity: who waits for it to end.
-Resolution: TypeAlias = "list[Callable[[], object]]"
+__all__ = ["as_user", "ask", "is_inside", "resolve", "resolve_within"]
 
 
 _MAX_NAMES = 20
@@ -135,8 +135,8 @@ def _wake(resolution: Resolution) -> None:
             continue
 
 
-def _note_failure(context: Context) -> None:
-    name = context.resolver_name
+def _note_failure(settings: Settings) -> None:
+    name = settings.resolver_name
     failure(name, "%s failed: this request has no user", name)
 
 
@@ -146,42 +146,37 @@ def is_inside(record: RequestRecord) -> bool:
     return resolution is not None and _inside.get() is resolution
 
 
-def ask(record: RequestRecord) -> User | None:
-    """Return the user of an open record, calling a resolver that can be called from here.
+def ask(record: RequestRecord) -> bool:
+    """Call the resolver of an open record, if it can be called from here.
 
-    An async one is not, on a loop: there the user is nobody until it has been awaited.
+    An async one can not, on a loop: there the user is nobody until it has been awaited.
     """
-    user = record.user
-    if user is not UNKNOWN:
-        return user
-    context = record.context
-    if context.resolver is None or record.ended is not None:
-        return None
+    settings = record.settings
+    if record.user is not UNKNOWN or settings.resolver is None or record.ended is not None:
+        return False
     if record.resolution is not None and is_inside(record):
-        return None
-    if context.awaits and (event_loop.is_running() or not _may_call_from_thread(record)):
-        return None
+        return False
+    if settings.awaits and (event_loop.is_running() or not _may_call_from_thread(record)):
+        return False
     claimed = _claim(record)
     if claimed is None:
-        return _await_other(record)
-    _run(record, claimed)
-    user = record.user
-    return None if user is UNKNOWN else user
+        _await_other(record)
+        return False
+    return _run(record, claimed)
 
 
 def _may_call_from_thread(record: RequestRecord) -> bool:
     """An async resolver of an ASGI app belongs to the app's own loop."""
     source = record.source
-    return not record.context.is_async or source is None or is_environ(source)
+    return not record.settings.is_async or source is None or is_environ(source)
 
 
-def _await_other(record: RequestRecord) -> User | None:
-    if not event_loop.is_running():
-        answered = threading.Event()
-        if _wait_for(record, answered.set):
-            answered.wait(record.context.resolver_timeout)
-    user = record.user
-    return None if user is UNKNOWN else user
+def _await_other(record: RequestRecord) -> None:
+    if event_loop.is_running():
+        return
+    answered = threading.Event()
+    if _wait_for(record, answered.set):
+        answered.wait(record.settings.resolver_timeout)
 
 
 def _wait_for(record: RequestRecord, waker: Callable[[], object]) -> bool:
@@ -194,44 +189,54 @@ def _wait_for(record: RequestRecord, waker: Callable[[], object]) -> bool:
         return True
 
 
-def _run(record: RequestRecord, claimed: Resolution) -> None:
-    context = record.context
+def _request_of(record: RequestRecord) -> object:
+    """Return the framework's own request for the resolver; None outside a request."""
+    if record.state is not None and record.state.request is not None:
+        return record.state.request
+    make_request = record.settings.make_request
+    if record.source is None or make_request is None:
+        return None
+    return make_request(record.source)
+
+
+def _run(record: RequestRecord, claimed: Resolution) -> bool:
+    settings = record.settings
     token = _inside.set(claimed)
-    resolver: Any = context.resolver
+    resolver: Any = settings.resolver
     user: User | Unknown | None = UNKNOWN
     try:
-        request = context.request_of(record)
-        if context.is_async:
-            found = event_loop.run_blocking(resolver, request, timeout=context.resolver_timeout)
+        request = _request_of(record)
+        if settings.is_async:
+            found = event_loop.run_blocking(resolver, request, timeout=settings.resolver_timeout)
         else:
             found = resolver(request)
-        user = found if found is UNKNOWN else as_user(found, context.resolver_name)
+        user = found if found is UNKNOWN else as_user(found, settings.resolver_name)
     except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here, at every read
-        _note_failure(context)
+        _note_failure(settings)
         user = None
     finally:
         _inside.reset(token)
-        if _settle(record, claimed, user) and (context.clients or record.state is not None):
-            context.became_known(record)
+        is_known = _settle(record, claimed, user)
+    return is_known
 
 
-async def resolve(record: RequestRecord) -> None:
+async def resolve(record: RequestRecord) -> bool:
     """Make the user of an open record known, awaiting the resolver or the task that does.
 
     When the task that runs the resolver is cancelled, the next of those waiting runs it.
     """
-    while record.user is UNKNOWN and record.ended is None and record.context.resolver is not None:
+    settings = record.settings
+    while record.user is UNKNOWN and record.ended is None and settings.resolver is not None:
         if is_inside(record):
-            return
+            return False
         claimed = _claim(record)
         if claimed is None:
             await _join(record)
-            continue
-        if record.context.awaits or record.context.async_resolver is not None:
-            await _run_async(record, claimed)
+        elif settings.awaits or settings.async_resolver is not None:
+            return await _run_async(record, claimed)
         else:
-            _run(record, claimed)
-        return
+            return _run(record, claimed)
+    return False
 
 
 async def _join(record: RequestRecord) -> None:
@@ -240,45 +245,51 @@ async def _join(record: RequestRecord) -> None:
         await wait()
 
 
-async def _run_async(record: RequestRecord, claimed: Resolution) -> None:
-    context = record.context
+async def _run_async(record: RequestRecord, claimed: Resolution) -> bool:
+    settings = record.settings
     token = _inside.set(claimed)
-    resolver: Any = context.resolver
+    resolver: Any = settings.resolver
     user: User | Unknown | None = UNKNOWN
     try:
-        request = context.request_of(record)
-        if context.is_async:
+        request = _request_of(record)
+        if settings.is_async:
             found = await resolver(request)
-        elif context.async_resolver is not None:
-            found = await context.async_resolver(request)
+        elif settings.async_resolver is not None:
+            found = await settings.async_resolver(request)
         else:
             found = await event_loop.run_in_thread(resolver, request)
-        user = found if found is UNKNOWN else as_user(found, context.resolver_name)
+        user = found if found is UNKNOWN else as_user(found, settings.resolver_name)
     except Exception:  # noqa: BLE001
-        _note_failure(context)
+        _note_failure(settings)
         user = None
     finally:
         leave(token, _inside.reset)
-        if _settle(record, claimed, user):
-            context.became_known(record)
+        is_known = _settle(record, claimed, user)
+    return is_known
 
 
-async def ask_within(record: RequestRecord) -> None:
-    """Make the user known within `resolver_timeout`; a resolver that hangs means nobody."""
-    context = record.context
-    if not context.awaits and record.resolution is None:
-        ask(record)
-        if context.async_resolver is None or record.user is not UNKNOWN:
-            return
-    if await event_loop.run_within(context.resolver_timeout, lambda: resolve(record)):
-        return
+async def resolve_within(record: RequestRecord) -> bool:
+    """Do what `resolve` does within `resolver_timeout`; a resolver that hangs means nobody."""
+    settings = record.settings
+    if not settings.awaits and record.resolution is None:
+        is_known = ask(record)
+        if settings.async_resolver is None or record.user is not UNKNOWN:
+            return is_known
+    outcome: list[bool] = []
+
+    async def note_outcome() -> None:
+        outcome.append(await resolve(record))
+
+    if await event_loop.run_within(settings.resolver_timeout, note_outcome):
+        return any(outcome)
     with _claims:
         if record.user is UNKNOWN:
             record.user = None
-    _note_failure_to_answer(record)
+    _note_failure_to_answer(settings)
+    return False
 
 
-def _note_failure_to_answer(record: RequestRecord) -> None:
-    name, seconds = record.context.resolver_name, record.context.resolver_timeout
+def _note_failure_to_answer(settings: Settings) -> None:
+    name, seconds = settings.resolver_name, settings.resolver_timeout
     message = "%s gave no answer within resolver_timeout=%s s: this request has no user"
     warn_once(f"{name}: slow", message, name, seconds)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 from aiohttp import web
 from aiohttp.payload import Payload
 
-from usercontext.core.context import Context, OverDefault
+from usercontext.core.context import configure, configure_joined
 from usercontext.core.lifecycle import (
     RequestScope,
     Serving,
     flush_at_end,
     is_open,
-    push,
     serving_inside,
+    started,
 )
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
@@ -60,8 +60,8 @@ class UserContextMiddleware:
     __middleware_version__ = 1
 
     def __init__(self, **options: Unpack[ContextOptions]) -> None:
-        self._own = Context(make_request=attrgetter("request"), **options)
-        self._defaults = OverDefault(self._own)
+        self._own = configure(make_request=attrgetter("request"), **options)
+        self._joined = configure_joined(self._own)
 
     async def __call__(
         self,
@@ -75,18 +75,18 @@ class UserContextMiddleware:
             vars(request)[KEY] = found
             async with serving_inside(self._own, found, source):
                 return await handler(request)
-        record = RequestRecord(source, self._defaults.joined)
+        record = RequestRecord(source, self._joined.joined)
         request[_KEY] = vars(request)[KEY] = record
         async with Serving(record, lambda error: _is_error(request, error)):
             try:
                 response = await handler(request)
             except web.HTTPException:
-                await push(record)
+                await started(record)
                 raise
             if getattr(response, "prepared", True):
                 return response
-            if record.context.recording:
-                await push(record)
+            if record.settings.recording:
+                await started(record)
             if _runs_code(response):
                 await _send(request, response)
             return response
@@ -95,7 +95,7 @@ class UserContextMiddleware:
 def setup(app: web.Application, **options: Unpack[ContextOptions]) -> None:
     """Put the middleware first in an app, and send what waits for the built-in client at its end.
 
-    Unlike the middleware alone it also hands clients that push the user before a stream or a
+    Unlike the middleware alone it also hands clients that started the user before a stream or a
     websocket starts.
 
     Args:
@@ -134,7 +134,7 @@ def _check(app: object) -> None:
 async def _push_at_start(request: web.Request, _response: web.StreamResponse) -> None:
     record = request.get(_KEY)
     if isinstance(record, RequestRecord):
-        await push(record)
+        await started(record)
 
 
 async def _flush(_app: web.Application) -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import bottle
 
-from usercontext.core import resolution
-from usercontext.core.capture import report_unhandled
+from usercontext.core.lifecycle import fail_now
 from usercontext.core.options import checked
 from usercontext.core.passage import attach
 from usercontext.core.record import current
@@ -129,8 +128,7 @@ def _report(error: object) -> None:
     record = current()
     if record is None or not isinstance(error, Exception):
         return
-    resolution.ask(record)
-    report_unhandled(_original(error), record)
+    fail_now(record, _original(error))
 
 
 def _original(error: Exception) -> Exception:

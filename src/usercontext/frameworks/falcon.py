@@ -9,9 +9,7 @@ import falcon
 import falcon.asgi
 
 from usercontext import asgi, wsgi
-from usercontext.core import resolution
-from usercontext.core.capture import report_unhandled
-from usercontext.core.lifecycle import fail
+from usercontext.core.lifecycle import fail, fail_now
 from usercontext.core.passage import attach
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
@@ -169,7 +167,7 @@ def _record_of(source: Mapping[str, Any], request: object) -> RequestRecord | No
     if not isinstance(record, RequestRecord) or record.ended is not None:
         return None
     # A resolver from further out was written for another kind of request.
-    if record.context.make_request in (_asgi_request, _wsgi_request):
+    if record.settings.make_request in (_asgi_request, _wsgi_request):
         record.make_state().request = request
     return record
 
@@ -198,8 +196,7 @@ def _reporting(handler: Callable[..., None]) -> Callable[..., None]:
 
 def _report(error: Exception, record: RequestRecord | None, answer: Any) -> None:
     if record is not None and _is_failure(answer):
-        resolution.ask(record)
-        report_unhandled(error, record)
+        fail_now(record, error)
 
 
 def _is_failure(answer: Any) -> bool:

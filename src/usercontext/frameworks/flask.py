@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import flask
 from flask import got_request_exception
 
-from usercontext.core import resolution
-from usercontext.core.capture import report_unhandled
+from usercontext.core.lifecycle import fail_now
 from usercontext.core.options import checked
 from usercontext.core.record import UNKNOWN, current
 from usercontext.diagnostics import warn_once
@@ -145,8 +144,7 @@ def _report(_sender: object, exception: BaseException | None = None, **_extra: A
     record = current()
     if record is None or not isinstance(exception, Exception):
         return
-    resolution.ask(record)
-    report_unhandled(exception, record)
+    fail_now(record, exception)
 
 
 def _reporting(teardown: Callable[..., None]) -> Callable[..., None]:

@@ -11,12 +11,12 @@ from pyramid.path import DottedNameResolver
 from pyramid.settings import aslist, falsey, truthy
 from pyramid.viewderivers import INGRESS
 
-from usercontext.core import resolution
-from usercontext.core.capture import report_unhandled
-from usercontext.core.context import default
+from usercontext.core.context import ask
+from usercontext.core.lifecycle import fail_now
 from usercontext.core.options import checked
 from usercontext.core.passage import attach
 from usercontext.core.record import KEY, RequestRecord
+from usercontext.core.settings import default
 from usercontext.exceptions import ConfigurationError
 from usercontext.user import User
 from usercontext.wsgi import UserContextMiddleware
@@ -96,7 +96,7 @@ class _Served:
         record = environ.get(KEY)
         outer = default()
         if isinstance(record, RequestRecord) and record.ended is None:
-            outer = record.context
+            outer = record.settings
         return self._ready if outer.resolver is None else self._plain
 
     def _serve(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -105,8 +105,7 @@ class _Served:
         record = environ.get(KEY)
         error = getattr(watched.request, "exception", None)
         if isinstance(record, RequestRecord) and _is_failure(error, response):
-            resolution.ask(record)
-            report_unhandled(error, record)
+            fail_now(record, error)
         body: Iterable[bytes] = response(environ, start_response)
         return body
 
@@ -155,7 +154,7 @@ class _Watched:
             return self._router.invoke_request(request, *args, **kwargs)
         except Exception:
             if record is not None:
-                resolution.ask(record)
+                ask(record)
             raise
 
 
@@ -165,7 +164,7 @@ def _record_of(request: Any) -> RequestRecord | None:
     if not isinstance(record, RequestRecord) or record.ended is not None:
         return None
     # A resolver from further out was written for another kind of request.
-    if isinstance(getattr(record.context.make_request, "__self__", None), _Middleware):
+    if isinstance(getattr(record.settings.make_request, "__self__", None), _Middleware):
         record.make_state().request = request
     return record
 
@@ -181,7 +180,7 @@ def _ask_where_a_view_fails(view: Callable[..., Any], _info: object) -> Callable
         except Exception as error:
             record = _record_of(request)
             if record is not None:
-                resolution.ask(record)
+                ask(record)
                 attach(error, record)
             raise
 

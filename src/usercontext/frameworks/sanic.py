@@ -11,7 +11,7 @@ from sanic.exceptions import SanicException
 from sanic.http import Stage
 
 from usercontext import asgi
-from usercontext.core.context import Context, OverDefault
+from usercontext.core.context import configure, configure_joined
 from usercontext.core.lifecycle import (
     RequestScope,
     Serving,
@@ -19,8 +19,8 @@ from usercontext.core.lifecycle import (
     fail,
     flush_at_end,
     is_open,
-    push,
     serving_inside,
+    started,
 )
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
@@ -65,8 +65,8 @@ class UserContext:
     def __init__(
         self, app: Sanic[Any, Any] | None = None, **options: Unpack[ContextOptions]
     ) -> None:
-        self._own = Context(make_request=attrgetter("request"), **options)
-        self._defaults = OverDefault(self._own)
+        self._own = configure(make_request=attrgetter("request"), **options)
+        self._joined = configure_joined(self._own)
         # Over ASGI the resolver waits for Sanic's own request, which is made inside.
         early: Any = {k: v for k, v in options.items() if k not in ("resolver", "resolve")}
         self._middleware = asgi.UserContextMiddleware(_no_app, **early)
@@ -97,7 +97,7 @@ class UserContext:
             async with serving_inside(self._own, found, source):
                 await handle(request)
             return
-        record = RequestRecord(source, self._defaults.joined)
+        record = RequestRecord(source, self._joined.joined)
         vars(request.ctx)[KEY] = record
         async with Serving(record, _is_error):
             await handle(request)
@@ -171,7 +171,7 @@ def _is_answered(request: Request, error: Exception) -> bool:
 async def _push_at_start(request: Request, _response: object) -> None:
     record = vars(request.ctx).get(KEY)
     if isinstance(record, RequestRecord):
-        await push(record)
+        await started(record)
         # A client that leaves with its answer has Sanic cancel what is left to do.
         await complete(record)
 

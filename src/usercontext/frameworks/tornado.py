@@ -11,11 +11,9 @@ from tornado.iostream import StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler
 from tornado.websocket import WebSocketClosedError
 
-from usercontext.core import resolution
-from usercontext.core.capture import report_unhandled
-from usercontext.core.context import Context, OverDefault
-from usercontext.core.lifecycle import RequestScope, Serving, push, push_now
-from usercontext.core.record import KEY, RequestRecord, enter, leave
+from usercontext.core.context import configure, configure_joined
+from usercontext.core.lifecycle import RequestScope, Serving, fail_now, inside, started, started_now
+from usercontext.core.record import KEY, RequestRecord
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
 
@@ -68,9 +66,9 @@ class UserContext:
         self, application: Application | None = None, **options: Unpack[ContextOptions]
     ) -> None:
         make_request = attrgetter("request")
-        self._defaults = OverDefault(Context(make_request=make_request, **options))
+        self._joined = configure_joined(configure(make_request=make_request, **options))
         options["resolver"] = options.get("resolver") or request_user
-        self._ready = OverDefault(Context(make_request=make_request, **options))
+        self._ready = configure_joined(configure(make_request=make_request, **options))
         self._served: dict[type[RequestHandler], type[RequestHandler]] = {}
         if application is not None:
             self.init_app(application)
@@ -104,10 +102,10 @@ class UserContext:
         return served
 
     def _record_of(self, handler: RequestHandler) -> RequestRecord:
-        context = self._defaults.joined
-        if context.resolver is None:
-            context = self._ready.joined
-        record = RequestRecord(RequestScope(handler, _PARTS), context)
+        settings = self._joined.joined
+        if settings.resolver is None:
+            settings = self._ready.joined
+        record = RequestRecord(RequestScope(handler, _PARTS), settings)
         vars(handler.request)[KEY] = record
         return record
 
@@ -121,9 +119,9 @@ class _Served(RequestHandler):
     async def _execute(self, transforms: Any, *args: bytes, **kwargs: bytes) -> None:
         self._record = record = self._usercontext._record_of(self)
         async with Serving(record):
-            if record.context.awaits:
+            if record.settings.awaits:
                 # Later, as the response starts, nothing can be awaited.
-                await push(record)
+                await started(record)
             await super()._execute(transforms, *args, **kwargs)
 
     def flush(self, include_footers: bool = False) -> Future[None]:
@@ -133,12 +131,9 @@ class _Served(RequestHandler):
         with something to wait for, that is what the next request of the connection begins with.
         """
         if self._record is not None and not self._headers_written:
-            push_now(self._record)
-        token = enter(None)
-        try:
+            started_now(self._record)
+        with inside(None):
             return super().flush(include_footers)
-        finally:
-            leave(token)
 
     def log_exception(
         self,
@@ -147,27 +142,20 @@ class _Served(RequestHandler):
         tb: TracebackType | None,
     ) -> None:
         if self._record is not None and isinstance(value, Exception) and _is_error(self, value):
-            resolution.ask(self._record)
-            report_unhandled(value, self._record)
+            fail_now(self._record, value)
         super().log_exception(typ, value, tb)
 
     # These two are called by the connection, in whatever context that is.
 
     async def data_received(self, chunk: bytes) -> None:
-        token = enter(self._record)
-        try:
+        with inside(self._record):
             received: Any = super().data_received(chunk)
             if received is not None:
                 await received
-        finally:
-            leave(token)
 
     def on_connection_close(self) -> None:
-        token = enter(self._record)
-        try:
+        with inside(self._record):
             super().on_connection_close()
-        finally:
-            leave(token)
 
 
 def _check(application: object) -> None:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from usercontext.core import resolution
-from usercontext.core.capture import report_unhandled
-from usercontext.core.context import Context, default
-from usercontext.core.lifecycle import ask, complete, complete_now, push, push_now
+from usercontext.core.context import ask, became_known, configure, outgoing
+from usercontext.core.lifecycle import (
+    begin,
+    complete,
+    complete_now,
+    end_now,
+    fail,
+    fail_now,
+    inside,
+    resolve,
+    started,
+    started_now,
+)
 from usercontext.core.record import (
     UNKNOWN,
     BlockRecord,
     JobRecord,
     RequestRecord,
     current,
-    enter,
-    leave,
 )
+from usercontext.core.settings import Settings, default
 from usercontext.diagnostics import harmless, warn_once
 
 if TYPE_CHECKING:
@@ -66,11 +74,11 @@ class JobContext:
         if callable(resolver):
             options["resolver"] = _loading(resolver)
         self.queue: str = queue
-        self._own = Context(**options)
-        self._joined: tuple[Context, Context] | None = None
+        self._own = configure(**options)
+        self._joined: tuple[Settings, Settings] | None = None
 
     @property
-    def context(self) -> Context:
+    def settings(self) -> Settings:
         """The options that apply now; the resolver of `init()` is for requests, not for jobs."""
         base, joined = default(), self._joined
         if joined is None or joined[0] is not base:
@@ -89,7 +97,7 @@ class JobContext:
         if record is None or carried is None:
             return None
         with harmless(f"{self.queue} mark", "a job of %s carries nobody", self.queue):
-            fields = record.context.outgoing(record)
+            fields = outgoing(record)
             if self._own.scrubber:
                 fields = self._own.scrubber.user(fields)
             return carried.sign(fields, ("job", name, id))
@@ -99,16 +107,16 @@ class JobContext:
         """Do what `mark` does, and await an async resolver first."""
         record = current()
         if record is not None and record.ended is None and record.user is UNKNOWN:
-            await ask(record)
+            await resolve(record)
         return self.mark(name, id)
 
     def is_mark_of(self, text: object, name: str, id: str) -> bool:  # noqa: A002
         """Return whether a message that is sent again has the mark that it was sent with."""
-        carried = self.context.carried
+        carried = self.settings.carried
         return carried is not None and carried.is_for(text, ("job", name, id))
 
     def _carried(self, done: str) -> CarriedIdentity | None:
-        carried = self.context.carried
+        carried = self.settings.carried
         if carried is None:
             warn_once(
                 f"{self.queue}: nothing is carried when {done}",
@@ -147,13 +155,13 @@ class JobContext:
             is_error: tells the exceptions that are reported from those by which the queue is
                 told what to do.
         """
-        context = self.context
-        record = JobRecord(None, context)
+        settings = self.settings
+        record = JobRecord(None, settings)
         user = self.user_of(text, name, id)
         if user is None:
             # Nobody has enqueued it: there is nobody to load, either.
-            record.user = None if context.resolver is not None else UNKNOWN
-        elif context.resolver is None:
+            record.user = None if settings.resolver is not None else UNKNOWN
+        elif settings.resolver is None:
             record.claim(user)
         else:
             record.make_state().request = Job(name, id, user, message)
@@ -163,12 +171,12 @@ class JobContext:
         """Return one run of a job inside of whoever calls it, whose user it has."""
         outer = current()
         if outer is None:
-            return RunningJob(JobRecord(None, self.context))
-        known = resolution.ask(outer) if outer.ended is None else outer.known()
-        if outer.user is UNKNOWN and outer.context.resolver is not None:
+            return RunningJob(JobRecord(None, self.settings))
+        known = ask(outer) if outer.ended is None else outer.known()
+        if outer.user is UNKNOWN and outer.settings.resolver is not None:
             # Only the request itself can await its resolver.
             return RunningJob(outer, is_own=False)
-        block = BlockRecord(outer.context, outer)
+        block = BlockRecord(outer)
         block.claim(None if known is UNKNOWN else known)
         return RunningJob(block)
 
@@ -205,7 +213,7 @@ class RunningJob:
     Queues with a hook at each end call `begin`, `fail` and `end` themselves.
     """
 
-    __slots__ = ("_clients", "_is_error", "_is_own", "_token", "record", "text")
+    __slots__ = ("_current", "_is_error", "_is_own", "_scopes", "record", "text")
 
     def __init__(
         self,
@@ -219,29 +227,28 @@ class RunningJob:
         self.text: object = text
         self._is_error = is_error
         self._is_own = is_own
-        self._clients: ClientScopes | None = None
-        self._token: Any = None
+        self._scopes: ClientScopes | None = None
+        self._current: inside | None = None
 
     def begin(self) -> None:
         """Make the job's record the current one, and open a scope of each reporting client."""
         record = self.record
-        self._token = enter(record)
-        if self._is_own and record.context.clients and record.root is record:
-            self._clients = record.context.isolate_clients(record)
+        self._current = inside(record)
+        self._current.__enter__()
+        if self._is_own and record.settings.clients and record.root is record:
+            self._scopes = begin(record)
             if record.user is not UNKNOWN:
-                record.context.became_known(record)
+                became_known(record)
 
     def fail(self, error: BaseException) -> None:
         """Report the error that ends this run, once."""
         if self._reports(error):
-            resolution.ask(self.record)
-            report_unhandled(error, self.record)  # type: ignore[arg-type]
+            fail_now(self.record, error)  # type: ignore[arg-type]
 
     async def fail_async(self, error: BaseException) -> None:
         """Do what `fail` does, and await an async resolver first."""
         if self._reports(error):
-            await ask(self.record)
-            report_unhandled(error, self.record)  # type: ignore[arg-type]
+            await fail(self.record, error)  # type: ignore[arg-type]
 
     def _reports(self, error: BaseException) -> bool:
         return isinstance(error, Exception) if self._is_error is None else self._is_error(error)
@@ -251,17 +258,15 @@ class RunningJob:
         try:
             if self._is_own:
                 complete_now(self.record)
-                push_now(self.record)
+                started_now(self.record)
         finally:
             self._close()
 
     def _close(self) -> None:
-        if self._clients is not None:
-            self._clients.close()
-        if self._token is not None:
-            leave(self._token)
         if self._is_own:
-            self.record.close()
+            end_now(self.record, self._scopes)
+        if self._current is not None:
+            self._current.__exit__()
 
     def __enter__(self) -> Self:
         self.begin()
@@ -281,8 +286,8 @@ class RunningJob:
 
     async def __aenter__(self) -> Self:
         self.begin()
-        if self.record.context.eager:
-            await ask(self.record)
+        if self.record.settings.eager:
+            await resolve(self.record)
         return self
 
     async def __aexit__(
@@ -297,6 +302,6 @@ class RunningJob:
             if self._is_own and (error is None or isinstance(error, Exception)):
                 # A task that is destroyed awaits nothing more.
                 await complete(self.record)
-                await push(self.record)
+                await started(self.record)
         finally:
             self._close()

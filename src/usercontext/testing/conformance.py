@@ -234,13 +234,13 @@ def _asgi_app(handler: Callable[[], Awaitable[None]], around: Any, **options: An
 
 def _without_frameworks(middleware: Any, app: Any, options: dict[str, Any]) -> Any:
     """Wrap an app; its resolver takes the bare scope or environ, so that no framework is needed."""
-    from usercontext.core.context import Context, OverDefault
+    from usercontext.core.context import configure, configure_joined
 
     resolver = options.pop("resolver", None)
     wrapped = middleware(app, **options)
     if resolver is not None:
-        wrapped._own = Context(resolver=resolver, make_request=dict, **options)
-        wrapped._defaults = OverDefault(wrapped._own)
+        wrapped._own = configure(resolver=resolver, make_request=dict, **options)
+        wrapped._joined = configure_joined(wrapped._own)
     return wrapped
 
 

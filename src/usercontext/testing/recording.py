@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext import diagnostics
 from usercontext.clients.base import BaseClient
-from usercontext.core.context import Context, forget_clients, make_default
+from usercontext.core import clients
+from usercontext.core.context import make_default
+from usercontext.core.settings import Settings
 from usercontext.core.unhandled import unwatch
 from usercontext.initialise import close
 from usercontext.sentry import SentryClient
@@ -114,7 +116,7 @@ class _Recorder:
 def reset() -> None:
     """Undo `init()`, and forget which clients were set up and what has been warned about."""
     close()
-    make_default(Context())
+    make_default(Settings())
     unwatch()
-    forget_clients()
+    clients.forget()
     diagnostics.forget()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from usercontext.core.lifecycle import complete, fail
-from usercontext.core.record import enter, leave
+from usercontext.core.lifecycle import complete, end_now, end_scopes, fail, inside
 from usercontext.wsgi import ResponseBody
 
 if TYPE_CHECKING:
@@ -14,61 +13,62 @@ if TYPE_CHECKING:
     from usercontext.core.clients import ClientScopes
     from usercontext.core.record import RequestRecord
 
-__all__ = ["end_with"]
+__all__ = ["end_part", "end_with"]
 
 
-def end_with(response: Any, record: RequestRecord | None, stack: ClientScopes | None) -> None:
+def end_part(record: RequestRecord, scopes: ClientScopes | None, *, is_ours: bool) -> None:
+    """End a request that is ours, or the scopes of our clients inside one that is not."""
+    if is_ours:
+        end_now(record, scopes)
+    else:
+        end_scopes(record, scopes)
+
+
+def end_with(
+    response: Any, record: RequestRecord, scopes: ClientScopes | None, *, is_ours: bool
+) -> None:
     """End a request, and the scopes of its clients, with its response or the streamed body.
 
-    Without a record a middleware further out ends the request, and its body runs inside of that.
+    The record of a middleware further out is ended there, and the body runs inside of that.
     """
     runs_code = response.streaming and getattr(response, "file_to_stream", None) is None
     if not runs_code:
         # Wrapped, a file would lose the server's `wsgi.file_wrapper`.
-        if stack is not None:
-            stack.close()
-        if record is not None:
-            record.close()
-    elif record is None:
-        if stack is not None:
-            response._resource_closers.append(stack.close)
+        end_part(record, scopes, is_ours=is_ours)
+    elif not is_ours:
+        response._resource_closers.append(lambda: end_scopes(record, scopes))
     elif response.is_async:
-        response.streaming_content = _AsyncBody(response.streaming_content, record, stack)
+        response.streaming_content = _AsyncBody(response.streaming_content, record, scopes)
     else:
-        response.streaming_content = ResponseBody(response.streaming_content, record, stack=stack)
+        response.streaming_content = ResponseBody(response.streaming_content, record, scopes=scopes)
 
 
 class _AsyncBody:
     """A body that runs, chunk by chunk, inside its request; Django closes it with the response."""
 
     def __init__(
-        self, body: AsyncIterator[bytes], record: RequestRecord, stack: ClientScopes | None
+        self, body: AsyncIterator[bytes], record: RequestRecord, scopes: ClientScopes | None
     ) -> None:
         self._body = body
         self._record = record
-        self._stack = stack
+        self._scopes = scopes
 
     def __aiter__(self) -> _AsyncBody:
         return self
 
     async def __anext__(self) -> bytes:
-        record = self._record
-        token = enter(record)
-        try:
-            return await anext(self._body)
-        except StopAsyncIteration:
-            await complete(record)
-            self.close()
-            raise
-        except Exception as error:
-            await fail(record, error)
-            self.close()
-            raise
-        finally:
-            # A token held across a yield would leak into whoever iterates next.
-            leave(token)
+        # Entered for each chunk: across a yield the record would leak into whoever iterates next.
+        with inside(self._record):
+            try:
+                return await anext(self._body)
+            except StopAsyncIteration:
+                await complete(self._record)
+                self.close()
+                raise
+            except Exception as error:
+                await fail(self._record, error)
+                self.close()
+                raise
 
     def close(self) -> None:
-        if self._stack is not None:
-            self._stack.close()
-        self._record.close()
+        end_now(self._record, self._scopes)

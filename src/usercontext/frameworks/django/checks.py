@@ -16,7 +16,7 @@ from django.conf import settings
 from django.core import checks
 from django.utils.module_loading import import_string
 
-from usercontext.core.context import Context
+from usercontext.core.settings import Settings
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.django.configuration import read_options
@@ -143,7 +143,7 @@ def _check_async(**_kwargs: Any) -> list[checks.CheckMessage]:
 def _check_wrapped(**_kwargs: Any) -> Iterator[checks.CheckMessage]:
     """W006, with `--deploy` as it imports the application: options that contradict."""
     try:
-        own = Context(**read_options())
+        own = Settings(**read_options())
     except ConfigurationError:
         return  # E001 says so.
     for name in ("WSGI_APPLICATION", "ASGI_APPLICATION"):
@@ -158,7 +158,7 @@ def _check_wrapped(**_kwargs: Any) -> Iterator[checks.CheckMessage]:
                 )
 
 
-def _wrapping(path: str | None) -> Iterator[Context]:
+def _wrapping(path: str | None) -> Iterator[Settings]:
     """Yield the options of our middlewares around an application."""
     app: Any = _imported(path) if path else None
     for _ in range(_MAX_WRAPPERS):

@@ -8,8 +8,8 @@ from typing import Any
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from usercontext.core.context import Context
 from usercontext.core.options import checked
+from usercontext.core.settings import Settings
 from usercontext.exceptions import ConfigurationError
 
 __all__ = ["read_options"]
@@ -18,7 +18,7 @@ _EXAMPLE = 'write USERCONTEXT = {"resolver": "shop.users.find_user"}'
 
 
 def read_options() -> dict[str, Any]:
-    """Return the options of the setting, ready for a `Context`.
+    """Return the options of the setting, ready for `Settings`.
 
     Raises:
         ConfigurationError: the setting is no dict, or one of its keys is wrong; the message
@@ -46,7 +46,7 @@ def _checked(name: str, value: object) -> object:
 def _check_together(options: dict[str, Any]) -> None:
     """Check what one option says of another: a scrub rule that hashes needs a key."""
     try:
-        Context(**{**options, "clients": None})
+        Settings(**{**options, "clients": None})
     except ConfigurationError as error:
         raise ConfigurationError(f"settings.USERCONTEXT: {error}") from None
 

@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.handlers.base import BaseHandler
 
-from usercontext.core.context import Context, OverDefault
+from usercontext.core.context import configure, configure_joined, join
 from usercontext.core.lifecycle import (
+    begin,
     complete,
     complete_now,
-    push,
-    push_now,
+    inside,
     resolve_early,
     resolve_early_now,
+    started,
+    started_now,
 )
-from usercontext.core.record import KEY, RequestRecord, enter, leave
+from usercontext.core.record import KEY, RequestRecord
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.django import checks, signals
-from usercontext.frameworks.django.bodies import end_with
+from usercontext.frameworks.django.bodies import end_part, end_with
 from usercontext.frameworks.django.configuration import read_options
 from usercontext.frameworks.django.users import request_user
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-    from usercontext.core.clients import ClientScopes
+    from usercontext.core.settings import Settings
 
 __all__ = ["UserContextMiddleware"]
 
@@ -67,13 +69,13 @@ class UserContextMiddleware:
         if self._is_async:
             markcoroutinefunction(self)
         options = read_options()
-        self._own = Context(make_request=_no_request, **options)
+        self._own = configure(make_request=_no_request, **options)
         self._ready = self._own
         if self._own.resolver is None:
             options["resolver"] = request_user
-            self._ready = Context(make_request=_no_request, **options)
-        self._defaults = OverDefault(self._own)
-        self._ready_defaults = OverDefault(self._ready)
+            self._ready = configure(make_request=_no_request, **options)
+        self._joined = configure_joined(self._own)
+        self._ready_joined = configure_joined(self._ready)
         self._is_compared = False
         signals.connect()
         checks.warn_unchecked()
@@ -84,13 +86,13 @@ class UserContextMiddleware:
         record: Any = source.get(KEY)
         is_ours = not isinstance(record, RequestRecord) or record.ended is not None
         if is_ours:
-            source[KEY] = record = RequestRecord(source, self._context())
+            source[KEY] = record = RequestRecord(source, self._settings())
         else:
             self._join(record, source)
-        if record.context.make_request is _no_request:
+        if record.settings.make_request is _no_request:
             record.make_state().request = request
         # A middleware further out has isolated its own clients, and hands them the user.
-        clients = record.context.clients if is_ours else self._own.clients
+        clients = record.settings.clients if is_ours else self._own.clients
         serve = self._serve_async if self._is_async else self._serve
         return serve(request, record, is_ours=is_ours, has_clients=bool(clients))
 
@@ -104,55 +106,51 @@ class UserContextMiddleware:
         if isinstance(record, RequestRecord) and not signals.is_answered(error):
             signals.ask_at_last(record)
 
-    def _context(self) -> Context:
-        context = self._defaults.joined
-        return self._ready_defaults.joined if context.resolver is None else context
+    def _settings(self) -> Settings:
+        settings = self._joined.joined
+        return self._ready_joined.joined if settings.resolver is None else settings
 
     def _join(self, record: RequestRecord, source: dict[str, Any]) -> None:
-        own = self._ready if record.context.resolver is None else self._own
+        own = self._ready if record.settings.resolver is None else self._own
         if not self._is_compared:
             self._is_compared = True
-            _warn_of_differences(own, record.context)
-        own.join(record, source)
+            _warn_of_differences(own, record.settings)
+        join(own, record, source)
 
     def _serve(
         self, request: HttpRequest, record: RequestRecord, *, is_ours: bool, has_clients: bool
     ) -> HttpResponseBase:
-        token = enter(record)
-        stack = record.context.isolate_clients(record) if has_clients else None
-        try:
-            if record.context.eager:
-                resolve_early_now(record)
-            response: HttpResponseBase = self.get_response(request)
-            if has_clients:
-                push_now(record)
-            complete_now(record)
-        except BaseException:
-            _end(record, stack, is_ours=is_ours)
-            raise
-        finally:
-            leave(token)
-        end_with(response, record if is_ours else None, stack)
+        with inside(record):
+            scopes = begin(record) if has_clients else None
+            try:
+                if record.settings.eager:
+                    resolve_early_now(record)
+                response: HttpResponseBase = self.get_response(request)
+                if has_clients:
+                    started_now(record)
+                complete_now(record)
+            except BaseException:
+                end_part(record, scopes, is_ours=is_ours)
+                raise
+        end_with(response, record, scopes, is_ours=is_ours)
         return response
 
     async def _serve_async(
         self, request: HttpRequest, record: RequestRecord, *, is_ours: bool, has_clients: bool
     ) -> HttpResponseBase:
-        token = enter(record)
-        stack = record.context.isolate_clients(record) if has_clients else None
-        try:
-            if record.context.eager:
-                await resolve_early(record)
-            response: HttpResponseBase = await self.get_response(request)
-            if has_clients:
-                await push(record)
-            await complete(record)
-        except BaseException:
-            _end(record, stack, is_ours=is_ours)
-            raise
-        finally:
-            leave(token)
-        end_with(response, record if is_ours else None, stack)
+        with inside(record):
+            scopes = begin(record) if has_clients else None
+            try:
+                if record.settings.eager:
+                    await resolve_early(record)
+                response: HttpResponseBase = await self.get_response(request)
+                if has_clients:
+                    await started(record)
+                await complete(record)
+            except BaseException:
+                end_part(record, scopes, is_ours=is_ours)
+                raise
+        end_with(response, record, scopes, is_ours=is_ours)
         return response
 
 
@@ -160,14 +158,7 @@ def _no_request(source: object) -> None:
     """Make nothing: the resolver gets the HttpRequest that the record holds."""
 
 
-def _end(record: RequestRecord, stack: ClientScopes | None, *, is_ours: bool) -> None:
-    if stack is not None:
-        stack.close()
-    if is_ours:
-        record.close()
-
-
-def _warn_of_differences(own: Context, outer: Context) -> None:
+def _warn_of_differences(own: Settings, outer: Settings) -> None:
     names = own.conflicts_with(outer)
     if names:
         warn_once(

@@ -12,10 +12,10 @@ from django.http import Http404
 from django.http.multipartparser import MultiPartParserError
 
 from usercontext import event_loop
-from usercontext.core import resolution
 from usercontext.core.capture import report_unhandled
-from usercontext.core.context import default
+from usercontext.core.context import ask
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord, current
+from usercontext.core.settings import default
 from usercontext.frameworks.django.users import in_foreign_thread, request_user
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def ask_at_last(record: RequestRecord) -> None:
 
     Django REST framework authenticates inside the view, and others may have asked before.
     """
-    if record.user is None and record.context.resolver is request_user:
+    if record.user is None and record.settings.resolver is request_user:
         record.ask_again()
-    resolution.ask(record)
+    ask(record)
 
 
 def source_of(request: HttpRequest) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _logged_in(*, request: HttpRequest | None = None, **_extra: Any) -> None:
     record = _record_asking_django(request)
     if record is not None and record.user is not UNKNOWN:
         record.ask_again()
-        resolution.ask(record)
+        ask(record)
 
 
 def _logged_out(*, request: HttpRequest | None = None, **_extra: Any) -> None:
@@ -105,6 +105,6 @@ def _logged_out(*, request: HttpRequest | None = None, **_extra: Any) -> None:
 
 def _record_asking_django(request: HttpRequest | None) -> RequestRecord | None:
     record = None if request is None else source_of(request).get(KEY)
-    if isinstance(record, RequestRecord) and record.context.resolver is request_user:
+    if isinstance(record, RequestRecord) and record.settings.resolver is request_user:
         return record
     return None
