@@ -86,6 +86,7 @@ OPTIONAL = {
     "services.aiohttp": {"aiohttp"},
     "services.httpx": {"httpx", "httpx2"},
     "services.requests": {"requests"},
+    "sentry.event.json_text": {"orjson"},
     "testing.pytest_plugin": {"pytest"},
 }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from usercontext.sentry.delivery import http, socket_connection
+from usercontext.sentry.delivery import compression, http, socket_connection
 from usercontext.sentry.delivery.answer import read_answer
 
 if TYPE_CHECKING:
@@ -251,6 +251,27 @@ def test_answer_in_two_pieces(cut: int) -> None:
         answer = read_answer(ours, 10.0)
 
     assert answer == (200, {"content-length": "2"}, True)
+
+
+LIBRARIES = {"isal": "isal.isal_zlib", "zlib-ng": "zlib_ng.zlib_ng", "zlib": "zlib"}
+
+
+@pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
+def test_compressed(
+    server: SentryServer,
+    make_client: Callable[..., SentryClient],
+    monkeypatch: pytest.MonkeyPatch,
+    library: str,
+) -> None:
+    """Whatever library compresses, servers read it."""
+    module = pytest.importorskip(library)
+    monkeypatch.setattr(compression, "_compress", module.compress)
+    client = make_client(server.dsn)
+    client.capture_message("x" * 5000)
+
+    assert client.flush(10.0)
+    assert server.received[0].headers["content-encoding"] == "gzip"
+    assert server.events[0]["logentry"]["message"] == "x" * 5000
 
 
 # TLS

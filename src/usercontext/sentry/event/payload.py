@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from usercontext.sentry.event.json_text import dump
 
 if TYPE_CHECKING:
     from usercontext.types import Event
@@ -26,8 +27,11 @@ _CONTAINERS = (dict, list, tuple, set, frozenset, Mapping)
 _ROOM = 32 * MAX_BYTES
 _ROOM_OF_ITEM = 64
 _FRAMES_KEPT = 10
-#: Longer integers come out of servers as 0, shorter ones always fit 64 bits.
+# Longer integers come out of servers as 0, shorter ones always fit 64 bits.
 _LONG_NUMBER = re.compile(rb"[:,\[]-?[0-9]{18}")
+# A look for as many digits anywhere takes a sixth of the time, and nearly always finds none.
+_DIGITS = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
+_LONG_DIGITS = b"0" * 18
 
 
 def safe_str(value: object, limit: int) -> str:
@@ -146,16 +150,17 @@ def encode_event(event: Event) -> bytes | None:
 
 def _encode(event: Event) -> bytes:
     try:
-        payload = _dump(event)
+        payload = dump(event)
     except (TypeError, ValueError, RecursionError, RuntimeError):
         # Not JSON, circular, or changed by the app meanwhile. UnicodeEncodeError is a ValueError.
-        return _dump(plain(event))
-    return _dump(plain(event)) if _LONG_NUMBER.search(payload) else payload
+        return dump(plain(event))
+    return dump(plain(event)) if _has_long_number(payload) else payload
 
 
-def _dump(event: Event) -> bytes:
-    text = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8")
+def _has_long_number(payload: bytes) -> bool:
+    if _LONG_DIGITS not in payload.translate(_DIGITS):
+        return False
+    return _LONG_NUMBER.search(payload) is not None
 
 
 def _stacktraces(event: Event) -> Iterator[dict[str, Any]]:
