@@ -10,6 +10,7 @@ import pytest
 import usercontext
 from usercontext import User
 from usercontext.exceptions import ConfigurationError
+from usercontext.request.description import explain
 from usercontext.sentry import encode_event
 from usercontext.testing import RecordingClient
 
@@ -181,8 +182,9 @@ def test_names_are_checked_as_relay_does(option: str, name: str) -> None:
 
 def test_what_is_told_of_the_request_is_unchanged() -> None:
     """How the address was found, and what was kept back, comes out as it went in."""
-    told = usercontext.RequestData(include_ip=True).explain(
-        {"type": "http", "query_string": b"a=1", "client": ("203.0.113.7", 1)}
+    told = explain(
+        usercontext.RequestData(include_ip=True),
+        {"type": "http", "query_string": b"a=1", "client": ("203.0.113.7", 1)},
     )
     out = normalized({**report(), "contexts": {"usercontext": told}})
 
