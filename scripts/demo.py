@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -556,9 +557,31 @@ def _conclude(
     lines = {(request.server, request.connection) for request in requests}
     screen.say(f"  {len(requests)} requests over {len(lines)} kept-alive connections\n")
     screen.table(findings)
+    screen.say(f"\n  look at them:  {_command()} inspect {reports_path}")
     closing = f"{len(reports)} reports, {wrong} mismatches"
     screen.say("\n" + screen.paint(closing, 31 if wrong else 32, 1))
     return 1 if wrong else 0
+
+
+def _command() -> str:
+    """Return the command of this environment, which is on no path where tox has made it."""
+    own = Path(sys.executable).with_name("usercontext")
+    return str(own) if own.exists() and shutil.which("usercontext") is None else "usercontext"
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """Give a new folder, of which the reports alone are kept, for whoever wants to see them."""
+    folder = Path(tempfile.mkdtemp(prefix="usercontext-demo-"))
+    try:
+        yield folder
+    finally:
+        kept = folder / "reports.db"
+        for path in folder.iterdir():
+            if not path.name.startswith(kept.name):
+                path.unlink()
+        if not kept.exists():
+            folder.rmdir()
 
 
 def _end_properly(_number: int, _frame: object) -> None:
@@ -574,8 +597,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end_properly)
     signal.signal(signal.SIGHUP, _end_properly)
     try:
-        with tempfile.TemporaryDirectory(prefix="usercontext-demo-") as folder:
-            return _demonstrate(options, Path(folder), screen)
+        with _folder() as folder:
+            return _demonstrate(options, folder, screen)
     except ImportError as error:
         print(f"demo: {error.name} is not installed: run `sh scripts/demo`", file=sys.stderr)
     except DemoError as error:

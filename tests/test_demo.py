@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from usercontext.sentry import read_reports
 
 DEMO = Path(__file__).resolve().parent.parent / "scripts" / "demo.py"
 
@@ -93,6 +97,10 @@ def test_it_runs_without_a_mismatch() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("reports, 0 mismatches\n")
     assert "\x1b" not in done.stdout
+    kept = re.search(r"inspect (/.*reports\.db)$", done.stdout, re.MULTILINE)
+    assert kept is not None
+    assert len(list(read_reports(kept[1]))) > 12
+    shutil.rmtree(Path(kept[1]).parent)
 
 
 def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -43,6 +43,7 @@ FOREIGN = {
     "httpx",
     "httpx2",
     "itsdangerous",
+    "jinja2",
     "jwt",
     "litestar",
     "loguru",
@@ -57,6 +58,7 @@ FOREIGN = {
     "starlette",
     "structlog",
     "trio",
+    "uvicorn",
     "webob",
     "werkzeug",
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext._version import __version__
 from usercontext.exceptions import UserContextError
+from usercontext.inspector.commands.inspect import add_inspect
 from usercontext.inspector.commands.one_report import add_report
 from usercontext.inspector.commands.reports import add_reports
 from usercontext.inspector.commands.terminal import local_time, progress
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_reports(commands)
     add_report(commands)
+    add_inspect(commands)
     _add_outbox(commands)
     return parser
 

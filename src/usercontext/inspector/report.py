@@ -212,7 +212,7 @@ def identity(user: Mapping[str, Any]) -> str:
 
 def has_user(user: Mapping[str, Any]) -> bool:
     """Return whether somebody is named: an address alone tells who made no request."""
-    return any(user.get(field) for field in IDENTITY_FIELDS[:3])
+    return any(_text(user.get(field)) for field in IDENTITY_FIELDS[:3])
 
 
 def username(user: Mapping[str, Any]) -> str:
@@ -222,8 +222,8 @@ def username(user: Mapping[str, Any]) -> str:
 
 def named_by(user: Mapping[str, Any], wanted: str) -> bool:
     """Return whether a text is one of the fields that name the user, or the identity."""
-    values = [_text(user[field]) for field in IDENTITY_FIELDS if user.get(field)]
-    return wanted in values or wanted == identity(user)
+    values = [_text(user.get(field)) for field in IDENTITY_FIELDS]
+    return (wanted != "" and wanted in values) or wanted == identity(user)
 
 
 def client_address(event: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from usercontext.sentry.dsn import sqlite_path
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_path", "add_user", "count", "path_of", "since"]
+__all__ = ["add_path", "add_user", "count", "path_of", "port", "since"]
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
@@ -74,3 +74,10 @@ def since(text: str) -> float:
         raise ArgumentTypeError(
             f"{text!r} is neither an age such as 30m, 2h or 7d, nor a time such as 2026-01-31T08:00"
         ) from None
+
+
+def port(text: str) -> int:
+    """Return the number of a port; 0 means any."""
+    if not text.isdecimal() or int(text) > 65_535:
+        raise ArgumentTypeError(f"{text!r} is no port: write a number from 0 to 65535")
+    return int(text)
