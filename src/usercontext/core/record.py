@@ -151,9 +151,19 @@ class RequestRecord:
 
 
 class JobRecord(RequestRecord):
-    """The record of one run of a background job."""
+    """The record of one run of a background job.
 
-    __slots__ = ()
+    Attributes:
+        job: the job's name and id.
+        text: the mark that its message has; None without any.
+    """
+
+    __slots__ = ("job", "text")
+
+    def __init__(self, settings: Settings, job: tuple[str, str], text: str | None) -> None:
+        super().__init__(None, settings)
+        self.job: tuple[str, str] = job
+        self.text: str | None = text
 
 
 class BlockRecord(RequestRecord):

@@ -87,15 +87,27 @@ class JobContext:
 
     # --- where a job is enqueued ----------------------------------------------------------
 
-    def mark(self, name: str, id: str) -> str | None:  # noqa: A002
+    def mark(self, name: str, id: str, found: object = None) -> str | None:  # noqa: A002
         """Return the text that carries the current user to a job; None where there is nobody.
 
-        A sync resolver is asked first. An async one is not: where enqueueing can await, it is
-        `mark_async` that asks.
+        A job that is tried again keeps the mark that it has, whatever its body has set. A sync
+        resolver is asked first; an async one only by `mark_async`.
+
+        Args:
+            name: the name of the job's function.
+            id: the job's id.
+            found: what stands in the message already: kept if it is the job's own.
         """
         record, carried = current(), self._carried("enqueued")
-        if record is None or carried is None:
+        if carried is None:
             return None
+        if isinstance(found, str) and carried.is_for(found, ("job", name, id)):
+            return found
+        if record is None:
+            return None
+        root = record.root
+        if isinstance(root, JobRecord) and root.job == (name, id):
+            return root.text
         with harmless(f"{self.queue} mark", "a job of %s carries nobody", self.queue):
             fields = outgoing(record)
             if self._own.scrubber:
@@ -103,17 +115,12 @@ class JobContext:
             return carried.sign(fields, ("job", name, id))
         return None
 
-    async def mark_async(self, name: str, id: str) -> str | None:  # noqa: A002
+    async def mark_async(self, name: str, id: str, found: object = None) -> str | None:  # noqa: A002
         """Do what `mark` does, and await an async resolver first."""
         record = current()
         if record is not None and record.ended is None and record.user is UNKNOWN:
             await resolve(record)
-        return self.mark(name, id)
-
-    def is_mark_of(self, text: object, name: str, id: str) -> bool:  # noqa: A002
-        """Return whether a message that is sent again has the mark that it was sent with."""
-        carried = self.settings.carried
-        return carried is not None and carried.is_for(text, ("job", name, id))
+        return self.mark(name, id, found)
 
     def _carried(self, done: str) -> CarriedIdentity | None:
         carried = self.settings.carried
@@ -156,7 +163,7 @@ class JobContext:
                 told what to do.
         """
         settings = self.settings
-        record = JobRecord(None, settings)
+        record = JobRecord(settings, (name, id), text if isinstance(text, str) else None)
         user = self.user_of(text, name, id)
         if user is None:
             # Nobody has enqueued it: there is nobody to load, either.
@@ -165,13 +172,13 @@ class JobContext:
             record.claim(user)
         else:
             record.make_state().request = Job(name, id, user, message)
-        return RunningJob(record, text=text, is_error=is_error)
+        return RunningJob(record, is_error=is_error)
 
     def running_here(self) -> RunningJob:
         """Return one run of a job inside of whoever calls it, whose user it has."""
         outer = current()
         if outer is None:
-            return RunningJob(JobRecord(None, self.settings))
+            return RunningJob(JobRecord(self.settings, ("", ""), None))
         known = ask(outer) if outer.ended is None else outer.known()
         if outer.user is UNKNOWN and outer.settings.resolver is not None:
             # Only the request itself can await its resolver.
@@ -213,18 +220,16 @@ class RunningJob:
     Queues with a hook at each end call `begin`, `fail` and `end` themselves.
     """
 
-    __slots__ = ("_current", "_is_error", "_is_own", "_scopes", "record", "text")
+    __slots__ = ("_current", "_is_error", "_is_own", "_scopes", "record")
 
     def __init__(
         self,
         record: RequestRecord,
         *,
-        text: object = None,
         is_error: Callable[[BaseException], bool] | None = None,
         is_own: bool = True,
     ) -> None:
         self.record: RequestRecord = record
-        self.text: object = text
         self._is_error = is_error
         self._is_own = is_own
         self._scopes: ClientScopes | None = None

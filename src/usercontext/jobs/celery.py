@@ -7,7 +7,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, Unpack
 from weakref import WeakKeyDictionary
 
-from celery import Celery, current_task, signals
+from celery import Celery, signals
 from celery.backends.base import Backend
 from celery.exceptions import Ignore, Reject, Retry
 
@@ -74,25 +74,15 @@ class UserContext:
     def _mark(self, sender: str, headers: dict[str, Any], body: Any = None, **_: object) -> None:
         # In task protocol 1 the message's body is the mapping that has the id.
         task_id = headers.get("id") or body["id"]
-        mark = self._mark_for(sender, task_id, headers)
+        mark = None
+        if not headers.get("celery_beat_task"):
+            mark = self._jobs.mark(sender, task_id, headers.get(KEY))
         inner = headers.get("headers")
         # sentry-sdk and ddtrace put headers into a second dict, which alone outlives a retry.
         for place in (headers, inner) if isinstance(inner, dict) else (headers,):
             place.pop(KEY, None)
             if mark is not None:
                 place[KEY] = mark
-
-    def _mark_for(self, name: str, task_id: str, headers: dict[str, Any]) -> str | None:
-        if headers.get("celery_beat_task"):
-            return None
-        running = _running_of(current_task.request) if current_task else None
-        if running is not None and (current_task.name, current_task.request.id) == (name, task_id):
-            # A retry is the same task: of whoever enqueued it, whatever its body has set.
-            return running.text if isinstance(running.text, str) else None
-        found = headers.get(KEY)
-        if isinstance(found, str) and self._jobs.is_mark_of(found, name, task_id):
-            return found
-        return self._jobs.mark(name, task_id)
 
     # --- where it runs --------------------------------------------------------------------
 

@@ -1,0 +1,205 @@
+"""RQ: every kind of worker, in a process of its own, and Redis."""
+
+from __future__ import annotations
+
+import importlib
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import rq
+from rq.cron import CronScheduler
+
+import usercontext
+from tests.jobs.notes import reported, reports, seen
+from tests.jobs.processes import worker
+from tests.jobs.promises import ADA, BOB, Enqueue, Promises, label
+from usercontext.jobs.rq import UserContext
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["label"]
+
+APP = "tests.jobs.apps.rq_app"
+
+
+@pytest.fixture(scope="module")
+def app(environ: dict[str, str]) -> Any:
+    """Return the module of the jobs, as the process that enqueues imports it."""
+    assert environ
+    module: Any = importlib.import_module(APP)
+    module.configure()
+    return module
+
+
+def rq_worker(app: Any, kind: str, queue: str, **environ: str) -> Any:
+    """Run a worker on a queue of its own."""
+    options = ["-u", app.redis_url, "-w", f"rq.worker.{kind}", "-c", APP, "--with-scheduler"]
+    return worker(
+        "rq.cli",
+        "worker",
+        *options,
+        queue,
+        ready="Listening on",
+        environ={"JOBS_QUEUE": queue, **environ},
+    )
+
+
+@pytest.fixture(scope="module", params=["Worker", "SimpleWorker", "SpawnWorker"])
+def kind(app: Any, environ: dict[str, str], request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a worker of each kind, started where somebody is the user."""
+    app.redis_url = environ["JOBS_REDIS"]
+    app.queue = rq.Queue(f"rq-{request.param}", connection=app.connection)
+    with rq_worker(app, request.param, app.queue.name, JOBS_STARTER="1"):
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def enqueue(app: Any, kind: str) -> Enqueue:
+    """Return what enqueues a job."""
+    assert kind
+    return app.enqueue  # type: ignore[no-any-return]
+
+
+class TestRQ(Promises):
+    """What every queue keeps, and what only RQ can do."""
+
+    def test_a_retry_keeps_whoever_enqueued_it(self, enqueue: Enqueue, label: str) -> None:
+        """What the first attempt has set is over with it, and it is not reported."""
+        enqueue("retry", label)
+        assert [seen(label), seen(label)] == ["nobody", "nobody"]
+        assert reports(label) == 0
+
+    def test_callbacks(self, app: Any, enqueue: Enqueue, label: str) -> None:
+        """Callbacks of a success and of a failure have the job's user."""
+        with usercontext.isolation_scope(user=ADA):
+            app.enqueue("look", f"{label}.1", **app.CALLBACKS)
+            app.enqueue("fail", f"{label}.2", **app.CALLBACKS)
+        assert [seen(f"{label}.1.success"), seen(f"{label}.2.failure")] == ["ada", "ada"]
+        assert enqueue
+
+    def test_a_scheduled_job(self, app: Any, kind: str, label: str) -> None:
+        """A job for later has the user of whoever scheduled it."""
+        assert kind
+        with usercontext.isolation_scope(user=ADA):
+            app.queue.enqueue_in(timedelta(seconds=0), app.look, label)
+        assert seen(label) == "ada"
+
+    def test_bulk(self, app: Any, kind: str, label: str) -> None:
+        """Jobs that are enqueued together have the user."""
+        assert kind
+        jobs = [rq.Queue.prepare_data(app.look, (f"{label}.{number}",)) for number in range(2)]
+        with usercontext.isolation_scope(user=ADA):
+            app.queue.enqueue_many(jobs)
+        assert [seen(f"{label}.0"), seen(f"{label}.1")] == ["ada", "ada"]
+
+    def test_a_dependent(self, app: Any, kind: str, label: str) -> None:
+        """A dependent is of whoever enqueued it, not of whoever enqueued what it waits for."""
+        assert kind
+        with usercontext.isolation_scope(user=ADA):
+            first = app.enqueue("look", label)
+        with usercontext.isolation_scope(user=BOB):
+            app.enqueue("look", f"{label}.bobs", depends_on=first)
+        app.enqueue("look", f"{label}.nobodys", depends_on=first)
+        assert [seen(f"{label}.bobs"), seen(f"{label}.nobodys")] == ["bob", "nobody"]
+
+    def test_a_requeued_job(self, app: Any, kind: str, label: str) -> None:
+        """A job that is put back from the failed ones has its user again."""
+        assert kind
+        with usercontext.isolation_scope(user=ADA):
+            job = app.enqueue("fail", label, **app.CALLBACKS)
+        assert [seen(label), reported(label), seen(f"{label}.failure")] == ["ada"] * 3
+        wait_for_failure(app, job)
+        with usercontext.isolation_scope(user=BOB):
+            job.requeue()
+        assert [seen(label), reported(label)] == ["ada", "ada"]
+
+    def test_a_time_out(self, app: Any, kind: str, label: str) -> None:
+        """A job that takes too long is reported with its user."""
+        assert kind
+        with usercontext.isolation_scope(user=ADA):
+            app.enqueue("slow", label, job_timeout=1)
+        timed_out = "Task exceeded maximum timeout value (1 seconds)"
+        assert [seen(label), reported(timed_out)] == ["ada", "ada"]
+
+    def test_a_killed_horse(self, app: Any, kind: str, label: str) -> None:
+        """A job whose process was killed is reported by the worker, with its user."""
+        if kind == "SimpleWorker":
+            pytest.skip("the worker itself would be killed")
+        with usercontext.isolation_scope(user=ADA):
+            app.enqueue("killed", label)
+        assert [seen(label), reported("the process that ran a job was killed")] == ["ada", "ada"]
+
+    def test_a_shared_meta_stays_the_apps(self, app: Any, kind: str, label: str) -> None:
+        """The dictionary that the app gives to many jobs is not written into."""
+        assert kind
+        meta = {"source": "import"}
+        with usercontext.isolation_scope(user=ADA):
+            job = app.enqueue("look", label, meta=meta)
+        app.enqueue("look", f"{label}.copied", meta=job.meta)
+        assert meta == {"source": "import"}
+        assert [seen(label), seen(f"{label}.copied")] == ["ada", "nobody"]
+
+
+def wait_for_failure(app: Any, job: Any) -> None:
+    """Enqueue another job behind one, which runs once the first is put away."""
+    app.enqueue("look", f"{job.id}.behind")
+    assert seen(f"{job.id}.behind") == "nobody"
+
+
+class TestSetUp:
+    """Deploys, schedules and errors of use."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, app: Any, environ: dict[str, str]) -> None:
+        app.redis_url = environ["JOBS_REDIS"]
+
+    def test_a_synchronous_queue(self, app: Any, label: str) -> None:
+        """A job that is run at once has the caller's user, and leaves it as it was."""
+        queue = rq.Queue("sync", connection=app.connection, is_async=False)
+        with usercontext.isolation_scope(user=ADA):
+            queue.enqueue(app.become, label)
+            assert usercontext.get_user() == usercontext.User(id="ada")
+        assert seen(label) == "bob"
+
+    def test_cron_names_nobody(self, app: Any, label: str) -> None:
+        """What cron enqueues is nobody's, though somebody is the user where it was started."""
+        cron = CronScheduler(connection=app.connection)
+        cron.register(app.look, queue_name=label, args=(label,), interval=1)
+        with usercontext.isolation_scope(user=ADA):
+            cron.enqueue_jobs()
+        rq.SimpleWorker([label], connection=app.connection).work(burst=True)
+        assert seen(label) == "nobody"
+
+    def test_a_worker_without_the_extension(self, app: Any, label: str) -> None:
+        """In a rolling deploy a marked job runs on a worker that does not know the mark."""
+        with rq_worker(app, "SimpleWorker", label, JOBS_PLAIN="1"):
+            with usercontext.isolation_scope(user=ADA):
+                rq.Queue(label, connection=app.connection).enqueue(app.look, label)
+            assert seen(label) == "nobody"
+
+    def test_beside_sentry_sdk(self, app: Any, label: str) -> None:
+        """The SDK's own reports name the user, and no job's user is left to the next."""
+        queue = rq.Queue(label, connection=app.connection)
+        with rq_worker(app, "SimpleWorker", label, JOBS_SENTRY="1"):
+            with usercontext.isolation_scope(user=ADA):
+                queue.enqueue(app.fail, label)
+            queue.enqueue(app.tells_sentry, f"{label}.told")
+            queue.enqueue(app.fail, f"{label}.after")
+            assert [reported(label), reported(f"sentry {label}")] == ["ada", "ada"]
+            assert reported(f"sentry {label}.after") == "nobody"
+            assert [reports(label), reports(f"sentry {label}")] == [0, 0]
+            assert reported(f"sentry {APP}.fail") == "ada"
+
+    def test_it_is_added_once(self, app: Any) -> None:
+        """A second extension in one process is refused."""
+        with pytest.raises(usercontext.ConfigurationError, match="already"):
+            UserContext()
+        with pytest.raises(usercontext.ConfigurationError, match="already"):
+            UserContext(app.queue, resolver=lambda _: None)
+
+    def test_it_takes_a_queue_or_nothing(self) -> None:
+        """Anything else is refused, with what to write."""
+        with pytest.raises(usercontext.ConfigurationError, match=r"write UserContext\(\)"):
+            UserContext("queue")
