@@ -1,0 +1,102 @@
+"""Actors of Dramatiq, with the names of `tests.jobs.promises`, and those that only it has."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import dramatiq
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.middleware import AsyncIO, GroupCallbacks
+from dramatiq.rate_limits.backends import RedisBackend
+
+import usercontext
+from tests.jobs.notes import configure, note, store
+from usercontext.jobs.dramatiq import UserContext
+
+broker = RedisBroker(
+    url=os.environ["JOBS_REDIS"], namespace=os.environ.get("JOBS_QUEUE", "dramatiq")
+)
+broker.add_middleware(AsyncIO())
+broker.add_middleware(GroupCallbacks(RedisBackend(url=os.environ["JOBS_REDIS"])))
+dramatiq.set_broker(broker)
+configure()
+
+if not os.environ.get("JOBS_PLAIN"):
+    UserContext(broker)
+
+if os.environ.get("JOBS_STARTER"):
+    usercontext.isolation_scope(user={"id": "starter"}).__enter__()
+
+
+@dramatiq.actor(max_retries=0)
+def look(label: str, *_: object) -> str:
+    """Note the user."""
+    note(label)
+    return label
+
+
+@dramatiq.actor(max_retries=0)
+async def alook(label: str) -> None:
+    """Note the user before and after the event loop has done something else."""
+    note(label)
+    await asyncio.sleep(0)
+    note(label)
+
+
+@dramatiq.actor(max_retries=0)
+def fail(label: str) -> None:
+    """Note the user, and fail."""
+    note(label)
+    raise ValueError(label)
+
+
+@dramatiq.actor(max_retries=0)
+async def afail(label: str) -> None:
+    """Note the user, and fail."""
+    note(label)
+    raise ValueError(label)
+
+
+@dramatiq.actor(max_retries=1, min_backoff=10, max_backoff=20)
+def retry(label: str) -> None:
+    """Note the user, change it, and fail at the first attempt."""
+    note(label)
+    usercontext.set_user({"id": "changed"})
+    with store() as client:
+        if client.set(f"tried:{label}", 1, nx=True):
+            raise ValueError(label)
+
+
+@dramatiq.actor(max_retries=0)
+def hand_on(label: str) -> None:
+    """Note the user, and send another message."""
+    note(label)
+    look.send(f"{label}.child")
+
+
+@dramatiq.actor(max_retries=0)
+def become(label: str) -> None:
+    """Say that bob is the user, and send another message."""
+    usercontext.set_user({"id": "bob"})
+    note(label)
+    look.send(f"{label}.child")
+
+
+@dramatiq.actor(max_retries=0)
+def on_failure(message: dict, _error: dict) -> None:  # type: ignore[type-arg]
+    """Note the user for the message that failed."""
+    note(f"{message['args'][0]}.failure")
+
+
+@dramatiq.actor(max_retries=0)
+def on_success(_message: dict, result: str) -> None:  # type: ignore[type-arg]
+    """Note the user for the message that is done."""
+    note(f"{result}.success")
+
+
+@dramatiq.actor(max_retries=0, throws=KeyError)
+def expected(label: str) -> None:
+    """Fail in a way that is no error."""
+    note(label)
+    raise KeyError(label)
