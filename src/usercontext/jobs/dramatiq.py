@@ -91,10 +91,8 @@ class _Carrying(Middleware):  # type: ignore[misc]
             return
         running: RunningJob = found[0]
         try:
-            is_tried_again = not message.failed and message.options.get("retries", 0) > found[1]
-            if exception is not None and not (
-                is_tried_again or _throws(broker, message, exception)
-            ):
+            is_last = message.failed or message.options.get("retries", 0) == found[1]
+            if exception is not None and is_last and not _throws(broker, message, exception):
                 running.fail(exception)
         finally:
             running.end()
