@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from usercontext._version import __version__
 from usercontext.address.client import ClientAddress
 from usercontext.core.capture import capture_exception, capture_message
@@ -58,3 +60,17 @@ __all__ = [
     "update_user",
     "use_user",
 ]
+
+
+if not TYPE_CHECKING:  # a type checker would take every name to exist
+
+    def __getattr__(name: str) -> object:
+        if name == "UserContextMiddleware":
+            # An ImportError: of an AttributeError, `from usercontext import ...` hides the text.
+            raise ImportError(
+                "there is one UserContextMiddleware for each interface: write `from "
+                "usercontext.asgi import UserContextMiddleware` for FastAPI, Starlette and other "
+                "ASGI apps, and `from usercontext.wsgi import UserContextMiddleware` for Flask, "
+                "Django and other WSGI apps"
+            )
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from usercontext.checks import options_by_name
 from usercontext.core.context import configure, configure_joined
 from usercontext.core.interface import check_interface
 from usercontext.core.lifecycle import (
@@ -61,6 +62,7 @@ class UserContextMiddleware:
         MissingDependencyError: a resolver is given, and starlette is not installed.
     """
 
+    @options_by_name
     def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
         check_interface(app, "ASGI")
         self.app = app

@@ -10,18 +10,20 @@ import os
 import re
 import threading
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b, sha256
 from hmac import compare_digest
 from json import dumps, loads
 from time import time
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from usercontext.checks import listed, seconds
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError, MissingDependencyError
 from usercontext.user import IDENTITY_FIELDS, User
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
     from itsdangerous import Signer
 
 __all__ = ["CarriedIdentity"]
@@ -86,8 +88,8 @@ class CarriedIdentity:
     ) -> None:
         self.audience: str = _checked_audience(audience)
         self.fields: tuple[str, ...] = _checked_fields(fields)
-        self.max_age: float = _checked_seconds("max_age", max_age, least=1)
-        self.leeway: float = _checked_seconds("leeway", leeway, least=0)
+        self.max_age: float = seconds("max_age", max_age, least=1)
+        self.leeway: float = seconds("leeway", leeway, least=0)
         self._signers = _signers_of(_checked_keys(keys))
         self._key_id = next(iter(self._signers))
         self._counts: dict[str, int] = {}
@@ -270,12 +272,8 @@ def _signers_of(keys: list[bytes]) -> dict[str, Signer]:
 def _checked_keys(keys: object) -> list[bytes]:
     if keys is None:
         keys = os.environ.get(KEYS_VARIABLE, "").replace(",", " ").split()
-    if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
-        raise ConfigurationError(
-            f"keys must be a list, the one that signs first, not {type(keys).__name__}: "
-            "write keys=[NEW, OLD]"
-        )
-    checked = [_checked_key(number, key) for number, key in enumerate(keys, 1)]
+    given = listed("keys", keys, "keys, the one that signs first", "[NEW, OLD]")
+    checked = [_checked_key(number, key) for number, key in enumerate(given, 1)]
     if not checked:
         raise ConfigurationError(
             f"CarriedIdentity needs keys: write keys=[KEY], or set {KEYS_VARIABLE}; make one with "
@@ -309,11 +307,7 @@ def _checked_audience(audience: object) -> str:
 
 
 def _checked_fields(fields: object) -> tuple[str, ...]:
-    if isinstance(fields, str) or not isinstance(fields, Iterable):
-        raise ConfigurationError(
-            f'fields must be a list of names, not {type(fields).__name__}: write fields=("id",)'
-        )
-    names = tuple(fields)
+    names = listed("fields", fields, "names", '("id",)')
     if not all(isinstance(name, str) and name for name in names):
         raise ConfigurationError('fields must hold names alone: write fields=("id", "plan")')
     if not any(name in IDENTITY_FIELDS for name in names):
@@ -322,11 +316,3 @@ def _checked_fields(fields: object) -> tuple[str, ...]:
             f"fields={('id', *names)!r}"
         )
     return tuple(dict.fromkeys(names))
-
-
-def _checked_seconds(name: str, value: object, *, least: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-        raise ConfigurationError(
-            f"{name} must be a number of seconds, {least} or more, not {value!r:.80}"
-        )
-    return value

@@ -212,7 +212,8 @@ def _scalar(value: Any) -> Any:
         return _bounded_integer(int.__pos__(value))
     if issubclass(kind, float):
         number = float.__pos__(value)
-        return number if isfinite(number) else str(number)  # JSON has neither NaN nor infinity
+        # JSON has neither NaN nor infinity.
+        return number if number - number == 0 else str(number)
     if is_of(value, "uuid", "UUID") or is_of(value, "decimal", "Decimal"):
         return plain_text(str(value))
     if is_of(value, "datetime", "date") or is_of(value, "datetime", "time"):

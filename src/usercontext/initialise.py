@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from usercontext.checks import flag, is_whole
 from usercontext.core.context import configure, make_default
 from usercontext.core.options import ContextOptions, check_names, checked
 from usercontext.core.settings import default
@@ -62,10 +63,8 @@ def init(
         kept[name] = value
     context_options = checked(context_options)
     _check_client_options(client_options, client)
-    if capture_unhandled not in (None, True, False):
-        raise ConfigurationError(
-            f"capture_unhandled must be True or False, not {capture_unhandled!r:.80}"
-        )
+    if capture_unhandled is not None:
+        flag("capture_unhandled", capture_unhandled)
     level = _checked_level(capture_logging)
     has_dsn = client is None
     if client is None:
@@ -100,7 +99,7 @@ def _checked_level(level: object) -> str | int | None:
     names = logging.getLevelNamesMapping()
     if isinstance(level, str) and level.upper() in names:
         return level.upper()
-    if isinstance(level, int) and not isinstance(level, bool):
+    if is_whole(level):
         return level
     raise ConfigurationError(
         f'capture_logging must be a level of logging, such as "ERROR", not {level!r:.80}'

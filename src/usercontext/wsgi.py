@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
+from usercontext.checks import options_by_name
 from usercontext.core.context import configure, configure_joined, join
 from usercontext.core.interface import check_interface
 from usercontext.core.lifecycle import (
@@ -19,7 +20,7 @@ from usercontext.core.lifecycle import (
     started_now,
 )
 from usercontext.core.record import KEY, RequestRecord
-from usercontext.exceptions import MissingDependencyError
+from usercontext.exceptions import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from usercontext.types import Environ, ExcInfo, StartResponse, WSGIApp
 
 __all__ = ["UserContextMiddleware"]
+_MAX_WRAPPED = 20  # middlewares in each other
 
 
 class UserContextMiddleware:
@@ -48,6 +50,7 @@ class UserContextMiddleware:
         MissingDependencyError: a resolver is given, and werkzeug is not installed.
     """
 
+    @options_by_name
     def __init__(self, app: WSGIApp, **options: Unpack[ContextOptions]) -> None:
         check_interface(app, "WSGI")
         self.app = app
@@ -89,6 +92,7 @@ class UserContextMiddleware:
         self, record: RequestRecord, environ: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
         """Serve a mounted app, or one that is wrapped twice: the record is there already."""
+        _check_wrapped(self)
         join(self._own, record, environ)
         environ[KEY] = record
         with inside(record):
@@ -98,6 +102,23 @@ class UserContextMiddleware:
         if type(body) is list or type(body) is tuple or _is_file(body, environ):
             return body
         return (_SizedBody if hasattr(body, "__len__") else ResponseBody)(body, record, owned=False)
+
+
+def _check_wrapped(middleware: UserContextMiddleware) -> None:
+    """Refuse an app that calls the middleware which calls the app, without end.
+
+    Raises:
+        ConfigurationError: it stands in the `wsgi_app` of the app that it was given.
+    """
+    within: Any = getattr(middleware.app, "wsgi_app", None)
+    for _ in range(_MAX_WRAPPED):
+        if within is middleware:
+            name = type(middleware.app).__name__
+            raise ConfigurationError(
+                f"app.wsgi_app is a UserContextMiddleware of the {name} itself, which calls "
+                "app.wsgi_app again: write app.wsgi_app = UserContextMiddleware(app.wsgi_app, ...)"
+            )
+        within = getattr(within, "app", None) or getattr(within, "wsgi_app", None)
 
 
 def _outer_record(environ: Environ, record: RequestRecord) -> RequestRecord | None:

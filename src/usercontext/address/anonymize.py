@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from usercontext import diagnostics
 from usercontext.address.spelling import canonical_address
+from usercontext.checks import is_whole
 from usercontext.exceptions import ConfigurationError
 
 __all__ = ["AnonymizeOption", "Anonymizer", "anonymizer"]
@@ -50,7 +51,7 @@ def _checked_prefixes(pair: tuple[object, ...] | list[object]) -> tuple[int, int
 
 
 def _checked_prefix(prefix: object, family: str, longest: int) -> int:
-    if isinstance(prefix, int) and not isinstance(prefix, bool) and 1 <= prefix <= longest:
+    if is_whole(prefix) and 1 <= prefix <= longest:
         return prefix
     raise ConfigurationError(
         f"anonymize_ip: the prefix of {family} must be a number from 1 to {longest}, "

@@ -20,6 +20,7 @@ from usercontext.address.forwarding import (
     without_last_port,
 )
 from usercontext.address.networks import TrustedNetworks
+from usercontext.checks import is_whole
 from usercontext.exceptions import ConfigurationError
 from usercontext.source import (
     PROXY_FIX,
@@ -454,7 +455,7 @@ def _near() -> TrustedNetworks:
 def _checked_hops(hops: object) -> int | None:
     if hops is None:
         return None
-    if isinstance(hops, bool) or not isinstance(hops, int):
+    if not is_whole(hops):
         raise ConfigurationError(
             f"trusted_hops must be a whole number such as 1, not {type(hops).__name__}"
         )

@@ -76,10 +76,10 @@ def _edges(ranges: Iterable[_Range]) -> list[bytes]:
 
 
 def _checked(entries: object, option: str) -> Sequence[str]:
-    if isinstance(entries, (str, bytes)):
-        raise ConfigurationError(
-            f"{option} is one text, {entries!r}: write a list, {option}=[{entries!r}]"
-        )
+    if isinstance(entries, str):
+        _refuse_text(entries, option)
+    if isinstance(entries, bytes):
+        raise ConfigurationError(f"{option} is one text, {entries!r}: write a list of str")
     if not isinstance(entries, (list, tuple, set, frozenset)):
         raise ConfigurationError(
             f'{option} must be a list such as ["10.0.0.0/8"], not {type(entries).__name__}'
@@ -93,6 +93,19 @@ def _checked(entries: object, option: str) -> Sequence[str]:
     return tuple(entries)
 
 
+def _refuse_text(entries: str, option: str) -> NoReturn:
+    for entry in entries.split(","):
+        if entry.strip() == "*":
+            _refuse("*", "*", option)
+    raise ConfigurationError(
+        f"{option} is one text, {entries!r}: write a list, {option}={_split(entries)}"
+    )
+
+
+def _split(text: str) -> list[str]:
+    return [part for part in map(str.strip, text.split(",")) if part]
+
+
 def _ranges(names: Iterable[str], option: str) -> Iterable[_Range]:
     for name in names:
         if name == UNIX:
@@ -102,6 +115,11 @@ def _ranges(names: Iterable[str], option: str) -> Iterable[_Range]:
 
 
 def _range(entry: str, option: str) -> _Range:
+    if "," in entry:
+        raise ConfigurationError(
+            f"{option}: {entry!r} is several in one: write each as an element of its own, "
+            f"{option}={_split(entry)}"
+        )
     text, slash, prefix_text = entry.partition("/")
     address = canonical_address(text)
     if address is None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from usercontext.checks import renames
 from usercontext.clients.base import BaseClient
 from usercontext.core.context import pull_user
 from usercontext.diagnostics import harmless
-from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,11 +77,4 @@ class LogClient(BaseClient):
 
 def checked_fields(fields: object) -> dict[str, str]:
     """Return a copy of a map of fields to names, or raise the ConfigurationError that mends it."""
-    if not hasattr(fields, "items") or not all(
-        isinstance(name, str) and name for pair in fields.items() for name in pair
-    ):
-        raise ConfigurationError(
-            "fields must map fields of the user to names, such as "
-            f'{{"id": "user_id"}}, not {type(fields).__name__}'
-        )
-    return dict(fields.items())
+    return renames("fields", fields, "names", '{"id": "user_id"}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from usercontext.checks import listed
 from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -59,12 +60,8 @@ class IgnoredErrors:
 
 def checked_errors(option: str, value: object) -> IgnoredErrors:
     """Return what an option lists, or raise the ConfigurationError that mends it."""
-    if isinstance(value, str | bytes | type) or not hasattr(value, "__iter__"):
-        raise ConfigurationError(
-            f"{option} must be a list of exception classes and dotted names, not "
-            f"{_shown(value)}: write {option}=[{_shown(value)}]"
-        )
-    errors = tuple(value)
+    what = "exception classes and dotted names"
+    errors = listed(option, value, what, f"[{_shown(value)}]")
     for error in errors:
         _check(option, error)
     return IgnoredErrors(errors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from usercontext import checks
 from usercontext.exceptions import ConfigurationError
 from usercontext.request import RequestData
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from usercontext.carried import CarriedIdentity
     from usercontext.types import ReportingClient, Resolver
 
-__all__ = ["ContextOptions", "check_methods", "check_names", "checked"]
+__all__ = ["ContextOptions", "check_names", "checked"]
 
 CARRIED_METHODS = ("sign", "read", "is_for", "stats")
 CLIENT_METHODS = ("setup", "request_scope", "is_recording", "set_user")
@@ -58,112 +59,103 @@ class ContextOptions(TypedDict, total=False):
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that were given, or raise the ConfigurationError that mends them."""
     check_names(options, ContextOptions.__annotations__)
-    given = {
-        name: value
+    return {
+        name: _CHECKS[name](name, value) if name in _CHECKS else value
         for name, value in options.items()
         if value is not None or name == "detached_ttl"
     }
-    for name, value in given.items():
-        check = _CHECKS.get(name)
-        if check is not None:
-            check(name, value)
-    if "ignore_errors" in given:
-        given["ignore_errors"] = _checked_errors(given["ignore_errors"])
-    if "clients" in given:
-        given["clients"] = _checked_clients(given["clients"])
-    return given
 
 
 def check_names(options: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Refuse an option that does not exist, and name the nearest that does."""
-    known = list(known)
-    for name in options:
-        if name not in known:
-            from difflib import get_close_matches
+    """Refuse an option that does not exist, and say where it stands or which is the nearest."""
+    elsewhere = (*RequestData.__slots__, "send_default_pii")
+    for name in options.keys() - known:
+        meant = checks.nearest(name, [*known, *elsewhere])
+        if meant in elsewhere:
+            slip = "" if meant == name else f"{name} is no option: did you mean {meant}? "
+            raise ConfigurationError(slip + _written_in_request_data(meant))
+    checks.names(options, known)
 
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
-            raise ConfigurationError(f"{name} is no option: {hint}")
+
+def _written_in_request_data(name: str) -> str:
+    if name.startswith("include_"):
+        return f"{name} is an option of RequestData: write request_data=RequestData({name}=True)"
+    if name == "send_default_pii":
+        return (
+            "send_default_pii is an option of sentry-sdk: for the client's address write "
+            "request_data=RequestData(include_ip=True), and name there what else may be reported"
+        )
+    return (
+        f"{name} is an option of RequestData: write request_data=RequestData(include_ip=True), "
+        f"with {name}=... beside include_ip"
+    )
 
 
-def _check_resolver(name: str, value: object) -> None:
+def _resolver(name: str, value: Any) -> Resolver:
     if not callable(value):
         raise ConfigurationError(
             f"{name} must be a function of the request, not {type(value).__name__}: "
             "write resolver=find_user, where `def find_user(request)` returns the user"
         )
-
-
-def _check_request_data(name: str, value: object) -> None:
-    if not isinstance(value, RequestData):
+    if not checks.takes_one(value):
+        shown = getattr(value, "__qualname__", type(value).__qualname__)
         raise ConfigurationError(
-            f"{name} must be a RequestData, not {type(value).__name__}: "
-            "write request_data=RequestData(include_ip=True)"
+            f"{name}: {shown} cannot be called with one argument, the request: write "
+            "`def find_user(request)`, and take all else from the request"
         )
+    return value  # type: ignore[no-any-return]
 
 
-def _check_resolve(name: str, value: object) -> None:
-    if value not in ("lazy", "eager"):
-        raise ConfigurationError(
-            f'{name} must be "lazy", when a report first needs the user, or "eager", before '
-            f"the app runs; not {value!r}"
-        )
+def _request_data(name: str, value: object) -> RequestData:
+    if isinstance(value, RequestData):
+        return value
+    raise ConfigurationError(
+        f"{name} must be a RequestData, not {type(value).__name__}: "
+        "write request_data=RequestData(include_ip=True)"
+    )
 
 
-def _check_seconds(name: str, value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ConfigurationError(f"{name} must be a number of seconds above 0, not {value!r}")
+def _resolve(name: str, value: object) -> object:
+    if value in ("lazy", "eager"):
+        return value
+    raise ConfigurationError(
+        f'{name} must be "lazy", when a report first needs the user, or "eager", before '
+        f"the app runs; not {value!r:.80}"
+    )
 
 
-def _check_carried(name: str, value: object) -> None:
-    check_methods(name, value, CARRIED_METHODS, 'CarriedIdentity(keys=[KEY], audience="shop")')
+def _seconds_or_none(name: str, value: object) -> float | None:
+    return None if value is None else checks.seconds(name, value)
 
 
-def _check_flag(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
+def _carried(name: str, value: Any) -> CarriedIdentity:
+    what = 'CarriedIdentity(keys=[KEY], audience="shop")'
+    checks.methods(name, value, CARRIED_METHODS, what)
+    return value  # type: ignore[no-any-return]
 
 
-_CHECKS: dict[str, Callable[[str, object], None]] = {
-    "resolver": _check_resolver,
-    "carried": _check_carried,
-    "request_data": _check_request_data,
-    "resolve": _check_resolve,
-    "resolver_timeout": _check_seconds,
-    "detached_ttl": _check_seconds,
-    "resolver_thread": _check_flag,
-    "never_store_ip": _check_flag,
-}
-
-
-def _checked_errors(errors: object) -> object:
+def _ignored_errors(name: str, value: object) -> object:
     from usercontext.core.ignored import IgnoredErrors, checked_errors
 
-    is_checked = isinstance(errors, IgnoredErrors)
-    return errors if is_checked else checked_errors("ignore_errors", errors)
+    return value if isinstance(value, IgnoredErrors) else checked_errors(name, value)
 
 
-def _checked_clients(clients: object) -> tuple[ReportingClient, ...]:
-    if isinstance(clients, str | bytes) or not hasattr(clients, "__iter__"):
-        raise ConfigurationError(
-            f"clients must be a list of reporting clients, not {type(clients).__name__}: "
-            "write clients=[client]"
-        )
-    given: tuple[ReportingClient, ...] = tuple(clients)
+def _clients(name: str, value: object) -> tuple[ReportingClient, ...]:
+    given = checks.listed(name, value, "reporting clients", "[client]")
     for client in given:
-        check_methods("clients", client, CLIENT_METHODS, "a subclass of clients.BaseClient")
+        checks.methods(name, client, CLIENT_METHODS, "a subclass of clients.BaseClient")
     return given
 
 
-def check_methods(option: str, value: object, names: tuple[str, ...], what: str) -> None:
-    """Refuse an object without the methods that will be called, or a class given for one."""
-    if isinstance(value, type):
-        raise ConfigurationError(
-            f"{option}: {value.__name__} is a class, not an object: write {value.__name__}()"
-        )
-    for name in names:
-        if not callable(getattr(value, name, None)):
-            kind = type(value).__name__
-            raise ConfigurationError(f"{option}: {kind} has no method {name}(): give {what}")
+_CHECKS: dict[str, Callable[[str, Any], object]] = {
+    "resolver": _resolver,
+    "carried": _carried,
+    "request_data": _request_data,
+    "clients": _clients,
+    "ignore_errors": _ignored_errors,
+    "resolve": _resolve,
+    "resolver_timeout": checks.seconds,
+    "detached_ttl": _seconds_or_none,
+    "resolver_thread": checks.flag,
+    "never_store_ip": checks.flag,
+}

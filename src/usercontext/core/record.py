@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextvars import ContextVar, Token
+from _contextvars import ContextVar, Token  # one module fewer to load than by `contextvars`
 from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeAlias

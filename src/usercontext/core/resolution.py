@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from contextvars import ContextVar
+from _contextvars import ContextVar  # as in `record`
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 

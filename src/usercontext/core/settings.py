@@ -8,7 +8,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Unpack
 
-from usercontext.core.options import REPORTER_METHODS, ContextOptions, check_methods, checked
+from usercontext.checks import is_async, methods
+from usercontext.core.options import REPORTER_METHODS, ContextOptions, checked
 from usercontext.privacy import Scrubber
 from usercontext.request import RequestData
 
@@ -54,7 +55,7 @@ class Settings:
             never_store_ip=given.pop("never_store_ip", False),
         )
         if client is not None:
-            check_methods("client", client, REPORTER_METHODS, "a SentryClient")
+            methods("client", client, REPORTER_METHODS, "a SentryClient")
             given["client"] = client
         if make_request is not None:
             given["make_request"] = make_request
@@ -76,7 +77,7 @@ class Settings:
         self.scrubber: Scrubber = scrubber
         self.includes_ip: bool = self.request_data.include_ip and not scrubber.never_store_ip
         self.resolver_name: str = f"resolver {_name_of(self.resolver)}"
-        self.is_async: bool = self.resolver is not None and _is_async(self.resolver)
+        self.is_async: bool = self.resolver is not None and is_async(self.resolver)
         self.awaits: bool = self.is_async or bool(options.get("resolver_thread"))
         self.async_resolver: Callable[[Any], Awaitable[object]] | None = _async_resolver(
             self.resolver
@@ -142,19 +143,10 @@ class Settings:
         )
 
 
-def _is_async(function: Callable[..., object]) -> bool:
-    from inspect import iscoroutinefunction
-
-    inner = function
-    while hasattr(inner, "func"):
-        inner = inner.func
-    return iscoroutinefunction(inner) or iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
-
-
 def _async_resolver(resolver: object) -> Callable[[Any], Awaitable[object]] | None:
     """Return what a ready resolver of ours has for tasks that can await a better answer."""
     found: Any = getattr(resolver, "async_resolver", None)
-    return found if found is not None and _is_async(found) else None
+    return found if found is not None and is_async(found) else None
 
 
 def _name_of(function: object) -> str:

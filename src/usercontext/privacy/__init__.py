@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from usercontext.exceptions import ConfigurationError
+from usercontext.checks import choice, flag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,17 +46,13 @@ class Scrubber:
         hash_key: bytes | str | None = None,
         never_store_ip: bool = False,
     ) -> None:
-        if not isinstance(never_store_ip, bool):
-            raise ConfigurationError(
-                f"never_store_ip must be True or False, not {type(never_store_ip).__name__}"
-            )
         key = None if hash_key is None else _checked_key(hash_key)
         self._rules: tuple[scrubbing.ScrubRule, ...] = ()
         if rules != ():
             from usercontext.privacy import rules as scrubbing
 
             self._rules = scrubbing.compiled(rules, key)
-        self.never_store_ip: bool = never_store_ip
+        self.never_store_ip: bool = flag("never_store_ip", never_store_ip)
 
     def __bool__(self) -> bool:
         return bool(self._rules) or self.never_store_ip
@@ -129,10 +125,8 @@ def hash_id(
     from usercontext.privacy.pseudonyms import checked_key, digest
 
     secret = checked_key(key, "key")
-    if rotate is None:
+    if choice("rotate", rotate, "daily", None) is None:
         return digest(str(value), secret)
-    if rotate != "daily":
-        raise ConfigurationError(f'rotate must be "daily" or None, not {rotate!r:.80}')
     from datetime import UTC, datetime
 
     day = (now or datetime.now(UTC)).astimezone(UTC).date().isoformat()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from usercontext.address.headers import is_address_header
 from usercontext.address.search import find_addresses
+from usercontext.checks import listed
 from usercontext.exceptions import ConfigurationError
 from usercontext.privacy.pseudonyms import digest
 from usercontext.privacy.secret_names import FILTERED
@@ -92,13 +93,9 @@ class ScrubRule(NamedTuple):
 
 
 def _checked_rules(rules: object) -> Iterable[Any]:
-    if isinstance(rules, (str, bytes, Mapping)):
-        raise ConfigurationError(
-            'scrub must be a list of rules, such as ["$user.ip_address", ("$user.email", "hash")]'
-        )
-    if not isinstance(rules, Iterable):
-        raise ConfigurationError(f"scrub must be a list of rules, not {type(rules).__name__}")
-    return rules
+    if isinstance(rules, Mapping):
+        rules = None  # its keys alone would be read, and no methods
+    return listed("scrub", rules, "rules", '["$user.ip_address", ("$user.email", "hash")]')
 
 
 def _compiled(rule: Any, key: bytes | None) -> ScrubRule:

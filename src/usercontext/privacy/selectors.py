@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, NoReturn, TypeAlias
 
+from usercontext import checks
 from usercontext.exceptions import ConfigurationError
 
 __all__ = ["Path", "Selector", "nearest", "parse_selector"]
@@ -234,11 +235,9 @@ def _check_field(names: list[str], kind: str, text: str) -> None:
 
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6, listing: bool = True) -> str:
     """Return ": did you mean …?" for a word that is none of those known."""
-    import difflib
-
-    close = difflib.get_close_matches(word, list(known), 1, cutoff)
+    close = checks.nearest(word, known, cutoff)
     if close:
-        return f": did you mean {close[0]!r}?"
+        return f": did you mean {close!r}?"
     return f": write one of {', '.join(sorted(known))}" if listing else ""
 
 

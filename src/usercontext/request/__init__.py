@@ -8,8 +8,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from usercontext import checks
 from usercontext.address.client import ClientAddress, ProxyTrust
-from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from usercontext.address.anonymize import AnonymizeOption, Anonymizer
@@ -80,6 +80,7 @@ class RequestData:
     _anonymize: Anonymizer | None
     _trust: ProxyTrust
 
+    @checks.options_by_name
     def __init__(  # noqa: PLR0917 (the contract's order)
         self,
         include_ip: bool = False,
@@ -103,7 +104,7 @@ class RequestData:
         )
         put = partial(object.__setattr__, self)
         for name, flag in zip(_FLAGS, flags, strict=True):
-            put(name, _checked_flag(name, flag))
+            put(name, checks.flag(name, flag))
         trust = ProxyTrust(trusted_proxies, trusted_hops, forwarded_header)
         put("trusted_proxies", trust.trusted_proxies)
         put("trusted_hops", trust.trusted_hops)
@@ -176,9 +177,3 @@ class RequestData:
 
 def _defaults() -> dict[str, object]:
     return dict(zip(_OPTIONS, RequestData()._values(), strict=True))
-
-
-def _checked_flag(name: str, flag: object) -> bool:
-    if isinstance(flag, bool):
-        return flag
-    raise ConfigurationError(f"{name} must be True or False, not {type(flag).__name__}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from usercontext.exceptions import ConfigurationError
+from usercontext.checks import renames
 
 __all__ = ["CLAIMS", "checked_claims", "user_of_claims"]
 
@@ -25,14 +25,7 @@ def checked_claims(claims: object) -> dict[str, str]:
     """Return a copy of a map of fields to claims, or raise the ConfigurationError that mends it."""
     if claims is None:
         return dict(CLAIMS)
-    if not isinstance(claims, Mapping) or not all(
-        isinstance(name, str) and name for pair in claims.items() for name in pair
-    ):
-        raise ConfigurationError(
-            "claims must map fields of the user to names of claims, such as "
-            f'{{"id": "sub"}}, not {type(claims).__name__}'
-        )
-    return dict(claims)
+    return renames("claims", claims, "names of claims", '{"id": "sub"}')
 
 
 def user_of_claims(claims: object, fields: Mapping[str, str]) -> dict[str, Any] | None:

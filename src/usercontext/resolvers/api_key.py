@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
+from usercontext.checks import is_async
 from usercontext.exceptions import ConfigurationError
 from usercontext.privacy.pseudonyms import checked_key, digest
 from usercontext.resolvers._credential import Credential
@@ -66,7 +66,7 @@ def _checked_lookup(lookup: Callable[[str], object] | None) -> Callable[[str], o
         return None
     if not callable(lookup):
         raise ConfigurationError(f"lookup must be a function, not {type(lookup).__name__}")
-    if iscoroutinefunction(lookup) or iscoroutinefunction(getattr(lookup, "__call__", None)):  # noqa: B004
+    if is_async(lookup):
         raise ConfigurationError(
             "lookup must not be async: write an `async def` resolver that calls ApiKey(...) "
             "without lookup, and awaits the user of the id that it returns"

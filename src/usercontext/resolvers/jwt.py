@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from usercontext.checks import listed
 from usercontext.diagnostics import failure
 from usercontext.exceptions import ConfigurationError, MissingDependencyError
 from usercontext.resolvers._claims import checked_claims, user_of_claims
@@ -166,11 +167,7 @@ def _named(name: object, keys: list[Any]) -> Any:
 
 def _checked_algorithms(algorithms: object) -> list[str]:
     """Refuse what lets forged tokens pass (RFC 8725, 3.1 and 3.2)."""
-    if isinstance(algorithms, str) or not isinstance(algorithms, list | tuple | set | frozenset):
-        raise ConfigurationError(
-            f'algorithms must be a list such as ["RS256"], not {type(algorithms).__name__}'
-        )
-    names = list(algorithms)
+    names = list(listed("algorithms", algorithms, "names", '["RS256"]'))
     if not names or not all(isinstance(name, str) for name in names):
         raise ConfigurationError('algorithms must name those of your issuer, such as ["RS256"]')
     if any(name.lower() == "none" for name in names):

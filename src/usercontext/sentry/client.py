@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
+from usercontext import checks
 from usercontext.clients.base import BaseClient
 from usercontext.diagnostics import failure, warn_once
 from usercontext.event_loop import run_in_own_thread
@@ -108,12 +109,12 @@ class SentryClient(BaseClient):
         transport: Transport | Literal["httpx"] | None = None,
     ) -> None:
         self._environment = check.environment(environment)
-        before_send = check.function("before_send", before_send)
+        before_send = checks.function("before_send", before_send)
         sample_rate = check.fraction("sample_rate", sample_rate)
         traces = StackTraces(
             in_app_include=check.names("in_app_include", in_app_include),
             in_app_exclude=check.names("in_app_exclude", in_app_exclude),
-            include_local_variables=check.flag("include_local_variables", include_local_variables),
+            include_local_variables=checks.flag("include_local_variables", include_local_variables),
             # Whoever gets to see an event may change it.
             copies_lines=before_send is not None or not isinstance(transport, str | None),
         )
@@ -124,22 +125,23 @@ class SentryClient(BaseClient):
             server_name=check.server_name(server_name),
         )
         waits = QueueOptions(
-            max_queue=check.count("max_queue", max_queue),
-            max_queue_bytes=check.count("max_queue_bytes", max_queue_bytes),
-            drop_oldest=check.overflow(overflow) == "drop_oldest",
-            shutdown_timeout=check.seconds("shutdown_timeout", shutdown_timeout, or_zero=True),
+            max_queue=checks.count("max_queue", max_queue),
+            max_queue_bytes=checks.count("max_queue_bytes", max_queue_bytes),
+            drop_oldest=checks.choice("overflow", overflow, "drop_newest", "drop_oldest")
+            == "drop_oldest",
+            shutdown_timeout=checks.seconds("shutdown_timeout", shutdown_timeout, least=0),
         )
         http = HttpOptions(
-            timeout=check.seconds("timeout", timeout),
+            timeout=checks.seconds("timeout", timeout),
             proxy=check.proxy(proxy),
             ca_certs=check.file_name("ca_certs", ca_certs),
             by_httpx=transport == "httpx",
         )
         keeps = FileOptions(
             outbox=check.outbox(outbox),
-            max_reports=check.count("max_reports", max_reports),
-            max_age=check.seconds("max_age", max_age),
-            max_outbox_bytes=check.count("max_outbox_bytes", max_outbox_bytes),
+            max_reports=checks.count("max_reports", max_reports),
+            max_age=checks.seconds("max_age", max_age),
+            max_outbox_bytes=checks.count("max_outbox_bytes", max_outbox_bytes),
         )
         self._target: Dsn | str | None = _parse(dsn)
         self._get_user: GetUser | None = None

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 import re
 import socket
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from usercontext.checks import is_number, listed
 from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from usercontext.sentry.delivery.transport import Transport
 
 __all__ = [
-    "count",
     "environment",
     "file_name",
-    "flag",
     "fraction",
-    "function",
     "names",
     "outbox",
-    "overflow",
     "proxy",
     "release",
-    "seconds",
     "server_name",
     "transport",
 ]
@@ -36,8 +30,6 @@ _TRANSPORT_METHODS = ("has_room", "submit", "discard", "flush", "close", "stats"
 # What servers accept; anything else they drop, with an error in every single event.
 _ENVIRONMENT = re.compile(r"(?!(?:\.|\.\.|none)\Z)[^\x00-\x1f/\\]{1,64}", re.IGNORECASE)
 _RELEASE = re.compile(r"(?!(?:\.|\.\.|latest)\Z)[^\x00-\x1f/\\]{1,200}", re.IGNORECASE)
-# Of a code object: coroutine, iterable coroutine or asynchronous generator (module inspect).
-_ASYNC = 0x80 | 0x100 | 0x200
 
 
 def environment(value: object) -> str:
@@ -87,61 +79,17 @@ def _is_address(text: str) -> bool:
 
 def fraction(option: str, value: object) -> float:
     """Return a number from 0.0 to 1.0."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value <= 1.0:
+    if is_number(value) and 0.0 <= value <= 1.0:
         return float(value)
     raise ConfigurationError(f"{option} must be a number from 0.0 to 1.0: write {option}=1.0")
 
 
-def count(option: str, value: object) -> int:
-    """Return a whole number of at least 1."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    raise ConfigurationError(f"{option} must be a whole number of at least 1: write {option}=100")
-
-
-def seconds(option: str, value: Any, *, or_zero: bool = False) -> float:
-    """Return a finite number of seconds, of a number or a timedelta."""
-    total = getattr(value, "total_seconds", None)
-    number = total() if callable(total) else value
-    if _is_number(number) and (number > 0 or (or_zero and number == 0)):
-        return float(number)
-    raise ConfigurationError(f"{option} must be a number of seconds above 0: write {option}=10.0")
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
-
-
-def flag(option: str, value: object) -> bool:
-    """Return True or False, and nothing that merely counts as one."""
-    if isinstance(value, bool):
-        return value
-    raise ConfigurationError(f"{option} must be True or False: write {option}=True")
-
-
 def names(option: str, value: object) -> tuple[str, ...]:
     """Return module names; a bare string, which iterates as letters, is refused."""
-    result = (
-        () if isinstance(value, str | bytes) or not isinstance(value, Iterable) else tuple(value)
-    )
-    if all(isinstance(name, str) and name for name in result) and (result or value in ((), [])):
+    result = listed(option, value, "module names", '["myapp"]')
+    if all(isinstance(name, str) and name for name in result):
         return result
-    raise ConfigurationError(f'{option} must be a list of module names: write {option}=["myapp"]')
-
-
-def function(option: str, value: Any) -> Any:
-    """Return a callable that is not `async def`, as nobody could await it."""
-    if value is None:
-        return None
-    called = value if hasattr(value, "__code__") else getattr(type(value), "__call__", None)  # noqa: B004
-    code = getattr(called, "__code__", None)
-    if callable(value) and not (code is not None and code.co_flags & _ASYNC):
-        return value
-    raise ConfigurationError(
-        f"{option} must be a plain function: write `def {option}(event): return event`"
-    )
+    raise ConfigurationError(f'{option} must hold module names alone: write {option}=["myapp"]')
 
 
 def proxy(value: object) -> str | None:
@@ -166,15 +114,6 @@ def outbox(value: Any) -> str | None:
     if path is None or (isinstance(path, str) and path and not path.startswith("sqlite:")):
         return path
     raise ConfigurationError('outbox must be a file name: write outbox="outbox.db"')
-
-
-def overflow(value: object) -> str:
-    """Return which event is dropped when there is no room."""
-    if value in ("drop_newest", "drop_oldest"):
-        return str(value)
-    raise ConfigurationError(
-        'overflow must be "drop_newest" or "drop_oldest": write overflow="drop_oldest"'
-    )
 
 
 def transport(value: Transport | None) -> Transport | None:
