@@ -567,3 +567,22 @@ def test_outbox_arguments(arguments: list[str], capsys: pytest.CaptureFixture[st
 
     assert caught.value.code == 2
     assert "usage: usercontext" in capsys.readouterr().err
+
+
+def test_outbox_status_of_reports(
+    client: SentryClient, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`outbox status` of a file of reports says what the file is, and what shows it."""
+    keep(client, "x")
+
+    assert main(["outbox", "status", str(path)]) == 2
+    assert "it keeps the reports of a sqlite:/// DSN" in capsys.readouterr().err
+
+
+def test_reports_of_an_outbox(outbox: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`reports` of an outbox shows them, and says what the file is."""
+    assert main(["reports", str(outbox)]) == 0
+    shown = capsys.readouterr()
+
+    assert len(shown.out.splitlines()) == 4
+    assert "these wait in an outbox for their server" in shown.err

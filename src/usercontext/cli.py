@@ -9,12 +9,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from usercontext._version import __version__
-from usercontext.exceptions import UserContextError
+from usercontext.exceptions import ConfigurationError, UserContextError
 from usercontext.inspector.commands.inspect import add_inspect
+from usercontext.inspector.commands.of_user import add_erase, add_export
 from usercontext.inspector.commands.one_report import add_report
 from usercontext.inspector.commands.reports import add_reports
+from usercontext.inspector.commands.send import add_send
 from usercontext.inspector.commands.terminal import local_time, progress
+from usercontext.inspector.commands.verify import add_verify
 from usercontext.inspector.report import visible
+from usercontext.inspector.selection import kind_of_file
 from usercontext.sentry.delivery.build import OpenOutbox
 from usercontext.sentry.delivery.outbox_status import clear_outbox, outbox_status
 
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["main"]
+
+_ACTIONS = (["erase"], ["export"], ["send"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 if `outbox flush` could not send everything; 2 with an explanation on stderr; 130 if
         it was interrupted.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         return int(options.command(options) or 0)
     except UserContextError as error:
@@ -48,6 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Make one word of a command of two, such as `reports erase`: `reports` takes a path as well.
+
+    A file of such a name is shown as `./erase`.
+    """
+    if arguments[:1] == ["reports"] and arguments[1:2] in _ACTIONS:
+        return [" ".join(arguments[:2]), *arguments[2:]]
+    return list(arguments)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="usercontext",
@@ -55,9 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"usercontext {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_reports(commands)
-    add_report(commands)
-    add_inspect(commands)
+    for add in (add_reports, add_erase, add_export, add_send, add_report, add_inspect, add_verify):
+        add(commands)
     _add_outbox(commands)
     return parser
 
@@ -80,6 +95,11 @@ def _add_outbox(commands: Any) -> None:
 
 
 def _outbox_status(options: argparse.Namespace) -> None:
+    if kind_of_file(options.path) == "reports":
+        raise ConfigurationError(
+            f"{options.path!r} is no outbox: it keeps the reports of a sqlite:/// DSN, which go "
+            "nowhere else; `usercontext reports` shows them"
+        )
     status = outbox_status(options.path)
     total = sum(status.waiting.values())
     print(f"waiting  {total} ({status.claimed} of them for a running process)")

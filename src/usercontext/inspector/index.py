@@ -175,15 +175,19 @@ SELECT ?, ?, ?, ?, ?, ?, ?, (SELECT problem FROM inspector_problems WHERE kind =
 _IS_THERE = "SELECT 1 FROM reports WHERE rowid = ? AND event_id = ?"
 
 
-def connect_to_write(file: Path) -> sqlite3.Connection:
+def connect_to_write(file: Path, *, any_kind: bool = False) -> sqlite3.Connection:
     """Open a file of reports to change it.
 
+    Args:
+        file: the file.
+        any_kind: whether an outbox will do.
+
     Raises:
-        ConfigurationError: it has no reports, or is an outbox, or cannot be written.
+        ConfigurationError: it has no reports, or is an outbox.
     """
     with closing(connect_to_read(file)) as connection:
         columns = {row[1] for row in connection.execute("PRAGMA table_info(reports)")}
-    if {"target", "owner"} <= columns:
+    if {"target", "owner"} <= columns and not any_kind:
         raise ConfigurationError(
             f"{str(file)!r} is an outbox, whose reports wait for their server: "
             "see `usercontext outbox status`"

@@ -12,7 +12,7 @@ from usercontext.inspector import report as shown
 from usercontext.inspector.commands.arguments import add_path, add_user, count, path_of, since
 from usercontext.inspector.commands.one_report import print_report
 from usercontext.inspector.commands.terminal import Paint, local_time
-from usercontext.inspector.selection import Selection, select_reports
+from usercontext.inspector.selection import Selection, kind_of_file, select_reports
 from usercontext.sentry.delivery.store import follow_reports
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ def add_reports(commands: Any) -> None:
 
 def _reports(options: argparse.Namespace) -> None:
     path = path_of(options)
+    if kind_of_file(path) == "outbox":
+        print(
+            "these wait in an outbox for their server: see `usercontext outbox status`",
+            file=sys.stderr,
+        )
     mark = follow_reports(path)[1]
     selection = Selection(options.user, options.since, options.level, options.limit, mark)
     reports = select_reports(path, selection)
