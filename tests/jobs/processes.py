@@ -19,7 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Process", "free_port", "redis_server", "worker"]
+__all__ = ["Process", "free_port", "postgres_server", "redis_server", "running", "worker"]
 
 ROOT = Path(__file__).parent.parent.parent
 STARTUP = 60.0
@@ -84,12 +84,12 @@ class Process:
         """All that it has printed so far."""
         return "".join(self.lines)
 
-    def stop(self, sign: signal.Signals = signal.SIGTERM) -> None:
-        """End it and what it has started."""
+    def stop(self, patience: float = 15) -> None:
+        """End it and what it has started; by force, when patience is at an end."""
         if self._process.poll() is None:
-            self._process.send_signal(sign)
+            self._process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(timeout=15)
+                self._process.wait(timeout=patience)
             except subprocess.TimeoutExpired:
                 os.killpg(self.pid, signal.SIGKILL)
                 self._process.wait()
@@ -100,7 +100,10 @@ class Process:
 
 @contextmanager
 def running(
-    command: list[str], ready: str, environ: Mapping[str, str] | None = None
+    command: list[str],
+    ready: str,
+    environ: Mapping[str, str] | None = None,
+    patience: float = 15,
 ) -> Iterator[Process]:
     """Run a program from the line that says it is ready to the end of the block."""
     process = Process(command, environ)
@@ -108,16 +111,37 @@ def running(
         process.wait_for(ready)
         yield process
     finally:
-        process.stop()
+        process.stop(patience)
 
 
 @contextmanager
 def worker(
-    *command: str, ready: str, environ: Mapping[str, str] | None = None
+    *command: str, ready: str, environ: Mapping[str, str] | None = None, patience: float = 15
 ) -> Iterator[Process]:
     """Run a Python module as a worker."""
-    with running([sys.executable, "-m", *command], ready, environ) as process:
+    with running([sys.executable, "-m", *command], ready, environ, patience) as process:
         yield process
+
+
+@contextmanager
+def postgres_server(folder: Path) -> Iterator[str]:
+    """Run a PostgreSQL of our own, and return how to connect to it."""
+    found = [*Path("/usr/lib/postgresql").glob("*/bin"), Path(shutil.which("initdb") or "").parent]
+    binaries = next((path for path in found if (path / "initdb").exists()), None)
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed")
+    prefix: list[str] = []
+    if os.getuid() == 0:
+        # It refuses to be run by root.
+        prefix = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        shutil.chown(folder, "nobody", "nogroup")
+    data, port = folder / "data", free_port()
+    options = ["-U", "postgres", "-A", "trust", "--no-sync", "-D", str(data)]
+    subprocess.run([*prefix, binaries / "initdb", *options], check=True, capture_output=True)
+    command = [*prefix, str(binaries / "postgres"), "-D", str(data), "-h", "127.0.0.1"]
+    command += ["-p", str(port), "-k", str(folder), "-F"]
+    with running(command, "ready to accept connections"):
+        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
 
 
 @contextmanager
