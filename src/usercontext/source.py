@@ -27,6 +27,7 @@ __all__ = [
     "scheme",
     "server",
     "server_software",
+    "snapshot",
     "without_addresses",
 ]
 
@@ -37,6 +38,21 @@ Source: TypeAlias = Mapping[str, Any]
 REQUEST_METHOD = "REQUEST_METHOD"
 #: Where werkzeug's ProxyFix keeps what it has replaced.
 PROXY_FIX = "werkzeug.proxy_fix.orig"
+# What of a scope is read here.
+_SCOPE_KEYS = (
+    "type",
+    "method",
+    "scheme",
+    "path",
+    "raw_path",
+    "root_path",
+    "query_string",
+    "headers",
+    "client",
+    "server",
+)
+# Values of an environ that nobody can change; whatever else is there is of no use here.
+_CONSTANT = frozenset({str, bytes, int})
 # The peer's address, or its name.
 _PEER_KEYS = frozenset({"REMOTE_ADDR", "REMOTE_HOST", "client", PROXY_FIX})
 
@@ -218,6 +234,28 @@ def _joined(lines: list[bytes], room: int) -> bytes:
 
 
 # -- copies --
+
+
+def snapshot(source: Source) -> dict[str, Any] | None:
+    """Copy what is read here, so that a report can be made of it when the request goes on.
+
+    Nothing of the app's is in the copy. None of a source that is of a kind of its own: reading it
+    may run the app's code, so it is to be read at once.
+    """
+    if type(source) is not dict:
+        return None
+    if not is_environ(source):
+        return {key: _frozen(source[key]) for key in _SCOPE_KEYS if key in source}
+    # In one step first: another thread may add keys meanwhile.
+    copied = dict(source)
+    kept = {key: value for key, value in copied.items() if value.__class__ in _CONSTANT}
+    if PROXY_FIX in copied:
+        kept[PROXY_FIX] = snapshot({REQUEST_METHOD: "", **copied[PROXY_FIX]})
+    return kept
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if value.__class__ is list else value
 
 
 def without_addresses(source: Source, names_address: Callable[[str], bool]) -> dict[str, Any]:

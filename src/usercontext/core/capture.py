@@ -128,7 +128,15 @@ def _capture_exception(
 ) -> str | None:
     if not _is_wanted(error, record, handled=handled):
         return None
-    return _capture(record, lambda client: client.build_exception(error, handled=handled))
+    return _capture(record, lambda client: _drafter(client)(error, handled=handled))
+
+
+def _drafter(client: Reporter) -> Callable[..., Event | None]:
+    """Return what builds reports of exceptions; the built-in client has parts made later."""
+    drafter: Callable[..., Event | None] = getattr(
+        client, "draft_exception", client.build_exception
+    )
+    return drafter
 
 
 def _is_wanted(error: BaseException, record: RequestRecord | None, *, handled: bool) -> bool:

@@ -20,12 +20,14 @@ from usercontext.core.settings import (
     replace_default,
 )
 from usercontext.diagnostics import failure, harmless
+from usercontext.source import snapshot
 from usercontext.user import AUTO_ADDRESS, User
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from usercontext.core.options import ContextOptions
+    from usercontext.source import Source
     from usercontext.types import Event, Reporter, ReportingClient
 
 __all__ = [
@@ -50,6 +52,8 @@ __all__ = [
     "user_of",
 ]
 
+# About what the copy of a request takes in memory until its report is sent.
+_SOURCE_BYTES = 4096
 _PULL_FAILED = "the user of a report could not be found"
 
 # --- putting it together ------------------------------------------------------------------------
@@ -308,30 +312,42 @@ def describe(record: RequestRecord, event: Event) -> None:
     root, settings = record.root, record.settings
     if root.source is None:
         return
+    data = None if root.state is None else root.state.data
+    is_withheld = _is_withheld(record)
+    # A report of the built-in client can be finished on its thread, of what is copied now.
+    later: Callable[..., object] | None = getattr(event, "later", None)
+    may_wait = later is not None and (data is None or not settings.request_data.include_data)
+    copied = snapshot(root.source) if may_wait else None
+    if later is None or copied is None:
+        _describe(event, settings, root.source, data, is_withheld)
+        return
+    event["request"] = None  # its place
+    later(_describe, settings, copied, data, is_withheld, weight=_SOURCE_BYTES)
+
+
+def _describe(
+    event: Event,
+    settings: Settings,
+    source: Source,
+    data: object,
+    is_withheld: bool,
+) -> None:
     from usercontext.request import description  # only a request that is reported needs it
 
-    data = None if root.state is None else root.state.data
-    include_ip = settings.includes_ip and not _is_withheld(record)
-    request = description.collect(
-        settings.request_data, root.source, data=data, include_ip=include_ip
-    )
+    include_ip = settings.includes_ip and not is_withheld
+    request = description.collect(settings.request_data, source, data=data, include_ip=include_ip)
     if request:
         event["request"] = request
-    _explain(record, event, data)
-
-
-def _explain(record: RequestRecord, event: Event, data: object) -> None:
-    """Tell in an event how the address was found, and what of the request was kept back."""
-    from usercontext.request import description
-
-    settings = record.settings
-    told = description.explain(settings.request_data, record.root.source or {}, data=data)
+    else:
+        event.pop("request", None)
+    # How the address was found, and what of the request was kept back.
+    told = description.explain(settings.request_data, source, data=data)
     withheld = told.setdefault("withheld", [])
     if settings.scrubber.never_store_ip:
         withheld.append({"what": "every address", "rule": "never_store_ip=True"})
-    if _is_withheld(record):
+    if is_withheld:
         withheld.append({"what": "user and address", "rule": "set_reporting(False)"})
-    told["address"]["included"] = settings.includes_ip and not _is_withheld(record)
+    told["address"]["included"] = include_ip
     event.setdefault("contexts", {}).setdefault("usercontext", {}).update(told)
 
 

@@ -19,6 +19,7 @@ from usercontext.sentry.delivery.build import (
 from usercontext.sentry.delivery.own_work import in_own_work, own_work
 from usercontext.sentry.dsn import Dsn, sqlite_path
 from usercontext.sentry.event.builder import EventBuilder
+from usercontext.sentry.event.draft import Draft
 from usercontext.sentry.event.payload import plain
 from usercontext.sentry.event.stacktrace import StackTraces
 from usercontext.sentry.outgoing import Outgoing
@@ -44,7 +45,7 @@ _MAX_TIMEOUT = 86_400.0
 class SentryClient(BaseClient):
     """Reports to a server of the Sentry protocol, or to an SQLite file.
 
-    Nothing is sent on the thread that captures: it builds the event, a background thread does
+    Nothing is sent on the thread that captures: it copies what may change, a background thread does
     the rest. Without a DSN nothing is reported at all. No method raises at run time.
 
     Args:
@@ -149,6 +150,13 @@ class SentryClient(BaseClient):
         if taker is None:
             taker = transport_to(self._target, http, waits, keeps)
         self._outgoing = None if taker is None else Outgoing(taker, sample_rate, before_send)
+        # A class of the app's own that changes what is built or sent gets to see whole events.
+        own = SentryClient.build_exception, SentryClient.send
+        self._drafts = (
+            self._outgoing is not None
+            and self._outgoing.takes_drafts()
+            and (type(self).build_exception, type(self).send) == own
+        )
 
     def __repr__(self) -> str:
         target = "nothing" if self._target is None else str(self._target)
@@ -170,6 +178,21 @@ class SentryClient(BaseClient):
         if is_stop(error):
             return None
         return self._build(lambda: self._builder.exception(error, level=level, handled=handled))
+
+    def draft_exception(
+        self, error: BaseException, *, handled: bool = True, level: str = "error"
+    ) -> Event | None:
+        """Build the report of an exception, parts of which the worker makes where it can.
+
+        To be handed to `send` as it is; nobody but the context, which knows that, asks for one.
+        """
+        if not self._drafts:
+            return self.build_exception(error, handled=handled, level=level)
+        if is_stop(error):
+            return None
+        return self._build(
+            lambda: self._builder.exception(error, level=level, handled=handled, draft=Draft())
+        )
 
     def build_message(self, message: str, *, level: str = "info") -> Event | None:
         """Build the report of a message on the calling thread; None if it is not wanted."""
@@ -220,7 +243,7 @@ class SentryClient(BaseClient):
         if not isinstance(error, BaseException):
             warn_once("no exception", "capture_exception() was called without an exception")
             return None
-        event = self.build_exception(error, level=level, handled=handled)
+        event = self.draft_exception(error, level=level, handled=handled)
         return self._capture(event, user, request, error)
 
     def capture_message(

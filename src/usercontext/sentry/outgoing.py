@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from usercontext.diagnostics import failure, warn_once
+from usercontext.sentry.delivery.transport import QueuedTransport
 from usercontext.sentry.event.builder import SDK
+from usercontext.sentry.event.draft import Draft, snapshot
 from usercontext.sentry.event.payload import plain
+from usercontext.sentry.event.size import estimate_size
 from usercontext.user import AUTO_ADDRESS
 
 if TYPE_CHECKING:
@@ -38,6 +43,12 @@ class Outgoing:
         self._sample_rate = sample_rate
         self._random = _random() if sample_rate < 1.0 else None
         self._before_send = before_send
+        # A queue of ours takes what its worker finishes; the app's own transport takes events.
+        self._queue = transport if isinstance(transport, QueuedTransport) else None
+
+    def takes_drafts(self) -> bool:
+        """Return whether parts of an event may be made later: nobody is to see it before."""
+        return self._queue is not None and self._before_send is None
 
     def is_wanted(self) -> bool:
         """Return whether an event is to be built: tested first, as building costs most."""
@@ -52,11 +63,27 @@ class Outgoing:
     def send(self, event: Event, scrub: Callable[[Event], Event] | None) -> str | None:
         """Hand an event over and return its id, or None if it was dropped."""
         event_id: str = event["event_id"]
-        finished = self._finished(event, scrub)
+        finish = partial(_finished, scrub=scrub, event_id=event_id)
+        if isinstance(event, Draft) and self._queue is not None:
+            event.last = partial(_finished_copy, finish) if scrub is not None else finish
+            return event_id if self._queue.submit_weighed(event, _weight(event)) else None
+        if self._before_send is not None:
+            changed = _changed(event, self._before_send)
+            if changed is None:
+                self.discard("before_send")
+                return None
+            taken = None if self._queue is None else snapshot(changed, finish)
+            if self._queue is not None and taken is not None:
+                return event_id if self._queue.submit_weighed(taken, taken.weight) else None
+            event = changed
+        if self._before_send is not None or scrub is not None:
+            # What scrubbing saw is what is sent: no object whose text it did not see, and
+            # nothing that the app still holds and may change.
+            event = plain(event)
+        finished = finish(event)
         if finished is None:
+            self.discard("event_processor")
             return None
-        # Whatever `before_send` made of it: the id that is returned is the one that is sent.
-        finished["event_id"] = event_id
         return event_id if self.transport.submit(finished) else None
 
     def discard(self, reason: str) -> None:
@@ -66,26 +93,28 @@ class Outgoing:
         except Exception:  # noqa: BLE001
             failure("discard", "usercontext could not count a report that it dropped")
 
-    def _finished(self, event: Event, scrub: Callable[[Event], Event] | None) -> Event | None:
-        """Return the event as it is sent: `before_send`, then scrubbing, then `infer_ip`."""
-        if self._before_send is not None:
-            changed = _changed(event, self._before_send)
-            if changed is None:
-                self.discard("before_send")
-                return None
-            event = changed
-        if self._before_send is not None or scrub is not None:
-            # What scrubbing saw is what is sent: no object whose text it did not see, and
-            # nothing that the app still holds and may change.
-            event = plain(event)
-        if scrub is not None:
-            scrubbed = _scrubbed(event, scrub)
-            if scrubbed is None:
-                self.discard("event_processor")
-                return None
-            event = scrubbed
-        event["sdk"] = {**SDK, "settings": {"infer_ip": _infer_ip(event)}}
-        return event
+
+def _finished(
+    event: Event, *, scrub: Callable[[Event], Event] | None, event_id: str
+) -> Event | None:
+    """Return the event as it is sent, scrubbed; None if that failed."""
+    if scrub is not None:
+        scrubbed = _scrubbed(event, scrub)
+        if scrubbed is None:
+            return None
+        event = scrubbed
+    event["sdk"] = {**SDK, "settings": {"infer_ip": _infer_ip(event)}}
+    # Whatever `before_send` made of it: the id that is returned is the one that is sent.
+    event["event_id"] = event_id
+    return event
+
+
+def _finished_copy(finish: Callable[[Event], Event | None], event: Event) -> Event | None:
+    return finish(plain(event))
+
+
+def _weight(draft: Draft) -> int:
+    return draft.weight + estimate_size(draft, sys.maxsize)
 
 
 def _changed(event: Event, before_send: Callable[[Event], object]) -> Event | None:

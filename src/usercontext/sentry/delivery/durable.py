@@ -7,11 +7,13 @@ the other (`forwarder`) sends what the file holds.
 from __future__ import annotations
 
 import sqlite3
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from usercontext.sentry.delivery.destination import KEPT, Destination, encoded
 from usercontext.sentry.delivery.outbox_file import FILE_ERRORS, is_corrupt
-from usercontext.sentry.delivery.report_file import BATCH, BATCH_BYTES
+from usercontext.sentry.delivery.report_file import BATCH, BATCH_BYTES, BATCH_SECONDS
 from usercontext.sentry.event.payload import encode_event
 
 if TYPE_CHECKING:
@@ -172,11 +174,13 @@ class OutboxDestination(Destination):
         Nothing more is taken before the file is ours to write: as long as it is not, the queue
         decides what is dropped.
         """
-        size = 0
+        size, until = 0, inf
         for each in taken:  # What is found is added to its end.
             if each.outcome is None:
                 size += len(each.payload)
                 yield each.event, each.payload
-            if each is taken[-1] and len(taken) < BATCH and size < BATCH_BYTES:
+                until = min(until, monotonic() + BATCH_SECONDS)  # The file is ours since then.
+            is_full = len(taken) >= BATCH or size > BATCH_BYTES or monotonic() > until
+            if each is taken[-1] and not is_full:
                 event = more()
                 taken += [] if event is None else [self._taken(event)]

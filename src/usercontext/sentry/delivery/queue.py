@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from usercontext.sentry.event.draft import Unfinished
     from usercontext.types import Event
 
 __all__ = ["Entry", "Queue"]
@@ -18,7 +19,7 @@ __all__ = ["Entry", "Queue"]
 class Entry(NamedTuple):
     """An event that waits."""
 
-    event: Event
+    event: Event | Unfinished
     weight: int
     number: int
 
@@ -65,7 +66,7 @@ class Queue:
             return True
         return len(self._waiting) < self._max_events and self._bytes < self.max_bytes
 
-    def put(self, event: Event, weight: int) -> tuple[bool, int]:
+    def put(self, event: Event | Unfinished, weight: int) -> tuple[bool, int]:
         """Let an event of a weight in; return whether it is, and how many others were dropped."""
         with self.changed:
             dropped = self._make_room(weight) if self._drop_oldest else 0

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BATCH",
     "BATCH_BYTES",
+    "BATCH_SECONDS",
     "check_writable",
     "connect_to_read",
     "described",
@@ -35,6 +36,8 @@ __all__ = [
 #: How many reports, and about how many bytes of them, are written or read in one step.
 BATCH = 64
 BATCH_BYTES = 1 << 20
+#: For about how long a step may lock the file.
+BATCH_SECONDS = 0.01
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reports (

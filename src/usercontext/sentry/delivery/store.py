@@ -7,7 +7,8 @@ import sqlite3
 import sys
 from contextlib import closing
 from itertools import chain
-from time import time
+from math import inf
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from usercontext.diagnostics import failure
@@ -17,6 +18,7 @@ from usercontext.sentry.delivery.destination import Destination, encoded
 from usercontext.sentry.delivery.report_file import (
     BATCH,
     BATCH_BYTES,
+    BATCH_SECONDS,
     check_writable,
     connect_to_read,
     described,
@@ -78,7 +80,7 @@ class SqliteStore(Destination):
         self, event: Event, more: Callable[[], Event | None], written: list[bool]
     ) -> Iterator[tuple[Any, ...]]:
         """Yield rows, and note of each event whether there is one."""
-        size = 0
+        size, until = 0, inf
         following: Event | None = event
         while following is not None:
             payload = encoded(following)
@@ -86,7 +88,8 @@ class SqliteStore(Destination):
             if payload is not None:
                 size += len(payload)
                 yield (*described(following), payload.decode())
-            if len(written) >= BATCH or size > BATCH_BYTES:
+                until = min(until, monotonic() + BATCH_SECONDS)  # The file is ours since then.
+            if len(written) >= BATCH or size > BATCH_BYTES or monotonic() > until:
                 return
             following = more()
 

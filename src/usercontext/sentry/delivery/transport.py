@@ -16,14 +16,16 @@ from usercontext.sentry.delivery import processes
 from usercontext.sentry.delivery.destination import KEPT
 from usercontext.sentry.delivery.own_work import in_own_work, own_work
 from usercontext.sentry.delivery.worker import Worker
+from usercontext.sentry.event.draft import Draft
 from usercontext.sentry.event.size import estimate_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from usercontext.sentry.delivery.destination import Destination
     from usercontext.sentry.delivery.ledger import Ledger
     from usercontext.sentry.delivery.queue import Entry, Queue
+    from usercontext.sentry.event.draft import Unfinished
     from usercontext.types import Event
 
     _More: TypeAlias = Callable[[], Event | None]
@@ -102,8 +104,11 @@ class QueuedTransport:
 
     def submit(self, event: Event) -> bool:
         """Queue an event and return at once; False if there is no room, which is counted."""
+        return self.submit_weighed(event, estimate_size(event, self.queue.max_bytes))
+
+    def submit_weighed(self, event: Event | Unfinished, weight: int) -> bool:
+        """Queue an event, or what the worker makes one of, of about so many bytes."""
         self._check_process()
-        weight = estimate_size(event, self.queue.max_bytes)
         # Under the queue's lock, so that nobody finds the queue empty before all is counted.
         with self.queue.changed:
             self.ledger.capture()
@@ -134,7 +139,7 @@ class QueuedTransport:
         with self.destination.in_a_hurry(deadline + _LAST_SECONDS):
             in_time = not in_own_work() and self._flush(deadline)
             for entry in self.queue.close():
-                self._deliver([entry], self._deliver_last)
+                self._deliver(entry, self._deliver_last)
             self.destination.stop(deadline)
             if not self.worker.is_running:
                 self._release()
@@ -199,7 +204,7 @@ class QueuedTransport:
         entry = self.queue.take(waits=True)
         if entry is None:
             return False
-        self._deliver([entry], self.destination.deliver)
+        self._deliver(entry, self.destination.deliver)
         return True
 
     def _deliver_here(self, last: int, deadline: float) -> None:
@@ -209,27 +214,48 @@ class QueuedTransport:
                 entry = self.queue.take()
                 if entry is None:
                     return
-                self._deliver([entry], self.destination.deliver)
+                self._deliver(entry, self.destination.deliver)
 
     def _deliver_last(self, event: Event, _more: _More) -> list[str | None]:
         return [self.destination.deliver_last(event)]
 
-    def _deliver(
-        self, taken: list[Entry], deliver: Callable[[Event, _More], list[str | None]]
-    ) -> None:
+    def _deliver(self, entry: Entry, deliver: Callable[[Event, _More], list[str | None]]) -> None:
+        event = self._finished(entry)
+        if event is None:
+            return
+        taken = [entry]
+
         def more() -> Event | None:
-            entry = self.queue.take()
-            if entry is None:
-                return None
-            taken.append(entry)
-            return entry.event
+            while (following := self.queue.take()) is not None:
+                event = self._finished(following)
+                if event is not None:
+                    taken.append(following)
+                    return event
+            return None
 
         reasons: list[str | None]
         try:
-            reasons = deliver(taken[0].event, more)
+            reasons = deliver(event, more)
         except Exception:  # noqa: BLE001
             failure("delivery", "usercontext could not deliver a report and dropped it")
             reasons = ["internal_sdk_error"] * len(taken)
+        self._end(taken, reasons)
+
+    def _finished(self, entry: Entry) -> Event | None:
+        """Return the event of an entry; None if it is dropped, which is counted."""
+        if isinstance(entry.event, dict) and not isinstance(entry.event, Draft):
+            return entry.event
+        reason = "event_processor"
+        try:
+            event = entry.event.finished()
+        except Exception:  # noqa: BLE001
+            failure("event", "usercontext could not build a report and dropped it")
+            event, reason = None, "internal_sdk_error"
+        if event is None:
+            self._end([entry], [reason])
+        return event
+
+    def _end(self, taken: list[Entry], reasons: Sequence[str | None]) -> None:
         with self.queue.changed:
             for entry, reason in zip(taken, reasons, strict=True):
                 # Not done: this thread forked, and is in a child that counts from zero.

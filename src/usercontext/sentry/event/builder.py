@@ -15,10 +15,17 @@ from usercontext._version import __version__
 from usercontext.sentry.event.payload import safe_str
 
 if TYPE_CHECKING:
-    from usercontext.sentry.event.stacktrace import StackTraces
+    from types import TracebackType
+
+    from usercontext.sentry.event.draft import Draft
+    from usercontext.sentry.event.stacktrace import Place, StackTraces
     from usercontext.types import Event
 
-__all__ = ["CONTEXTS", "SDK", "EventBuilder"]
+__all__ = ["CONTEXTS", "FRAME_BYTES", "SDK", "EventBuilder"]
+
+#: About what a frame takes in memory beside its variables: the source lines are shared by all
+#: events.
+FRAME_BYTES = 1024
 
 SDK = {"name": "usercontext.python", "version": __version__}
 
@@ -71,10 +78,22 @@ class EventBuilder:
         event["logentry"] = {"message": text, "formatted": text}
         return event
 
-    def exception(self, error: BaseException, *, level: str, handled: bool) -> Event:
-        """Return the event of an exception with its causes, contexts and groups."""
+    def exception(
+        self, error: BaseException, *, level: str, handled: bool, draft: Draft | None = None
+    ) -> Event:
+        """Return the event of an exception with its causes, contexts and groups.
+
+        Args:
+            error: the exception.
+            level: fatal, error, warning, info or debug.
+            handled: whether the app went on.
+            draft: becomes the event; frames are made when it is finished.
+        """
         event = self._event(level)
-        event["exception"] = {"values": self._values(error, handled=handled)}
+        if draft is not None:
+            draft.update(event)
+            event = draft
+        event["exception"] = {"values": self._values(error, draft, handled=handled)}
         return event
 
     def _event(self, level: str) -> Event:
@@ -86,7 +105,9 @@ class EventBuilder:
             "contexts": {"runtime": dict(_RUNTIME)},
         }
 
-    def _values(self, error: BaseException, *, handled: bool) -> list[dict[str, Any]]:
+    def _values(
+        self, error: BaseException, draft: Draft | None, *, handled: bool
+    ) -> list[dict[str, Any]]:
         """Return an exception and all that it came from, oldest first.
 
         A stack, not recursion: chains and groups may be deeper than the interpreter's. Ids
@@ -101,7 +122,9 @@ class EventBuilder:
                 continue
             seen.add(id(current))
             mechanism = _mechanism(current, len(values), parent, source, handled=handled)
-            values.append(self._value(current, mechanism))
+            value = self._value(current, mechanism)
+            values.append(value)
+            self._add_frames(value, current.__traceback__, draft)
             waiting += reversed(_origins(current, mechanism["exception_id"]))
         if len(values) == 1:
             del values[0]["mechanism"]["exception_id"]
@@ -117,10 +140,21 @@ class EventBuilder:
         }
         if kind.__module__ and kind.__module__ != "builtins":
             value["module"] = safe_str(kind.__module__, _MAX_NAME)
-        frames = self._traces.frames(error.__traceback__)
-        if frames:
-            value["stacktrace"] = {"frames": frames}
         return value
+
+    def _add_frames(
+        self, value: dict[str, Any], traceback: TracebackType | None, draft: Draft | None
+    ) -> None:
+        places = None if draft is None else self._traces.places(traceback)
+        if draft is None or places is None:
+            frames = self._traces.frames(traceback)
+            if frames:
+                value["stacktrace"] = {"frames": frames}
+        elif places:
+            draft.later(self._finish_frames, value, places, weight=FRAME_BYTES * len(places))
+
+    def _finish_frames(self, _event: Event, value: dict[str, Any], places: list[Place]) -> None:
+        value["stacktrace"] = {"frames": self._traces.frames_of(places)}
 
 
 def _event_id() -> str:

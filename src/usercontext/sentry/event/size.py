@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from usercontext.sentry.event.builder import CONTEXTS
+from usercontext.sentry.event.builder import CONTEXTS, FRAME_BYTES
 
 if TYPE_CHECKING:
     from usercontext.types import Event
 
 __all__ = ["estimate_size"]
 
-#: About what an event takes beside what is weighed, and each frame beside its variables: the
-#: source lines of frames are shared by all events.
+#: About what an event takes beside what is weighed.
 _EVENT_BYTES = 2048
-_FRAME_BYTES = 1024
 _VALUE_BYTES = 50
 #: What the client sets last; exceptions are weighed by themselves.
 _SMALL_PARTS = frozenset({"timestamp", "sdk", "exception"})
@@ -45,7 +43,7 @@ def _weight(event: Event, enough: int) -> int:
     for value in (event.get("exception") or {}).get("values") or ():
         weight += _EVENT_BYTES + len(value.get("value") or "")
         frames = (value.get("stacktrace") or {}).get("frames") or ()
-        weight += _FRAME_BYTES * len(frames)
+        weight += FRAME_BYTES * len(frames)
         parts += [frame["vars"] for frame in frames if "vars" in frame]
     return weight + _weight_of(parts, enough)
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from usercontext.sentry.event.local_variables import describe_locals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import CodeType, FrameType, TracebackType
+    from collections.abc import Iterable, Sequence
+    from types import CodeType, TracebackType
 
-__all__ = ["StackTraces"]
+__all__ = ["Place", "StackTraces"]
 
 MAX_FRAMES = 50
 _CONTEXT_LINES = 5
@@ -38,6 +38,8 @@ _LIBRARIES = tuple(
 _INSTALLED = ("site-packages" + os.sep, "dist-packages" + os.sep)
 
 
+#: Where a frame is: its code, its line, and its module's globals.
+Place: TypeAlias = "tuple[CodeType, int | None, dict[str, Any]]"
 # Line, function and module: what tells the frames of one file apart.
 _Key: TypeAlias = "tuple[int | None, str, object]"
 
@@ -95,22 +97,36 @@ class StackTraces:
 
     def frames(self, traceback: TracebackType | None) -> list[dict[str, Any]]:
         """Return the frames of a traceback, of more than 50 the first and last 25."""
-        entries = []
-        while traceback is not None:
-            entries.append(traceback)
-            traceback = traceback.tb_next
-        if len(entries) > MAX_FRAMES:
-            half = MAX_FRAMES // 2
-            entries = [*entries[:half], *entries[-half:]]
-        now = monotonic()
-        return [self._frame(entry.tb_frame, entry.tb_lineno, now) for entry in entries]
+        entries = _entries(traceback)
+        frames = self.frames_of(_place(entry) for entry in entries)
+        if self._include_local_variables:
+            for entry, result in zip(entries, frames, strict=True):
+                # Of the app's own frames only: others' hold whole requests.
+                if result["in_app"]:
+                    result["vars"] = describe_locals(entry.tb_frame)
+        return frames
 
-    def _frame(self, frame: FrameType, lineno: int | None, now: float) -> dict[str, Any]:
-        code = frame.f_code
+    def places(self, traceback: TracebackType | None) -> list[Place] | None:
+        """Return where a traceback's frames are, for `frames_of` on another thread.
+
+        None if they are to have their variables, which go on changing.
+        """
+        if self._include_local_variables:
+            return None
+        return [_place(entry) for entry in _entries(traceback)]
+
+    def frames_of(self, places: Iterable[Place]) -> list[dict[str, Any]]:
+        """Return the frames of some places, without their variables."""
+        now = monotonic()
+        return [self._frame(code, lineno, namespace, now) for code, lineno, namespace in places]
+
+    def _frame(
+        self, code: CodeType, lineno: int | None, namespace: dict[str, Any], now: float
+    ) -> dict[str, Any]:
         file = self._source.known.get(code.co_filename)
         if file is None or now > file.trusted_until:
-            file = self._source.look(code.co_filename, frame.f_globals, now)
-        key = (lineno, code.co_qualname, frame.f_globals.get("__name__"))
+            file = self._source.look(code.co_filename, namespace, now)
+        key = (lineno, code.co_qualname, namespace.get("__name__"))
         known = file.frames.get(key)
         if known is None:
             known = self._describe(code, key, file.lines)
@@ -120,9 +136,6 @@ class StackTraces:
             for name in ("pre_context", "post_context"):
                 if name in known:
                     result[name] = known[name].copy()
-        if self._include_local_variables and known["in_app"]:
-            # Of the app's own frames only: those of servers and frameworks hold whole requests.
-            result["vars"] = describe_locals(frame)
         return result
 
     def _describe(self, code: CodeType, key: _Key, lines: Sequence[str]) -> dict[str, Any]:
@@ -160,6 +173,22 @@ class StackTraces:
         if path.startswith(("<frozen", _PACKAGE)):
             return False
         return not path.startswith(_LIBRARIES) and not any(part in path for part in _INSTALLED)
+
+
+def _entries(traceback: TracebackType | None) -> list[TracebackType]:
+    entries = []
+    while traceback is not None:
+        entries.append(traceback)
+        traceback = traceback.tb_next
+    if len(entries) > MAX_FRAMES:
+        half = MAX_FRAMES // 2
+        entries = [*entries[:half], *entries[-half:]]
+    return entries
+
+
+def _place(entry: TracebackType) -> Place:
+    frame = entry.tb_frame
+    return frame.f_code, entry.tb_lineno, frame.f_globals
 
 
 def _is_below(module: str | None, names: Sequence[str]) -> bool:
