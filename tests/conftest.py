@@ -1,4 +1,4 @@
-"""What every test shares: how hypothesis looks for counterexamples, and which tests can run."""
+"""What every test shares: a fresh process, how hypothesis looks for cases, which tests can run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from usercontext import testing
 from usercontext.asgi import UserContextMiddleware
 from usercontext.exceptions import MissingDependencyError
 
@@ -32,6 +33,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 _CALL = UserContextMiddleware.__call__
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured() -> Iterator[None]:
+    """Have every test start and end with nothing configured, and nothing warned about."""
+    testing.reset()
+    yield
+    testing.reset()
 
 
 @pytest.fixture(autouse=True)

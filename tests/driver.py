@@ -7,6 +7,8 @@ import io
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tests import requests_of
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
@@ -23,41 +25,27 @@ __all__ = [
 
 def scope_of(*, client: str | None = "203.0.113.9", **headers: str) -> dict[str, Any]:
     """Make the scope of a GET; header names are keywords with `_` for `-`."""
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "https",
-        "path": "/cart",
-        "raw_path": b"/cart",
-        "query_string": b"",
-        "root_path": "",
-        "headers": [
-            (b"host", b"shop.example"),
-            *(
-                (name.replace("_", "-").encode(), value.encode("latin-1"))
-                for name, value in headers.items()
-            ),
-        ],
-        "client": None if client is None else (client, 50123),
-        "server": ("127.0.0.1", 443),
-        "state": {},
-    }
+    return requests_of.scope_of(
+        client,
+        [("host", "shop.example"), *((n.replace("_", "-"), v) for n, v in headers.items())],
+        asgi={"version": "3.0", "spec_version": "2.4"},
+        http_version="1.1",
+        scheme="https",
+        path="/cart",
+        raw_path=b"/cart",
+        root_path="",
+        server=("127.0.0.1", 443),
+        state={},
+    )
 
 
 def environ_of(*, client: str = "203.0.113.9", **headers: str) -> dict[str, Any]:
     """Make the environ of a GET; header names are keywords with `_` for `-`."""
-    return {
-        "REQUEST_METHOD": "GET",
-        "SCRIPT_NAME": "",
+    changes = {
         "PATH_INFO": "/cart",
-        "QUERY_STRING": "",
         "SERVER_NAME": "shop.example",
         "SERVER_PORT": "443",
         "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": client,
-        "HTTP_HOST": "shop.example",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "https",
         "wsgi.input": io.BytesIO(),
@@ -65,8 +53,8 @@ def environ_of(*, client: str = "203.0.113.9", **headers: str) -> dict[str, Any]
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
-        **{f"HTTP_{name.upper()}": value for name, value in headers.items()},
     }
+    return requests_of.environ_of(client, [("host", "shop.example"), *headers.items()], **changes)
 
 
 async def asgi_call(app: Any, scope: dict[str, Any]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -26,18 +26,8 @@ from usercontext import (
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.record import KEY, RequestRecord, current
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 ADA = User(id=1)
 BOB = User(id=2)
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 def resolve_by_header(request: Any) -> dict[str, str] | None:

@@ -9,7 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import itsdangerous
 import pytest
@@ -19,10 +19,6 @@ from hypothesis import strategies as st
 import usercontext
 from usercontext import ConfigurationError, MissingDependencyError, User, carried
 from usercontext.carried import CarriedIdentity
-from usercontext.testing import reset
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 assert itsdangerous.__name__, "what these tests are skipped without"
 
@@ -33,13 +29,6 @@ EVERY_REASON = {
     "malformed", "unknown_key", "forged", "expired", "early", "audience", "receiver", "nobody",
     "too_long",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    """Let every test be warned by its own."""
-    yield
-    reset()
 
 
 def identity(**options: Any) -> CarriedIdentity:

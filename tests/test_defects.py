@@ -13,7 +13,7 @@ import gc
 import json
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -45,11 +45,8 @@ from usercontext import (
 )
 from usercontext.asgi import UserContextMiddleware
 from usercontext.frameworks.flask import UserContext
-from usercontext.testing import RecordingClient, reset
+from usercontext.testing import RecordingClient
 from usercontext.wsgi import UserContextMiddleware as WSGIUserContextMiddleware
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PEER = "203.0.113.9"
 WITH_ADDRESS = RequestData(include_ip=True)
@@ -67,13 +64,11 @@ ADDRESS_HEADERS = {
 
 
 @pytest.fixture(autouse=True)
-def recorder() -> Iterator[RecordingClient]:
+def recorder() -> RecordingClient:
     """Record what would be sent."""
-    reset()
     recorder = RecordingClient()
     init(client=recorder)
-    yield recorder
-    reset()
+    return recorder
 
 
 class Database:

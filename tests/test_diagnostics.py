@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from usercontext import diagnostics
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    diagnostics.forget()
-    yield
-    diagnostics.forget()
-
 
 EMAIL = "ada@shop.example"
 

@@ -14,18 +14,14 @@ from usercontext.core.settings import default
 from usercontext.wsgi import UserContextMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 ADA = User(id=1)
 
 
 @pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("USERCONTEXT_DSN", raising=False)
-    testing.reset()
-    yield
-    testing.reset()
 
 
 def reports_of(path: Path) -> list[dict[str, Any]]:

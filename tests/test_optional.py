@@ -13,10 +13,8 @@ import usercontext
 from usercontext import asgi, wsgi
 from usercontext.exceptions import MissingDependencyError
 from usercontext.sentry import read_reports
-from usercontext.testing import reset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 PACKAGES = ["starlette", "werkzeug", "httpx", "httpx2", "django", "asgiref", "flask", "gevent"]
@@ -25,13 +23,11 @@ LIBRARIES = {"scout": "scout_apm", "xray": "aws_xray_sdk"}
 
 
 @pytest.fixture(autouse=True)
-def nothing_optional(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make every optional package impossible to import, and undo `init()` afterwards."""
+def nothing_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every optional package impossible to import."""
     loaded = [name for name in sys.modules if name.partition(".")[0] in PACKAGES]
     for name in [*loaded, *PACKAGES]:
         monkeypatch.setitem(sys.modules, name, None)
-    yield
-    reset()
 
 
 def call_asgi(app: Any) -> None:

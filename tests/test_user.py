@@ -18,7 +18,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usercontext import diagnostics
 from usercontext.exceptions import InvalidUserError
 from usercontext.user import User
 
@@ -522,11 +521,6 @@ def test_hostile_values_are_invalid(name: str, key: str) -> None:
     with pytest.raises(InvalidUserError) as caught:
         User(**{key: HOSTILE[name]})
     assert "ann@" not in "".join(traceback.format_exception(caught.value))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_said() -> None:
-    diagnostics.forget()
 
 
 @pytest.mark.parametrize("key", ["id", "username", "email", "ip_address", "name", "plan"])

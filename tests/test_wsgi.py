@@ -22,13 +22,6 @@ ADA = User(id=1)
 BOB = User(id=2)
 
 
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
-
-
 def start(*_: object) -> Any:
     """Start a response as a server does."""
     return lambda _data: None

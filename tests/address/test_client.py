@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.requests_of import environ_of, scope_of
-from usercontext import diagnostics
 from usercontext.address.client import ClientAddress, ProxyTrust
 from usercontext.address.networks import TrustedNetworks
 from usercontext.address.spelling import canonical_address
@@ -560,7 +559,6 @@ WARNED: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("words", "cause"), WARNED, ids=[row[0] for row in WARNED])
 def test_warned_once(words: str, cause: Any, caplog: pytest.LogCaptureFixture) -> None:
     """What looks like a wrong set-up is said once, and without an address."""
-    diagnostics.forget()
     CHAINS["walk"]._failures.clear()
     for _ in range(3):
         cause()
@@ -587,7 +585,6 @@ QUIET: list[tuple[str, Any]] = [
 @pytest.mark.parametrize("cause", [row[1] for row in QUIET], ids=[row[0] for row in QUIET])
 def test_not_warned(cause: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A sound set-up is not commented on."""
-    diagnostics.forget()
     cause()
     assert caplog.records == []
 

@@ -1,4 +1,4 @@
-"""Every test of a client starts and ends with nothing configured."""
+"""What tests of clients share."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from usercontext import testing
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -16,13 +14,6 @@ if TYPE_CHECKING:
 # Read when ddtrace is imported: nothing is to look for an agent.
 os.environ.setdefault("DD_INSTRUMENTATION_TELEMETRY_ENABLED", "false")
 os.environ.setdefault("DD_REMOTE_CONFIGURATION_ENABLED", "false")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_configured() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 @pytest.fixture

@@ -24,25 +24,15 @@ from usercontext import (
     capture_message,
     isolation_scope,
     set_user,
-    testing,
     use_user,
     wsgi,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from usercontext.testing import RecordingClient
 
 ADA = User(id=1)
 BOB = User(id=2)
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 def fail() -> None:

@@ -24,7 +24,6 @@ from usercontext import (
     init,
     isolation_scope,
     set_user,
-    testing,
     use_user,
     wsgi,
 )
@@ -39,13 +38,6 @@ if TYPE_CHECKING:
 
 ADA = User(id=1)
 BOB = User(id=2)
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 def serve(interface: str, handler: Any, **options: Any) -> None:

@@ -8,7 +8,7 @@ import inspect
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -37,18 +37,8 @@ from usercontext import (
 )
 from usercontext.core.record import UNKNOWN
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 ADA = User(id=1, username="ada", email="ada@shop.example")
 BOB = User(id=2)
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:

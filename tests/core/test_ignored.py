@@ -8,19 +8,12 @@ import pytest
 
 import usercontext
 from tests.driver import asgi_request, plain_asgi_app, plain_wsgi_app, wsgi_request
-from usercontext import ConfigurationError, asgi, capture_exception, testing, wsgi
+from usercontext import ConfigurationError, asgi, capture_exception, wsgi
 from usercontext.core.ignored import is_client_gone
 from usercontext.testing import RecordingClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
+    from collections.abc import Callable
 
 
 def raising(error: Exception) -> Callable[[], None]:

@@ -7,22 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from usercontext import capture_message, get_user, testing
+from usercontext import capture_message, get_user
 from usercontext.core.lifecycle import RequestScope, Serving
 from usercontext.core.record import RequestRecord, current
 from usercontext.core.settings import Settings, default
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from usercontext.testing import RecordingClient
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 def record_of(**options: Any) -> RequestRecord:

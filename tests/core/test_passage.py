@@ -16,24 +16,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.driver import asgi_request, plain_asgi_app, plain_wsgi_app, wsgi_request
-from usercontext import asgi, capture_exception, isolation_scope, testing, wsgi
+from usercontext import asgi, capture_exception, isolation_scope, wsgi
 from usercontext.core.passage import attach, is_reported, mark_reported, of_error
 from usercontext.core.record import RequestRecord
 from usercontext.core.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from usercontext.testing import RecordingClient
 
 ADA = {"id": 1, "email": "ada@shop.example"}
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 class PlainError(Exception):

@@ -29,26 +29,17 @@ from usercontext import (
     isolation_scope,
     resolve_user,
     set_user,
-    testing,
     wsgi,
 )
 from usercontext.core.record import UNKNOWN, enter, leave
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterator
 
     from usercontext.testing import RecordingClient
 
 ADA = User(id=1)
 BOB = User(id=2)
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 class Counting:

@@ -17,17 +17,9 @@ from usercontext import ConfigurationError, asgi, bind, capture_exception, isola
 from usercontext.testing import RecordingClient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 ADA = {"id": "ada"}
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 def recorder(**options: Any) -> RecordingClient:

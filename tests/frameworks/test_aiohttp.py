@@ -23,14 +23,13 @@ from usercontext import (
     get_user,
     resolve_user,
     set_user,
-    testing,
     use_user,
 )
 from usercontext.frameworks.aiohttp import UserContextMiddleware, request_user, setup
 from usercontext.testing import RecordingClient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
 ADA = {"x-user": "ada"}
@@ -38,11 +37,8 @@ seen: list[Any] = []
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
+def _fresh() -> None:
     seen.clear()
-    yield
-    testing.reset()
 
 
 def of_header(request: web.Request) -> dict[str, str] | None:

@@ -23,12 +23,11 @@ from usercontext import (
     capture_message,
     get_user,
     set_user,
-    testing,
 )
 from usercontext.frameworks.blacksheep import UserContext, request_user
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from usercontext.testing import RecordingClient
 
@@ -38,11 +37,8 @@ seen: list[Any] = []
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
+def _fresh() -> None:
     seen.clear()
-    yield
-    testing.reset()
 
 
 def of_header(request: Request) -> dict[str, str] | None:

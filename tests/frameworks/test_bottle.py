@@ -17,7 +17,6 @@ from usercontext import (  # noqa: E402
     capture_exception,
     get_user,
     set_user,
-    testing,
     wsgi,
 )
 from usercontext.frameworks.bottle import UserContext  # noqa: E402
@@ -26,13 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from usercontext.testing import RecordingClient
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 def fail() -> Any:

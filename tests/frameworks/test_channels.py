@@ -27,7 +27,7 @@ from django.db import connections
 from django.test import override_settings
 from django.urls import path
 
-from usercontext import asgi, capture_message, get_user, set_user, testing
+from usercontext import asgi, capture_message, get_user, set_user
 from usercontext.core.record import UNKNOWN
 from usercontext.frameworks.channels import UserContextMiddleware, scope_user
 
@@ -81,13 +81,11 @@ everywhere = asgi.UserContextMiddleware(ProtocolTypeRouter({"websocket": inside}
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    testing.reset()
     migrate()
     layers = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
     with override_settings(CHANNEL_LAYERS=layers):
         yield
     connections.close_all()
-    testing.reset()
 
 
 def connect(app: Any, target: str = "async", name: str | None = None) -> WebsocketCommunicator:

@@ -24,7 +24,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
-from usercontext import ConfigurationError, capture_exception, get_user, set_user, testing
+from usercontext import ConfigurationError, capture_exception, get_user, set_user
 from usercontext.frameworks.connexion import UserContext, request_user
 
 if TYPE_CHECKING:
@@ -38,13 +38,6 @@ PEOPLE = {
     "object key": {"sub": {"id": 7, "password_hash": "x"}},
 }
 BOTH = pytest.mark.parametrize("kind", [AsyncApp, FlaskApp])
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 def who(**how: Any) -> str | None:

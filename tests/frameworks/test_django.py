@@ -49,7 +49,6 @@ from usercontext import (
     init,
     resolve_user,
     set_user,
-    testing,
     wsgi,
 )
 from usercontext.core.record import KEY
@@ -258,13 +257,11 @@ urlpatterns = [
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    testing.reset()
     seen.clear()
     migrate()
     with override_settings(ROOT_URLCONF=__name__, MIDDLEWARE=AUTHENTICATION):
         yield
     connections.close_all()
-    testing.reset()
 
 
 def by_header(request: HttpRequest) -> dict[str, str] | None:

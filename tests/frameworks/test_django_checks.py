@@ -19,7 +19,7 @@ from django.core import checks
 from django.core.handlers.wsgi import WSGIHandler
 from django.test import modify_settings, override_settings
 
-from usercontext import RequestData, asgi, testing, wsgi
+from usercontext import RequestData, asgi, wsgi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,12 +46,10 @@ class Ours(asgi.UserContextMiddleware):
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    testing.reset()
     with override_settings(
         MIDDLEWARE=AUTHENTICATION, ROOT_URLCONF="tests.frameworks.django_project"
     ):
         yield
-    testing.reset()
 
 
 def found(*, deploy: bool = False) -> list[checks.CheckMessage]:

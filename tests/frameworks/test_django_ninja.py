@@ -27,7 +27,7 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError
 from ninja.security import HttpBearer, django_auth
 
-from usercontext import capture_message, testing
+from usercontext import capture_message
 from usercontext.frameworks.django import request_user
 
 if TYPE_CHECKING:
@@ -85,13 +85,11 @@ urlpatterns = [path("api/", api.urls)]
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    testing.reset()
     migrate()
     options = {"USERCONTEXT": {"resolver": find_user}, "MIDDLEWARE": AUTHENTICATION}
     with override_settings(ROOT_URLCONF=__name__, **options):
         yield
     connections.close_all()
-    testing.reset()
 
 
 def names(recorder: RecordingClient) -> list[str | None]:

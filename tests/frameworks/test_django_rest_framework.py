@@ -33,7 +33,7 @@ from rest_framework.response import Response
 from rest_framework.test import APIClient, APIRequestFactory, force_authenticate
 from rest_framework.views import APIView
 
-from usercontext import capture_exception, capture_message, get_user, testing
+from usercontext import capture_exception, capture_message, get_user
 from usercontext.frameworks.django import UserContextMiddleware
 
 if TYPE_CHECKING:
@@ -82,12 +82,10 @@ urlpatterns = [
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    testing.reset()
     migrate()
     with override_settings(ROOT_URLCONF=__name__, MIDDLEWARE=AUTHENTICATION):
         yield
     connections.close_all()
-    testing.reset()
 
 
 def token_of(name: str) -> str:

@@ -29,7 +29,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import path
 from django.utils.functional import SimpleLazyObject
 
-from usercontext import capture_message, testing
+from usercontext import capture_message
 from usercontext.core.record import UNKNOWN
 from usercontext.frameworks.django import request_user
 
@@ -107,13 +107,11 @@ urlpatterns = [
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    testing.reset()
     seen.clear()
     migrate()
     with override_settings(ROOT_URLCONF=__name__, MIDDLEWARE=AUTHENTICATION):
         yield
     connections.close_all()
-    testing.reset()
 
 
 @pytest.fixture

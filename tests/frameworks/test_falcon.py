@@ -22,7 +22,6 @@ from usercontext import (  # noqa: E402
     get_user,
     init,
     resolve_user,
-    testing,
     wsgi,
 )
 from usercontext.core.record import UNKNOWN  # noqa: E402
@@ -34,13 +33,6 @@ if TYPE_CHECKING:
     from usercontext.testing import RecordingClient
 
 ADA = {"X-User": "ada"}
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 class Authentication:

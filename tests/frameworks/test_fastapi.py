@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer, SecurityScopes
 from fastapi.testclient import TestClient
 
-from usercontext import capture_message, get_user, set_user, testing
+from usercontext import capture_message, get_user, set_user
 from usercontext.frameworks.fastapi import (
     CurrentUser,
     RequiredUser,
@@ -27,13 +27,6 @@ from usercontext.frameworks.fastapi import (
 from usercontext.testing import RecordingClient
 
 ADA = {"authorization": "Bearer ada"}
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 @dataclass

@@ -22,7 +22,6 @@ from usercontext import (  # noqa: E402
     get_user,
     isolation_scope,
     set_user,
-    testing,
 )
 from usercontext.core.record import UNKNOWN  # noqa: E402
 from usercontext.frameworks.flask import UserContext, request_user  # noqa: E402
@@ -32,13 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from usercontext.testing import RecordingClient
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 def make_app(**options: Any) -> Any:

@@ -37,7 +37,7 @@ from litestar.middleware import (
 from litestar.response import Stream
 from litestar.testing import TestClient
 
-from usercontext import User, get_user, resolve_user, set_user, testing
+from usercontext import User, get_user, resolve_user, set_user
 from usercontext.asgi import UserContextMiddleware
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.litestar import UserContext, request_user
@@ -48,13 +48,6 @@ if TYPE_CHECKING:
     from usercontext.testing import RecordingClient
 
 ADA = {"x-user": "ada"}
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 @pytest.fixture(params=[True, False], ids=["started", "not started"])

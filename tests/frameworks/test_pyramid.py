@@ -23,7 +23,6 @@ from usercontext import (  # noqa: E402
     get_user,
     init,
     set_user,
-    testing,
     wsgi,
 )
 from usercontext.clients.base import BaseClient  # noqa: E402
@@ -36,13 +35,6 @@ if TYPE_CHECKING:
 
 ADDRESSES = RequestData(include_ip=True)
 CLIENT = BaseClient()
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 class Account:

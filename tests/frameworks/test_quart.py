@@ -14,24 +14,17 @@ pytest.importorskip("quart_auth")
 import quart
 import quart_auth
 
-from usercontext import User, capture_message, get_user, resolve_user, set_user, testing
+from usercontext import User, capture_message, get_user, resolve_user, set_user
 from usercontext.asgi import UserContextMiddleware
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.quart import UserContext, request_user
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from usercontext.testing import RecordingClient
 
 ADA = {"x-user": "ada"}
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 class Account(quart_auth.AuthUser):

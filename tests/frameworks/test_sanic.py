@@ -31,14 +31,13 @@ from usercontext import (
     capture_message,
     get_user,
     set_user,
-    testing,
 )
 from usercontext.asgi import UserContextMiddleware
 from usercontext.frameworks.sanic import UserContext, request_user
 from usercontext.testing import RecordingClient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 ADA = {"x-user": "ada"}
 seen: list[Any] = []
@@ -46,13 +45,10 @@ numbers = itertools.count()
 
 
 @pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     # Sanic rewrites its own methods as a server starts, which only this lets it do again.
     monkeypatch.setattr(Sanic, "test_mode", True)
-    testing.reset()
     seen.clear()
-    yield
-    testing.reset()
 
 
 def of_header(request: Request) -> dict[str, str] | None:

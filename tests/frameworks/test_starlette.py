@@ -31,27 +31,19 @@ from usercontext import (
     get_user,
     resolve_user,
     set_user,
-    testing,
 )
 from usercontext.asgi import UserContextMiddleware
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.starlette import UserContext, request_user
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from starlette.websockets import WebSocket
 
     from usercontext.testing import RecordingClient
 
 ADA = {"x-user": "ada"}
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
-    yield
-    testing.reset()
 
 
 def of_header(connection: Any) -> dict[str, str] | None:

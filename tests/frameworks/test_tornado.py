@@ -28,24 +28,20 @@ from usercontext import (
     get_user,
     init,
     set_user,
-    testing,
 )
 from usercontext.frameworks.tornado import UserContext
 from usercontext.testing import RecordingClient
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
 ADA = {"x-user": "ada"}
 seen: list[Any] = []
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    testing.reset()
+def _fresh() -> None:
     seen.clear()
-    yield
-    testing.reset()
 
 
 def of_header(handler: RequestHandler) -> dict[str, str] | None:

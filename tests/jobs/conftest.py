@@ -36,6 +36,11 @@ def pytest_pycollect_makemodule(
     return None
 
 
+@pytest.fixture(autouse=True)
+def nothing_configured() -> None:
+    """Leave what is configured: here that is done once for each module, by its app."""
+
+
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of a Redis that runs for these tests alone."""

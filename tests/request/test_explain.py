@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-
-import pytest
+from typing import Any
 
 import usercontext
 from usercontext import RequestData, asgi
 from usercontext.request.description import explain
-from usercontext.testing import RecordingClient, reset
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from usercontext.testing import RecordingClient
 
 PROXY, CLIENT = "10.0.0.1", "203.0.113.7"
-
-
-@pytest.fixture(autouse=True)
-def _reset() -> Iterator[None]:
-    yield
-    reset()
 
 
 def scope(**changes: Any) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.requests_of import environ_of, scope_of
-from usercontext import diagnostics
 from usercontext.exceptions import ConfigurationError
 from usercontext.request import RequestData
 from usercontext.request.description import collect
@@ -28,11 +27,6 @@ CLIENT = "203.0.113.9"
 EVERYTHING = RequestData(
     include_query_string=True, include_headers=True, include_cookies=True, include_data=True
 )
-
-
-@pytest.fixture(autouse=True)
-def _fresh_warnings() -> None:
-    diagnostics.forget()
 
 
 # -- options --

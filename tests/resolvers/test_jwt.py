@@ -25,7 +25,6 @@ from usercontext import asgi, get_user
 from usercontext.exceptions import ConfigurationError
 from usercontext.resolvers import JwtClaims
 from usercontext.resolvers import jwt as module
-from usercontext.testing import reset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -209,7 +208,6 @@ def test_a_request_is_resolved() -> None:
         plain_asgi_app(lambda: seen.append(get_user())), resolver=resolver_of()
     )
     asgi_request(app, scope_of(authorization=f"bearer {token_of()}"))
-    reset()
     assert [user.to_dict() for user in seen] == [ADA]
 
 
@@ -296,7 +294,6 @@ def test_a_server_of_keys_that_fails(
     keys: Any, clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is said once, without a word of the token, and not asked again for a while."""
-    reset()
     server, client = keys
     server.keys.clear()
     resolver, token = resolver_of(client, "RS256"), token_of(RSA, "RS256", {"kid": "first"})
@@ -308,7 +305,6 @@ def test_a_server_of_keys_that_fails(
     server.keys.append(server.written("first", RSA))
     clock[0] += 60
     assert resolver(bearing(token)) == ADA
-    reset()
 
 
 def test_a_key_of_a_set() -> None:

@@ -7,19 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.sentry.server import SentryServer, serving
-from usercontext import diagnostics
 from usercontext.sentry import SentryClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-@pytest.fixture(autouse=True)
-def _fresh_diagnostics() -> Iterator[None]:
-    """Let every test be the first to warn."""
-    diagnostics.forget()
-    yield
-    diagnostics.forget()
 
 
 @pytest.fixture

@@ -11,12 +11,11 @@ import pytest
 
 import usercontext
 import usercontext.sentry
-from usercontext import testing
 from usercontext.asgi import UserContextMiddleware
 from usercontext.sentry import SentryClient
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
 
@@ -54,12 +53,6 @@ def slow() -> Slow:
     return Slow()
 
 
-@pytest.fixture
-def _no_defaults() -> Iterator[None]:
-    yield
-    testing.reset()
-
-
 async def while_waiting(slow: Slow, method: Callable[[float], Awaitable[bool]]) -> bool:
     """Wait for a flush that only ends when the loop goes on meanwhile."""
     task = asyncio.ensure_future(method(20.0))
@@ -84,7 +77,6 @@ def test_late(slow: Slow) -> None:
 
 
 @pytest.mark.parametrize("name", ["flush", "close"])
-@pytest.mark.usefixtures("_no_defaults")
 def test_of_the_module(slow: Slow, name: str) -> None:
     """So do those of the module, for the client of `init()`."""
     usercontext.init(client=SentryClient(transport=slow))
@@ -152,7 +144,6 @@ async def lifespan_app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
-@pytest.mark.usefixtures("_no_defaults")
 def test_end_of_a_lifespan(slow: Slow) -> None:
     """The end of a lifespan flushes: before the server is told, which may then end at once."""
     slow.go_on.set()
@@ -168,7 +159,6 @@ def test_end_of_a_lifespan(slow: Slow) -> None:
     assert seen == [("lifespan.startup.complete", []), ("lifespan.shutdown.complete", ["flush"])]
 
 
-@pytest.mark.usefixtures("_no_defaults")
 def test_end_of_a_lifespan_with_a_file(tmp_path: Path) -> None:
     """What was captured is there when the app has ended."""
     usercontext.init(f"sqlite:///{tmp_path}/reports.db")

@@ -14,7 +14,6 @@ import pytest
 
 import usercontext
 from tests.sentry import bugsink_server
-from usercontext import testing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,14 +106,11 @@ def test_every_report_names_its_own_user(bugsink: Bugsink) -> None:
             users[event_id] = None if user is None else user["id"]
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert usercontext.flush(60.0)
-    finally:
-        testing.reset()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert usercontext.flush(60.0)
     stored = {event_id: bugsink.event(event_id).get("user") for event_id in users}
 
     assert len(stored) == 24

@@ -150,11 +150,8 @@ def test_whole_reports() -> None:
     """A report of a scope, as it is sent, is taken without errors."""
     recorder = RecordingClient()
     usercontext.init(client=recorder)
-    try:
-        with usercontext.isolation_scope({"id": "7", "plan": "pro"}):
-            usercontext.capture_exception(ValueError("x"))
-    finally:
-        usercontext.testing.reset()
+    with usercontext.isolation_scope({"id": "7", "plan": "pro"}):
+        usercontext.capture_exception(ValueError("x"))
     out = normalized(json.loads(json.dumps(recorder.events[0])))
 
     assert "errors" not in out

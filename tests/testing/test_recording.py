@@ -51,17 +51,14 @@ def test_events_are_final_payloads() -> None:
     (event,) = recorder.events
     assert event["release"] == "1.2.3"
     assert "ada@shop.example" not in str(event)
-    testing.reset()
 
 
 def test_reset_lets_warnings_be_seen_again(caplog: pytest.LogCaptureFixture) -> None:
     """What has been warned about is warned about again after reset()."""
     caplog.set_level(logging.WARNING)
-    testing.reset()
     for _ in range(2):
         set_user({"id": 1})
     testing.reset()
     set_user({"id": 1})
     assert len([record for record in caplog.records if record.name == "usercontext"]) == 2
     assert sum(diagnostics.failures().values()) == 1
-    testing.reset()
