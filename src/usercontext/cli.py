@@ -19,8 +19,6 @@ from usercontext.inspector.commands.terminal import local_time, progress
 from usercontext.inspector.commands.verify import add_verify
 from usercontext.inspector.report import visible
 from usercontext.inspector.selection import kind_of_file
-from usercontext.sentry.delivery.build import OpenOutbox
-from usercontext.sentry.delivery.outbox_status import clear_outbox, outbox_status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +93,8 @@ def _add_outbox(commands: Any) -> None:
 
 
 def _outbox_status(options: argparse.Namespace) -> None:
+    from usercontext.sentry.delivery.outbox_status import outbox_status
+
     if kind_of_file(options.path) == "reports":
         raise ConfigurationError(
             f"{options.path!r} is no outbox: it keeps the reports of a sqlite:/// DSN, which go "
@@ -110,6 +110,8 @@ def _outbox_status(options: argparse.Namespace) -> None:
 
 
 def _outbox_flush(options: argparse.Namespace) -> int:
+    from usercontext.sentry.delivery.outbox_status import outbox_status
+
     left = 0
     for target in sorted(outbox_status(options.path).waiting):
         left += _flush_to(target, options.path)
@@ -118,6 +120,8 @@ def _outbox_flush(options: argparse.Namespace) -> int:
 
 def _flush_to(target: str, path: str) -> int:
     """Send what waits for one server and return how many are left."""
+    from usercontext.sentry.delivery.build import OpenOutbox
+
     opened = OpenOutbox(path, target)
     name = _host_and_project(target)
     try:
@@ -141,4 +145,6 @@ def _host_and_project(target: str) -> str:
 
 
 def _outbox_clear(options: argparse.Namespace) -> None:
+    from usercontext.sentry.delivery.outbox_status import clear_outbox
+
     print(f"{clear_outbox(options.path)} deleted")

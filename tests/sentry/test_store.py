@@ -17,7 +17,7 @@ import pytest
 
 from usercontext.exceptions import ConfigurationError
 from usercontext.sentry import SentryClient, read_reports
-from usercontext.sentry.delivery.store import follow_reports
+from usercontext.sentry.delivery.reading import follow_reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -450,3 +450,17 @@ def test_follow(client: SentryClient, path: Path) -> None:
 
     assert [len(first), len(second), len(third)] == [0, 1, 0]
     assert second[0]["logentry"]["formatted"] == "after"
+
+
+def test_follow_where_the_newest_was_deleted(client: SentryClient, path: Path) -> None:
+    """A report that gets the number of a deleted one is new all the same."""
+    client.capture_message("to be deleted")
+    client.flush()
+    _, mark = follow_reports(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM reports")
+    _, mark = follow_reports(path, mark)
+    client.capture_message("after")
+    client.flush()
+
+    assert [event["logentry"]["formatted"] for event in follow_reports(path, mark)[0]] == ["after"]

@@ -17,7 +17,7 @@ from usercontext.sentry.delivery.build import HttpOptions
 from usercontext.sentry.delivery.compression import compressed
 from usercontext.sentry.delivery.envelope import build_envelope
 from usercontext.sentry.delivery.network import NetworkError
-from usercontext.sentry.delivery.store import read_reports
+from usercontext.sentry.delivery.reading import read_reports
 from usercontext.sentry.dsn import Dsn, sqlite_path
 from usercontext.sentry.event.builder import SDK
 

@@ -8,12 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext.inspector.commands.arguments import add_path, add_user, path_of
 from usercontext.inspector.commands.terminal import local_time
-from usercontext.inspector.erasing import (
-    copies_elsewhere,
-    erase_user,
-    mentions,
-    reports_of_user,
-)
 from usercontext.inspector.report import visible
 from usercontext.inspector.selection import Selection, select_reports
 
@@ -51,6 +45,8 @@ def add_export(commands: Any) -> None:
 
 
 def _erase(options: argparse.Namespace) -> int:
+    from usercontext.inspector.erasing import erase_user, reports_of_user
+
     path = path_of(options)
     if options.dry_run:
         found = reports_of_user(path, options.user)
@@ -86,6 +82,8 @@ def _export(options: argparse.Namespace) -> None:
 
 def _tell_the_rest(path: str, user: str) -> None:
     """Say what this command has not reached, so that nobody takes the person to be forgotten."""
+    from usercontext.inspector.erasing import copies_elsewhere, mentions
+
     others = mentions(path, user)
     if others > 0:
         print(f"{_reports(others)} of others hold this text elsewhere", file=sys.stderr)

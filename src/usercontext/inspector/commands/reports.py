@@ -13,7 +13,7 @@ from usercontext.inspector.commands.arguments import add_path, add_user, count, 
 from usercontext.inspector.commands.one_report import print_report
 from usercontext.inspector.commands.terminal import Paint, local_time
 from usercontext.inspector.selection import Selection, kind_of_file, select_reports
-from usercontext.sentry.delivery.store import follow_reports
+from usercontext.sentry.delivery.reading import follow_reports
 
 if TYPE_CHECKING:
     import argparse

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
-import sys
-from contextlib import closing
 from itertools import chain
 from math import inf
 from time import monotonic, time
@@ -20,20 +17,17 @@ from usercontext.sentry.delivery.report_file import (
     BATCH_BYTES,
     BATCH_SECONDS,
     check_writable,
-    connect_to_read,
     described,
-    existing_file,
     make_table,
 )
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from usercontext.types import Event
 
-__all__ = ["SqliteStore", "follow_reports", "read_reports"]
+__all__ = ["SqliteStore"]
 
 _INSERT = """
 INSERT OR IGNORE INTO reports (event_id, timestamp, identity, payload) VALUES (?, ?, ?, ?)
@@ -147,51 +141,3 @@ class SqliteStore(Destination):
             (self._max_reports,),
         )
         connection.execute("DELETE FROM reports WHERE timestamp < ?", (time() - self._max_age,))
-
-
-def read_reports(
-    path: str | os.PathLike[str], *, until: int | None = None
-) -> Iterator[dict[str, Any]]:
-    """Return an iterator of the events kept in a file, oldest first.
-
-    Args:
-        path: the file, or the `sqlite:///` DSN that names it.
-        until: a mark of `follow_reports`: nothing that was written after it.
-
-    Raises:
-        ConfigurationError: there is no such file, or it does not hold reports.
-    """
-    file = existing_file(path)
-    with closing(connect_to_read(file)):
-        pass  # Now rather than when the first report is asked for.
-    return _events(file, sys.maxsize if until is None else until)
-
-
-def follow_reports(
-    path: str | os.PathLike[str], after: int | None = None
-) -> tuple[list[dict[str, Any]], int]:
-    """Return the events written after a mark, and the mark to go on from.
-
-    Without a mark, no events: only what is written from now on is asked for.
-    """
-    file = existing_file(path)
-    with closing(connect_to_read(file)) as connection:
-        if after is None:
-            (mark,) = connection.execute("SELECT coalesce(max(rowid), 0) FROM reports").fetchone()
-            return [], mark
-        rows = connection.execute(
-            "SELECT rowid, payload FROM reports WHERE rowid > ? ORDER BY rowid", (after,)
-        ).fetchall()
-    return [json.loads(payload) for _, payload in rows], rows[-1][0] if rows else after
-
-
-def _events(file: Path, until: int) -> Iterator[dict[str, Any]]:
-    """Yield the events in short reads: an open one would keep SQLite from tidying up."""
-    with closing(connect_to_read(file)) as connection:
-        rows = connection.execute(
-            "SELECT rowid FROM reports WHERE rowid <= ? ORDER BY timestamp, rowid", (until,)
-        ).fetchall()
-        for row in rows:
-            found = connection.execute("SELECT payload FROM reports WHERE rowid = ?", row)
-            for (payload,) in found.fetchall():
-                yield json.loads(payload)
