@@ -179,3 +179,22 @@ def test_client_report(bugsink: Bugsink, client: SentryClient) -> None:
 
     assert client.stats()["sent"] == 1
     assert bugsink.event(event_id)
+
+
+def test_a_file_moves_to_a_server(bugsink: Bugsink, tmp_path: Path) -> None:
+    """What a file has kept is stored by a server under its own id and time, with its user."""
+    from usercontext.cli import main
+    from usercontext.sentry import read_reports
+
+    path = tmp_path / "reports.db"
+    usercontext.init(f"sqlite:///{path}")
+    for number in range(3):
+        with usercontext.isolation_scope({"id": number, "email": f"{number}@example.com"}):
+            usercontext.capture_exception(ValueError(number))
+    usercontext.close(10.0)
+
+    assert main(["verify", bugsink.dsn]) == 0
+    assert main(["reports", "send", str(path), "--dsn", bugsink.dsn]) == 0
+    for report in read_reports(path):
+        stored = bugsink.event(report["event_id"])
+        assert (stored["user"], stored["timestamp"]) == (report["user"], report["timestamp"])

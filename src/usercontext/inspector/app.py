@@ -132,10 +132,10 @@ class _Pages:
         self._templates.filters["visible"] = visible
         self._templates.globals.update(
             ago=pages.ago,
-            bars=pages.bars,
             clock=pages.clock,
             grouped=pages.grouped,
             link=pages.link,
+            sparkline=pages.sparkline,
         )
         self._streams = 0
 

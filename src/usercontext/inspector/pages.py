@@ -16,29 +16,20 @@ if TYPE_CHECKING:
     from usercontext.inspector.lists import Problem
 
 __all__ = [
-    "Bar",
     "FrameGroup",
     "Shown",
     "Step",
     "ago",
-    "bars",
     "clock",
     "grouped",
     "link",
     "show",
+    "sparkline",
     "steps",
 ]
 
-_BAR_WIDTH, _BAR_GAP, _HEIGHT = 4, 1, 24
+_BAR_WIDTH, _BAR_STEP, _HEIGHT = 4, 5, 24
 _AGES = ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (30 * 86_400, 86_400, "d"))
-
-
-class Bar(NamedTuple):
-    """A bar of a sparkline, in its own units."""
-
-    x: int
-    y: float
-    height: float
 
 
 class Step(NamedTuple):
@@ -187,16 +178,19 @@ def _header_steps(trace: shown.AddressTrace, found: str, note: str) -> list[Step
 # -- small things that templates ask for --
 
 
-def bars(problem: Problem) -> list[Bar]:
-    """Return the bars of a problem's sparkline."""
+def sparkline(problem: Problem) -> tuple[str, str]:
+    """Return two paths that draw a problem's sparkline: its bars, and where there are none.
+
+    One element each, as a page has many sparklines.
+    """
     most = max(problem.bars, default=0) or 1
-    heights = [round(number / most * (_HEIGHT - 2), 1) for number in problem.bars]
-    return [
-        Bar(at * (_BAR_WIDTH + _BAR_GAP), _HEIGHT - max(height, 1.5), max(height, 1.5))
-        if height
-        else Bar(at * (_BAR_WIDTH + _BAR_GAP), _HEIGHT - 1, 1)
-        for at, height in enumerate(heights)
-    ]
+    drawn: list[str] = []
+    empty: list[str] = []
+    for at, number in enumerate(problem.bars):
+        height = max(1.5, round(number / most * (_HEIGHT - 2), 1)) if number else 1
+        bar = f"M{at * _BAR_STEP} {_HEIGHT}v{-height}h{_BAR_WIDTH}v{height}z"
+        (drawn if number else empty).append(bar)
+    return "".join(drawn), "".join(empty)
 
 
 def ago(timestamp: float | None) -> str:
