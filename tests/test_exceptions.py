@@ -20,6 +20,7 @@ ERRORS = [
     InvalidDsnError("a text"),
     InvalidUserError("a text"),
     MissingDependencyError("starlette", "asgi", purpose="A resolver over ASGI"),
+    MissingDependencyError("ddtrace", "ddtrace", purpose="DdtraceClient", problem="a text"),
 ]
 
 

@@ -21,7 +21,7 @@ ROOT = Path(usercontext.__file__).parent
 # from earlier lines or its own; a package stands for all that is in it.
 LAYERS = [
     # words, the place where failures are logged, and the reader of scopes and environs
-    ["_version", "exceptions", "types", "diagnostics", "source", "checks"],
+    ["_version", "exceptions", "types", "diagnostics", "source", "checks", "optional"],
     # rules: no I/O, no framework, no request in sight
     ["accounts", "address", "event_loop", "extra_values"],
     ["user"],

@@ -23,7 +23,7 @@ from usercontext.core.lifecycle import (
 )
 from usercontext.core.record import KEY, RequestRecord, enter, leave, reset
 from usercontext.core.settings import default
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -155,10 +155,8 @@ def _mark_awaitable(function: Any) -> None:
 
 
 def _import_connection() -> type[Any]:
-    try:
+    with importing("starlette", "asgi", purpose="A resolver over ASGI"):
         from starlette.requests import HTTPConnection
-    except ImportError:
-        raise MissingDependencyError("starlette", "asgi", purpose="A resolver over ASGI") from None
     return HTTPConnection
 
 

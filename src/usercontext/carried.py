@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from usercontext.checks import listed, seconds
 from usercontext.diagnostics import warn_once
-from usercontext.exceptions import ConfigurationError, MissingDependencyError
+from usercontext.exceptions import ConfigurationError
+from usercontext.optional import importing
 from usercontext.user import IDENTITY_FIELDS, User
 
 if TYPE_CHECKING:
@@ -252,10 +253,8 @@ def _digest_of(receiver: Sequence[str]) -> str:
 
 
 def _signers_of(keys: list[bytes]) -> dict[str, Signer]:
-    try:
+    with importing("itsdangerous", "carried", purpose="CarriedIdentity"):
         from itsdangerous import Signer
-    except ImportError:
-        raise MissingDependencyError("itsdangerous", "carried", purpose="CarriedIdentity") from None
     signers = {}
     for key in keys:
         # The key itself is derived once, as HMAC would do it at each call.

@@ -38,26 +38,29 @@ class InvalidDsnError(ConfigurationError):
 
 
 class MissingDependencyError(UserContextError, ImportError):
-    """An optional package is needed and not installed.
+    """An optional package is needed, and not installed or not in a version that can be used.
 
     Attributes:
-        package: the distribution that is missing, as named on PyPI.
+        package: the distribution that is needed, as named on PyPI.
         extra: the extra of usercontext that brings it.
     """
 
-    def __init__(self, package: str, extra: str, *, purpose: str) -> None:
+    def __init__(
+        self, package: str, extra: str, *, purpose: str, problem: str | None = None
+    ) -> None:
         self.package = package
         self.extra = extra
         self._purpose = purpose
-        super().__init__(
-            f"{purpose} needs {package}, which is not installed: "
-            f'run `pip install "usercontext[{extra}]"`'
-        )
+        self._problem = problem
+        absent = f'which is not installed: run `pip install "usercontext[{extra}]"`'
+        super().__init__(f"{purpose} needs {package}{f': {problem}' if problem else f', {absent}'}")
 
     def __reduce__(self) -> tuple[object, ...]:
         # Without it no process could send it to another one: pickle calls with the text alone.
-        return _missing_dependency, (self.package, self.extra, self._purpose)
+        return _missing_dependency, (self.package, self.extra, self._purpose, self._problem)
 
 
-def _missing_dependency(package: str, extra: str, purpose: str) -> MissingDependencyError:
-    return MissingDependencyError(package, extra, purpose=purpose)
+def _missing_dependency(
+    package: str, extra: str, purpose: str, problem: str | None
+) -> MissingDependencyError:
+    return MissingDependencyError(package, extra, purpose=purpose, problem=problem)

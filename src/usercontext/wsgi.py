@@ -20,7 +20,8 @@ from usercontext.core.lifecycle import (
     started_now,
 )
 from usercontext.core.record import KEY, RequestRecord
-from usercontext.exceptions import ConfigurationError, MissingDependencyError
+from usercontext.exceptions import ConfigurationError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -132,10 +133,8 @@ def _outer_record(environ: Environ, record: RequestRecord) -> RequestRecord | No
 
 
 def _import_request() -> type[Any]:
-    try:
+    with importing("werkzeug", "wsgi", purpose="A resolver over WSGI"):
         from werkzeug.wrappers import Request
-    except ImportError:
-        raise MissingDependencyError("werkzeug", "wsgi", purpose="A resolver over WSGI") from None
     return Request
 
 

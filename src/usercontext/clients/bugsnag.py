@@ -9,7 +9,7 @@ from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import address_of, cleaned_environ, cleaned_headers, record_of
 from usercontext.core.record import KEY, current
 from usercontext.diagnostics import harmless
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,11 +34,9 @@ class BugsnagClient(BaseClient):
     """
 
     def __init__(self) -> None:
-        try:
+        with importing("bugsnag", "bugsnag", purpose="BugsnagClient"):
             import bugsnag
             from bugsnag.configuration import RequestConfiguration
-        except ImportError:
-            raise MissingDependencyError("bugsnag", "bugsnag", purpose="BugsnagClient") from None
         self._bugsnag: Any = bugsnag
         self._configuration: Any = RequestConfiguration
 

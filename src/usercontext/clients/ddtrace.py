@@ -11,7 +11,7 @@ from usercontext.clients.per_request import RequestTransaction
 from usercontext.core.context import pull_user
 from usercontext.core.record import current
 from usercontext.diagnostics import harmless
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,11 +66,9 @@ class DdtraceClient(BaseClient):
 
     def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
         self._fields = checked_fields(FIELDS if fields is None else fields)
-        try:
+        with importing("ddtrace", "ddtrace", purpose="DdtraceClient"):
             from ddtrace._trace.processor import SpanProcessor
             from ddtrace.trace import tracer
-        except ImportError:
-            raise MissingDependencyError("ddtrace", "ddtrace", purpose="DdtraceClient") from None
         self.span_processor: Any = _span_processor(SpanProcessor, self)
         self._get_user: GetUser = pull_user
         self._root: RequestTransaction[Any] = RequestTransaction(

@@ -11,7 +11,7 @@ from usercontext.clients.per_request import RequestTransaction
 from usercontext.core.context import pull_user
 from usercontext.core.record import current
 from usercontext.diagnostics import harmless
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from usercontext.core.record import RequestRecord
@@ -49,14 +49,10 @@ class ElasticapmClient(BaseClient):
     """
 
     def __init__(self, client: Any = None) -> None:
-        try:
+        with importing("elastic-apm", "elasticapm", purpose="ElasticapmClient"):
             import elasticapm
             from elasticapm.conf.constants import ERROR
             from elasticapm.traces import execution_context
-        except ImportError:
-            raise MissingDependencyError(
-                "elastic-apm", "elasticapm", purpose="ElasticapmClient"
-            ) from None
         self._given = client
         self._find_client: Any = elasticapm.get_client
         self._error: str = ERROR

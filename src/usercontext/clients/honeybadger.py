@@ -10,7 +10,7 @@ from usercontext.clients.log_fields import FIELDS, checked_fields
 from usercontext.clients.rehook import put_back_after
 from usercontext.core.context import pull_user
 from usercontext.diagnostics import harmless
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,12 +41,8 @@ class HoneybadgerClient(BaseClient):
 
     def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
         self._fields = checked_fields(FIELDS if fields is None else fields)
-        try:
+        with importing("honeybadger", "honeybadger", purpose="HoneybadgerClient"):
             from honeybadger import honeybadger
-        except ImportError:
-            raise MissingDependencyError(
-                "honeybadger", "honeybadger", purpose="HoneybadgerClient"
-            ) from None
         self._honeybadger: Any = honeybadger
         self._get_user: GetUser = pull_user
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from usercontext.clients.log_fields import LogClient
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,10 +32,8 @@ class LoguruClient(LogClient):
 
     def __init__(self, *, fields: Mapping[str, str] | None = None, resolve: bool = False) -> None:
         super().__init__(fields=fields, resolve=resolve)
-        try:
+        with importing("loguru", "loguru", purpose="LoguruClient"):
             from loguru import logger
-        except ImportError:
-            raise MissingDependencyError("loguru", "loguru", purpose="LoguruClient") from None
         self._logger: Any = logger
 
     def setup(self, get_user: GetUser, /) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from usercontext.clients.base import BaseClient
 from usercontext.clients.log_fields import checked_fields
 from usercontext.clients.per_request import RequestTransaction
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,10 +58,8 @@ class NewrelicClient(BaseClient):
 
     def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
         self._fields = checked_fields(FIELDS if fields is None else fields)
-        try:
+        with importing("newrelic", "newrelic", purpose="NewrelicClient"):
             from newrelic.agent import current_transaction
-        except ImportError:
-            raise MissingDependencyError("newrelic", "newrelic", purpose="NewrelicClient") from None
         self._transaction: RequestTransaction[Any] = RequestTransaction(
             current_transaction, lambda one: not one.end_time
         )

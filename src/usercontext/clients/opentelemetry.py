@@ -12,7 +12,7 @@ from usercontext.clients.per_request import PerRequest
 from usercontext.core.context import pull_user
 from usercontext.core.record import UNKNOWN, current
 from usercontext.diagnostics import harmless
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,14 +76,10 @@ class OpenTelemetryClient(BaseClient):
     ) -> None:
         self._fields = checked_fields(FIELDS if fields is None else fields)
         self._resolve = resolve
-        try:
+        with importing("opentelemetry-sdk", "opentelemetry", purpose="OpenTelemetryClient"):
             from opentelemetry import _logs, trace
             from opentelemetry.sdk._logs import LogRecordProcessor
             from opentelemetry.sdk.trace import SpanProcessor
-        except ImportError:
-            raise MissingDependencyError(
-                "opentelemetry-sdk", "opentelemetry", purpose="OpenTelemetryClient"
-            ) from None
         self._trace: Any = trace
         self._providers = [
             _Provider(tracer_provider, trace.get_tracer_provider, "span"),

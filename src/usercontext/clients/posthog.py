@@ -10,7 +10,7 @@ from usercontext.clients.collected import record_of
 from usercontext.clients.log_fields import checked_fields
 from usercontext.core.record import current
 from usercontext.diagnostics import harmless
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 from usercontext.source import headers
 
 if TYPE_CHECKING:
@@ -59,11 +59,9 @@ class PosthogClient(BaseClient):
 
     def __init__(self, client: Any = None, *, fields: Mapping[str, str] | None = None) -> None:
         self._fields = checked_fields(FIELDS if fields is None else fields)
-        try:
+        with importing("posthog", "posthog", purpose="PosthogClient"):
             import posthog
             from posthog.contexts import get_context_distinct_id
-        except ImportError:
-            raise MissingDependencyError("posthog", "posthog", purpose="PosthogClient") from None
         self._posthog: Any = posthog
         self._id_of_context: Callable[[], str | None] = get_context_distinct_id
         self._client = client

@@ -11,7 +11,7 @@ from usercontext.clients.collected import address_of, cleaned_headers, cleaned_v
 from usercontext.clients.rehook import put_back_after
 from usercontext.core.context import pull_user
 from usercontext.diagnostics import harmless
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from usercontext.core.record import RequestRecord
@@ -39,11 +39,9 @@ class RollbarClient(BaseClient):
     """
 
     def __init__(self) -> None:
-        try:
+        with importing("rollbar", "rollbar", purpose="RollbarClient"):
             import rollbar
             from rollbar.lib import events
-        except ImportError:
-            raise MissingDependencyError("rollbar", "rollbar", purpose="RollbarClient") from None
         self._rollbar: Any = rollbar
         self._events: Any = events
         self._get_user: GetUser = pull_user

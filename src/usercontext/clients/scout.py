@@ -11,7 +11,7 @@ from usercontext.clients.per_request import PerRequest
 from usercontext.core.context import pull_user
 from usercontext.core.record import current, enter, leave
 from usercontext.diagnostics import harmless
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,12 +60,10 @@ class ScoutClient(BaseClient):
 
     def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
         self._fields = checked_fields(FIELDS if fields is None else fields)
-        try:
+        with importing("scout-apm", "scout", purpose="ScoutClient"):
             from scout_apm.core.context import scout_context_var
             from scout_apm.core.error import ErrorMonitor
             from scout_apm.core.tracked_request import TrackedRequest
-        except ImportError:
-            raise MissingDependencyError("scout-apm", "scout", purpose="ScoutClient") from None
         self._here: Any = scout_context_var
         self._errors: Any = ErrorMonitor
         self._transactions: Any = TrackedRequest

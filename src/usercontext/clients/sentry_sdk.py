@@ -19,7 +19,7 @@ from usercontext.clients.sentry_telemetry import clean_attributes, name_telemetr
 from usercontext.core.context import pull_user
 from usercontext.core.record import JobRecord, current, leave
 from usercontext.diagnostics import harmless, warn_once
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,14 +58,10 @@ class SentrySdkClient(BaseClient):
     """
 
     def __init__(self) -> None:
-        try:
+        with importing("sentry-sdk", "sentry-sdk", purpose="SentrySdkClient"):
             import sentry_sdk
             from sentry_sdk import scope
             from sentry_sdk.integrations import asgi, wsgi
-        except ImportError:
-            raise MissingDependencyError(
-                "sentry-sdk", "sentry-sdk", purpose="SentrySdkClient"
-            ) from None
         self._sdk: Any = sentry_sdk
         self._scope: Any = scope
         # Private, and the only sign that Sentry's middleware is outside of ours.

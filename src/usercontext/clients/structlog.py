@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from usercontext.clients.log_fields import LogClient
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
@@ -34,12 +34,8 @@ class StructlogClient(LogClient):
 
     def __init__(self, *, fields: Mapping[str, str] | None = None, resolve: bool = False) -> None:
         super().__init__(fields=fields, resolve=resolve)
-        try:
+        with importing("structlog", "structlog", purpose="StructlogClient"):
             import structlog
-        except ImportError:
-            raise MissingDependencyError(
-                "structlog", "structlog", purpose="StructlogClient"
-            ) from None
         self._structlog = structlog
 
     def setup(self, get_user: GetUser, /) -> None:

@@ -15,7 +15,8 @@ from usercontext.clients.per_request import PerRequest
 from usercontext.core.context import pull_user
 from usercontext.core.record import current, enter, leave
 from usercontext.diagnostics import harmless, warn_once
-from usercontext.exceptions import ConfigurationError, MissingDependencyError
+from usercontext.exceptions import ConfigurationError
+from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,11 +71,9 @@ class XRayClient(BaseClient):
 
     def __init__(self, recorder: Any = None, *, fields: Mapping[str, str] | None = None) -> None:
         self._fields = _checked_names(checked_fields(FIELDS if fields is None else fields))
-        try:
+        with importing("aws-xray-sdk", "xray", purpose="XRayClient"):
             from aws_xray_sdk.core import xray_recorder
             from aws_xray_sdk.core.models.facade_segment import FacadeSegment
-        except ImportError:
-            raise MissingDependencyError("aws-xray-sdk", "xray", purpose="XRayClient") from None
         self._recorder: Any = xray_recorder if recorder is None else recorder
         self._of_lambda: Any = FacadeSegment
         self._get_user: GetUser = pull_user

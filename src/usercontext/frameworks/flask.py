@@ -12,7 +12,8 @@ from usercontext.core.lifecycle import fail_now
 from usercontext.core.options import checked
 from usercontext.core.record import UNKNOWN, current
 from usercontext.diagnostics import warn_once
-from usercontext.exceptions import ConfigurationError, MissingDependencyError
+from usercontext.exceptions import ConfigurationError
+from usercontext.optional import importing
 from usercontext.wsgi import UserContextMiddleware
 
 if TYPE_CHECKING:
@@ -105,12 +106,8 @@ class UserContext:
 
 
 def _import_flask_login() -> None:
-    try:
+    with importing("flask-login", "flask-login", purpose="request_user over Flask"):
         import flask_login  # noqa: F401
-    except ImportError:
-        raise MissingDependencyError(
-            "flask-login", "flask-login", purpose="request_user over Flask"
-        ) from None
 
 
 def _check_app(app: object) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from usercontext.checks import listed
 from usercontext.diagnostics import failure
-from usercontext.exceptions import ConfigurationError, MissingDependencyError
+from usercontext.exceptions import ConfigurationError
+from usercontext.optional import importing
 from usercontext.resolvers._claims import checked_claims, user_of_claims
 from usercontext.resolvers._credential import Credential
 
@@ -67,10 +68,8 @@ class JwtClaims:
         require: Sequence[str] = ("exp",),
         leeway: float = 0,
     ) -> None:
-        try:
+        with importing("PyJWT", "jwt", purpose="JwtClaims"):
             import jwt
-        except ImportError:
-            raise MissingDependencyError("PyJWT", "jwt", purpose="JwtClaims") from None
         self._jwt: Any = jwt
         self._algorithms = _checked_algorithms(algorithms)
         self._client: Any = key if isinstance(key, jwt.PyJWKClient) else None

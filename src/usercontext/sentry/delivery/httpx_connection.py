@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from usercontext.exceptions import MissingDependencyError
+from usercontext.optional import importing
 from usercontext.sentry.delivery.network import NetworkError
 
 if TYPE_CHECKING:
@@ -144,12 +144,8 @@ def _import_httpx() -> Any:
     try:
         import httpx2 as httpx
     except ImportError:
-        try:
+        with importing("httpx", "sentry", purpose="Sending reports over HTTP"):
             import httpx  # type: ignore[no-redef]
-        except ImportError:
-            raise MissingDependencyError(
-                "httpx", "sentry", purpose="Sending reports over HTTP"
-            ) from None
     # What it imports at its first use is imported here: a fork while our thread is at it would
     # leave the child with half a module for good.
     httpx.HTTPTransport(verify=False).close()
