@@ -400,7 +400,7 @@ DATA: list[tuple[Any, Any]] = [
     ({"f": b"xyz"}, {"f": "<3 bytes>"}),
     ([Decimal("1.5"), UUID(int=1)], ["1.5", "00000000-0000-0000-0000-000000000001"]),
     ([date(2024, 5, 1)], ["2024-05-01"]),
-    ([float("nan"), float("inf"), 10**30], ["nan", "inf", "..."]),
+    ([float("nan"), float("inf"), 10**30], ["nan", "inf", str(10**30)]),
     ("plain text", "plain text"),
     ("a=1&password=x", {"a": "1", "password": "[Filtered]"}),
     (b'{"password": "x", "a": [1]}', {"password": "[Filtered]", "a": [1]}),
@@ -602,7 +602,7 @@ def test_unreadable_part_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     """A part that cannot be read costs that part only, and is logged without the data."""
 
     class Broken(dict[str, Any]):
-        def items(self) -> Any:
+        def keys(self) -> Any:
             raise ValueError(CLIENT)
 
     payload = collect(EVERYTHING, scope_of(CLIENT), data=Broken())

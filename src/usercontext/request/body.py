@@ -5,15 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from usercontext.extra_values import Limits, bounded, kind_of, safe_str
 from usercontext.privacy.secret_names import FILTERED, is_secret
 
-__all__ = ["copied"]
+__all__ = ["BODY", "copied"]
 
-_MAX_DEPTH = 6
 _MAX_ITEMS = 100
-_MAX_TEXT = 2048
-_MAX_TOTAL = 32 * 1024
+_MAX_NAME = 256
 _MAX_PARSED = 64 * 1024
+
+
+def _unusable(value: Any) -> str:
+    """Name a value: a model's own text may hold anything."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"<{len(value)} bytes>"
+    return f"<{kind_of(value)}>"
+
+
+def _withheld(name: Any) -> str | None:
+    if type(name) is not str:
+        name = name.decode("latin-1") if isinstance(name, bytes) else safe_str(name, _MAX_NAME)
+    return FILTERED if is_secret(name[:_MAX_NAME]) else None
+
+
+BODY = Limits(
+    depth=6,
+    keys=_MAX_ITEMS,
+    items=_MAX_ITEMS,
+    text=2048,
+    size=32 * 1024,
+    cut="...",
+    mappings=lambda value: isinstance(value, Mapping),
+    unusable=_unusable,
+    withheld=_withheld,
+)
 
 
 def copied(value: object, *, hides: Callable[[str], bool]) -> Any:
@@ -22,7 +47,11 @@ def copied(value: object, *, hides: Callable[[str], bool]) -> Any:
     Values under secret names, and texts that `hides` is true of, become "[Filtered]". A text
     that is a form or JSON is read as such first, so that its secrets are found.
     """
-    return _Copier(hides).copy(_parsed(value), 0)
+
+    def shown(text: str) -> str:
+        return FILTERED if hides(text[:_MAX_PARSED]) else text
+
+    return bounded(_parsed(value), BODY, shown=shown)
 
 
 def _parsed(value: object) -> object:
@@ -54,70 +83,3 @@ def _from_form(text: str) -> object:
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_ITEMS))
     except ValueError:
         return FILTERED
-
-
-class _Copier:
-    """Copies one value, within one budget."""
-
-    __slots__ = ("hides", "room")
-
-    def __init__(self, hides: Callable[[str], bool]) -> None:
-        self.hides = hides
-        self.room = _MAX_TOTAL
-
-    def copy(self, value: object, depth: int) -> Any:
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, str):
-            return self._text(str.__str__(value))
-        if isinstance(value, (int, float)):
-            return self._number(value)
-        if depth >= _MAX_DEPTH or self.room <= 0:
-            return "..."
-        if isinstance(value, Mapping):
-            return self._mapping(value, depth)
-        if isinstance(value, (list, tuple, set, frozenset)):
-            return self._items(value, depth)
-        if isinstance(value, (bytes, bytearray, memoryview)):
-            return f"<{len(value)} bytes>"
-        return self._other(value)
-
-    def _text(self, text: str) -> str:
-        self.room -= min(len(text), _MAX_TEXT)
-        if self.room <= 0:
-            return "..."
-        if self.hides(text[:_MAX_PARSED]):
-            return FILTERED
-        return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "..."
-
-    def _number(self, number: float) -> Any:
-        self.room -= 8
-        # An integer may be as long as the client likes, and JSON has no NaN or infinity.
-        if isinstance(number, int):
-            return number if -(2**63) <= number < 2**64 else "..."
-        return number if number - number == 0 else str(number)
-
-    def _mapping(self, mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-        copy: dict[str, Any] = {}
-        for at, (key, value) in enumerate(mapping.items()):
-            if at >= _MAX_ITEMS or self.room <= 0:
-                copy["..."] = "..."
-                break
-            name = self._text(key if isinstance(key, str) else str(key))[:256]
-            copy[name] = FILTERED if is_secret(name) else self.copy(value, depth + 1)
-        return copy
-
-    def _items(self, items: Any, depth: int) -> list[Any]:
-        copy: list[Any] = []
-        for item in items:
-            if len(copy) >= _MAX_ITEMS or self.room <= 0:
-                copy.append("...")
-                break
-            copy.append(self.copy(item, depth + 1))
-        return copy
-
-    def _other(self, value: object) -> str:
-        # A model's own text may hold anything; that of these few is their value.
-        if type(value).__module__ in ("datetime", "decimal", "uuid"):
-            return self._text(str(value))
-        return f"<{type(value).__name__}>"

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from usercontext._version import __version__
-from usercontext.sentry.event.payload import safe_str
+from usercontext.extra_values import safe_str
 
 if TYPE_CHECKING:
     from types import TracebackType

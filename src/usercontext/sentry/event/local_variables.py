@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from usercontext.extra_values import NO_JSON, Copier, Limits, safe_str
 from usercontext.privacy.secret_names import FILTERED, is_secret
-from usercontext.sentry.event.payload import safe_str
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -16,12 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["describe_locals"]
 
 _MAX_VARIABLES = 40
-_MAX_ITEMS = 20
-_MAX_DEPTH = 3
 _MAX_CHARACTERS = 512
-# Of a frame, all of its variables together: the caller of a capture waits for them.
-_MAX_VALUES = 500
-_CUT = "…"
+_SEQUENCES = (list, tuple, set, frozenset)
 
 #: Names under which the address of a client stands, which nobody asked for here.
 _ADDRESS = re.compile(
@@ -44,64 +39,24 @@ def describe_locals(frame: FrameType) -> dict[str, Any]:
         return {}
     # A module's own, such as __builtins__, tell nothing.
     names = [name for name in variables if not name.startswith("__")][:_MAX_VARIABLES]
-    describe = _Description().of_named
-    return {name: describe(name, variables[name], _MAX_DEPTH) for name in names}
+    copy = Copier(VARIABLES).copy
+    return {name: _withheld(name) or copy(variables[name], VARIABLES.depth) for name in names}
 
 
-class _Description:
-    """Describes the variables of one frame, as long as there is room."""
-
-    __slots__ = ("_room",)
-
-    def __init__(self) -> None:
-        self._room = _MAX_VALUES
-
-    def of_named(self, name: object, value: object, depth: int) -> Any:
-        """Return what a value may be shown as that stands under a name."""
-        return FILTERED if _is_withheld(name) else self._of(value, depth)
-
-    def _of(self, value: object, depth: int) -> Any:
-        self._room -= 1
-        if self._room < 0:
-            return _CUT
-        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
-            return _describe_scalar(value)
-        # Exactly these types: a subclass may do anything when it is read.
-        if type(value) is dict:
-            return self._of_dict(value, depth)
-        if type(value) in {list, tuple, set, frozenset}:
-            return self._of_items(value, depth)
-        return _describe_object(value)
-
-    def _of_dict(self, value: dict[Any, Any], depth: int) -> Any:
+def _describe(value: Any) -> Any:
+    """Return the text of a value, or `NO_JSON` to have what is in it described."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return _describe_scalar(value)
+    # Exactly these types: a subclass may do anything when it is read.
+    if type(value) is dict:
         if "wsgi.input" in value:
             return "<WSGI environ>"
-        if "asgi" in value and "type" in value:
-            return "<ASGI scope>"
-        if depth <= 0:
-            return "{…}"
-        described = {
-            safe_str(key, _MAX_CHARACTERS): self.of_named(key, item, depth - 1)
-            for key, item in self._first(value.items())
-        }
-        if len(value) > len(described):
-            described[_CUT] = f"{len(value) - len(described)} more"
-        return described
+        return "<ASGI scope>" if "asgi" in value and "type" in value else NO_JSON
+    return NO_JSON if type(value) in _SEQUENCES else _describe_object(value)
 
-    def _of_items(self, value: Any, depth: int) -> Any:
-        if depth <= 0:
-            return "[…]"
-        items = self._first(value)
-        if _is_withheld_pair(items):
-            return [_describe_scalar(items[0]), FILTERED]
-        described = [self._of(item, depth - 1) for item in items]
-        if len(value) > len(items):
-            described.append(f"{_CUT} {len(value) - len(items)} more")
-        return described
 
-    def _first(self, items: Any) -> list[Any]:
-        # In one step of C, so that no other thread changes them meanwhile.
-        return list(islice(items, max(0, min(_MAX_ITEMS, self._room))))
+def _withheld(name: Any) -> str | None:
+    return FILTERED if _is_withheld(name) else None
 
 
 def _is_withheld(name: object) -> bool:
@@ -121,11 +76,6 @@ def _describe_scalar(value: object) -> str:
     return safe_str(text, _MAX_CHARACTERS)
 
 
-def _is_withheld_pair(items: list[Any]) -> bool:
-    """Return whether these are a name and its value, as lists of headers have them."""
-    return len(items) == 2 and isinstance(items[0], str | bytes) and _is_withheld(items[0])
-
-
 def _describe_object(value: object) -> str:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, Mapping):
@@ -141,3 +91,21 @@ def _describe_object(value: object) -> str:
 def _filtered(match: re.Match[str]) -> str:
     name, between, value = match.groups()
     return f"{name}{between}{FILTERED if _is_withheld(name) else value}"
+
+
+#: Of a frame, all of its variables together: the caller of a capture waits for them.
+VARIABLES = Limits(
+    depth=3,
+    keys=21,
+    items=21,
+    text=4 * _MAX_CHARACTERS,  # in bytes; of keys, as values are described already
+    size=32 * 1024,
+    each=64,
+    cut="…",
+    tells_more=True,
+    sequences=_SEQUENCES,
+    mappings=lambda value: type(value) is dict,
+    describe=_describe,
+    unusable=_describe_object,
+    withheld=_withheld,
+)
