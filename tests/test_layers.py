@@ -78,7 +78,7 @@ OPTIONAL = {
     "jobs.huey": {"huey"},
     "jobs.procrastinate": {"procrastinate"},
     "jobs.saq": {"saq"},
-    "jobs.django_tasks": {"django"},
+    "jobs.django_tasks": {"django", "django_tasks"},
     "jobs.apscheduler": {"apscheduler"},
     "inspector.app": {"jinja2", "starlette"},
     "inspector.intake": {"brotli", "zstandard"},
