@@ -1,0 +1,46 @@
+"""The tasks."""
+
+from __future__ import annotations
+
+import os
+
+from django.tasks import task
+
+import usercontext
+from tests.jobs.notes import note
+
+QUEUE = os.environ.get("JOBS_QUEUE", "default")
+
+
+@task
+def look(label: str) -> None:
+    """Note the user."""
+    note(label)
+
+
+@task
+async def alook(label: str) -> None:
+    """Note the user."""
+    note(label)
+
+
+@task
+def fail(label: str) -> None:
+    """Note the user, and fail."""
+    note(label)
+    raise ValueError(label)
+
+
+@task
+def hand_on(label: str) -> None:
+    """Note the user, and enqueue another task."""
+    note(label)
+    look.using(queue_name=QUEUE).enqueue(f"{label}.child")
+
+
+@task
+async def become(label: str) -> None:
+    """Say that bob is the user, and enqueue another task."""
+    usercontext.set_user({"id": "bob"})
+    note(label)
+    await look.using(queue_name=QUEUE).aenqueue(f"{label}.child")
