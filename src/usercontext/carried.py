@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
     from itsdangerous import Signer
 
-__all__ = ["CarriedIdentity"]
+__all__ = ["HEADER", "CarriedIdentity"]
+
+#: The header of requests to other services. Not W3C baggage: instrumentation hands that on to
+#: every host that is called.
+HEADER: Final = "usercontext-carried"
 
 #: Where the keys are read from if none are given: separated by commas or spaces, newest first.
 KEYS_VARIABLE: Final = "USERCONTEXT_CARRIED_KEYS"
@@ -51,6 +55,8 @@ _REFUSED: Final = {
     "audience": "is meant for another audience: give CarriedIdentity the same audience on both "
     "sides",
     "receiver": "was made for another job or host, and was copied here",
+    "untrusted": "came from a peer that is not one of trusted_proxies: add the addresses of the "
+    "services that call this one, if it was one of them",
     "nobody": "names nobody: it holds none of id, username, email and ip_address",
 }
 
@@ -209,7 +215,8 @@ class CarriedIdentity:
         """Return how many texts this process has refused, by reason; empty where none was.
 
         The reasons: malformed, unknown_key, forged, expired, early (signed in the future),
-        audience, receiver (of another job or host), nobody; and too_long, for those not signed.
+        audience, receiver (of another job or host), untrusted (from another peer), nobody; and
+        too_long, for those not signed.
         """
         with self._counting:
             return dict(self._counts)
@@ -217,6 +224,14 @@ class CarriedIdentity:
     def _count(self, reason: str) -> None:
         with self._counting:
             self._counts[reason] = self._counts.get(reason, 0) + 1
+
+    def refuse(self, reason: str) -> None:
+        """Count a text that is not even read, and say so once.
+
+        Args:
+            reason: one of those of `stats()`, such as "untrusted".
+        """
+        self._refuse(reason)
 
     def _refuse(self, reason: str, *args: object) -> None:
         self._count(reason)

@@ -1,0 +1,124 @@
+"""What every HTTP client needs: which hosts are told, and what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from usercontext.carried import HEADER
+from usercontext.core.context import outgoing
+from usercontext.core.lifecycle import resolve
+from usercontext.core.record import UNKNOWN, current
+from usercontext.core.settings import default
+from usercontext.diagnostics import harmless, warn_once
+from usercontext.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from usercontext.carried import CarriedIdentity
+
+__all__ = ["HEADER", "Carrier"]
+
+_PORTS: Final = {"https": 443, "http": 80}
+
+
+class Carrier:
+    """Says what a request has in its header, if anything.
+
+    Args:
+        hosts: origins such as "https://billing.internal:8443"; each is exactly one scheme, host
+            and port. A name alone is meant with https.
+        carried: signs; None: that of `init()`.
+        allow_plain_http: let other hosts than this machine be told over http, where anybody on
+            the way can read and repeat it.
+
+    Raises:
+        ConfigurationError: a host is no origin, or would be told over plain http.
+    """
+
+    def __init__(
+        self,
+        hosts: Iterable[str],
+        *,
+        carried: CarriedIdentity | None = None,
+        allow_plain_http: bool = False,
+    ) -> None:
+        if isinstance(hosts, str) or not isinstance(hosts, Iterable):
+            raise ConfigurationError(
+                f"hosts must be a list of origins, not {type(hosts).__name__}: write "
+                'hosts=["https://billing.internal"]'
+            )
+        self.origins: frozenset[tuple[str, str, int]] = frozenset(
+            _origin_of(host, allow_plain_http=allow_plain_http) for host in hosts
+        )
+        if not self.origins:
+            raise ConfigurationError(
+                'hosts is empty, so nobody would be told: write hosts=["https://billing.internal"]'
+            )
+        self._carried = carried
+
+    def header(self, scheme: str, host: str, port: int | None) -> str | None:
+        """Return the header's value for a request; None where nothing is said.
+
+        A sync resolver is asked first.
+        """
+        name = host.lower().rstrip(".")
+        origin = (scheme, name, port or _PORTS.get(scheme, 0))
+        record = current()
+        if record is None or origin not in self.origins:
+            return None
+        carried = self._carried or default().carried
+        if carried is None:
+            _warn_unconfigured()
+            return None
+        with harmless("services mark", "a request to another service carries nobody"):
+            return carried.sign(outgoing(record), ("host", name))
+        return None
+
+    async def header_async(self, scheme: str, host: str, port: int | None) -> str | None:
+        """Do what `header` does, and await an async resolver first."""
+        record = current()
+        if record is not None and record.ended is None and record.user is UNKNOWN:
+            await resolve(record)
+        return self.header(scheme, host, port)
+
+
+def _warn_unconfigured() -> None:
+    warn_once(
+        "services: nothing is carried",
+        "requests to other services are sent without a user: call usercontext.init(carried="
+        'CarriedIdentity(keys=[KEY], audience="shop")) in this process',
+    )
+
+
+def _origin_of(text: object, *, allow_plain_http: bool) -> tuple[str, str, int]:
+    if not isinstance(text, str) or not text:
+        raise ConfigurationError(f"hosts must hold texts, not {type(text).__name__}")
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+        host, port = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"hosts: {text!r:.100} is no origin: {error}") from None
+    is_origin = host and parts.scheme in _PORTS and parts.path in ("", "/")
+    if not is_origin or parts.query or parts.fragment or "@" in parts.netloc or "*" in host:
+        raise ConfigurationError(
+            f"hosts: {text!r:.100} is no origin: write scheme, host and port alone, such as "
+            '"https://billing.internal:8443"; there are no wildcards'
+        )
+    if parts.scheme == "http" and not (allow_plain_http or _is_loopback(host)):
+        raise ConfigurationError(
+            f"hosts: {text!r:.100} would be told over plain http, where anybody on the way can "
+            "repeat it: write https://, or allow_plain_http=True if the network is yours alone"
+        )
+    return parts.scheme, host, port or _PORTS[parts.scheme]
+
+
+def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address
+
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
