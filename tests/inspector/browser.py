@@ -19,6 +19,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # A person is asked whether a page may reach this machine; without a window nobody is.
+    "--disable-features=LocalNetworkAccessChecks",
 ]
 
 

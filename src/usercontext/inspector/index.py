@@ -228,7 +228,8 @@ class ReportIndex:
                 f"{str(self.file)!r} cannot be written, which the inspector needs for its "
                 f"tables: {error}"
             ) from error
-        (self.key,) = self._connection.execute("SELECT key FROM inspector_file").fetchone()
+        row = self._connection.execute("SELECT key FROM inspector_file").fetchone()
+        self.key: str = row[0]
 
     def close(self) -> None:
         """Close the file."""
