@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,6 @@ import usercontext
 from usercontext import asgi, wsgi
 from usercontext.exceptions import MissingDependencyError
 from usercontext.sentry import read_reports
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PACKAGES = ["starlette", "werkzeug", "httpx", "httpx2", "django", "asgiref", "flask", "gevent"]
 # Of the modules for reporting clients that are not called like theirs.
@@ -129,3 +127,26 @@ def test_sending_needs_httpx() -> None:
     """Reports to a server go over httpx, so `init()` says so."""
     with pytest.raises(MissingDependencyError, match=r"usercontext\[sentry\]"):
         usercontext.init("https://key@sentry.example/1")
+
+
+FRAMEWORKS = sorted(
+    path.stem
+    for path in (Path(usercontext.__file__).parent / "frameworks").iterdir()
+    if not path.name.startswith("_") and path.stem != "channels"
+)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_modules_of_frameworks_name_their_extra(
+    framework: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A framework's module says what to install where the framework is not."""
+    module = f"usercontext.frameworks.{framework}"
+    for name in list(sys.modules):
+        if name.startswith((f"{framework}.", "usercontext.frameworks.")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, framework, None)
+    with pytest.raises(MissingDependencyError, match=f"{module} needs {framework}") as caught:
+        import_module(module)
+    assert caught.value.extra == framework
+    assert f"usercontext[{framework}]" in str(caught.value)

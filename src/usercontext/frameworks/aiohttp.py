@@ -5,9 +5,6 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Unpack
 
-from aiohttp import web
-from aiohttp.payload import Payload
-
 from usercontext.core.context import configure, configure_joined
 from usercontext.core.lifecycle import (
     RequestScope,
@@ -20,6 +17,11 @@ from usercontext.core.lifecycle import (
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
+from usercontext.optional import importing
+
+with importing("aiohttp", "aiohttp", purpose="usercontext.frameworks.aiohttp"):
+    from aiohttp import web
+    from aiohttp.payload import Payload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

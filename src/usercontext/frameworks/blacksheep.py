@@ -6,14 +6,16 @@ from collections.abc import Awaitable, Callable  # noqa: TC003 - BlackSheep read
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Unpack
 
-from blacksheep.messages import Request
-from blacksheep.server.application import Application
-from blacksheep.server.websocket import WebSocket, WebSocketDisconnectError
-
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.lifecycle import fail
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord, enter, leave
 from usercontext.exceptions import ConfigurationError
+from usercontext.optional import importing
+
+with importing("blacksheep", "blacksheep", purpose="usercontext.frameworks.blacksheep"):
+    from blacksheep.messages import Request
+    from blacksheep.server.application import Application
+    from blacksheep.server.websocket import WebSocket, WebSocketDisconnectError
 
 if TYPE_CHECKING:
     from usercontext.core.options import ContextOptions

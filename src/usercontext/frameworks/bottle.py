@@ -6,14 +6,16 @@ from functools import wraps
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Unpack
 
-import bottle
-
 from usercontext.core.lifecycle import fail_now
 from usercontext.core.options import checked
 from usercontext.core.passage import attach
 from usercontext.core.record import current
 from usercontext.exceptions import ConfigurationError
+from usercontext.optional import importing
 from usercontext.wsgi import UserContextMiddleware
+
+with importing("bottle", "bottle", purpose="usercontext.frameworks.bottle"):
+    import bottle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -6,11 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 from weakref import WeakSet
 
-from connexion.apps.abstract import AbstractApp
-from connexion.exceptions import ProblemException
-from connexion.middleware import ConnexionMiddleware, MiddlewarePosition
-from starlette.exceptions import HTTPException
-
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.capture import mark_reported
 from usercontext.core.lifecycle import fail
@@ -18,6 +13,13 @@ from usercontext.core.passage import of_error
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
+from usercontext.optional import importing
+
+with importing("connexion", "connexion", purpose="usercontext.frameworks.connexion"):
+    from connexion.apps.abstract import AbstractApp
+    from connexion.exceptions import ProblemException
+    from connexion.middleware import ConnexionMiddleware, MiddlewarePosition
+    from starlette.exceptions import HTTPException
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-import falcon
-import falcon.asgi
-
 from usercontext import asgi, wsgi
 from usercontext.core.lifecycle import fail, fail_now
 from usercontext.core.passage import attach
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
+from usercontext.optional import importing
+
+with importing("falcon", "falcon", purpose="usercontext.frameworks.falcon"):
+    import falcon
+    import falcon.asgi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

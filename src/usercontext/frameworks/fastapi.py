@@ -5,12 +5,15 @@
 from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias
 
-from fastapi import Depends, HTTPException
-
 from usercontext.core.current import resolve_user, set_user
 from usercontext.frameworks._identity import identity_of
-from usercontext.frameworks.starlette import UserContext, request_user
+from usercontext.optional import importing
 from usercontext.user import User
+
+with importing("fastapi", "fastapi", purpose="usercontext.frameworks.fastapi"):
+    from fastapi import Depends, HTTPException
+
+    from usercontext.frameworks.starlette import UserContext, request_user
 
 __all__ = [
     "CurrentUser",

@@ -5,9 +5,6 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Unpack
 
-import flask
-from flask import got_request_exception
-
 from usercontext.core.lifecycle import fail_now
 from usercontext.core.options import checked
 from usercontext.core.record import UNKNOWN, current
@@ -15,6 +12,10 @@ from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
 from usercontext.optional import importing
 from usercontext.wsgi import UserContextMiddleware
+
+with importing("flask", "flask", purpose="usercontext.frameworks.flask"):
+    import flask
+    from flask import got_request_exception
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack
 
-from litestar.connection import ASGIConnection
-from litestar.exceptions import HTTPException, WebSocketException
-from litestar.plugins import InitPlugin
-
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.lifecycle import fail
 from usercontext.core.passage import attach
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
+from usercontext.optional import importing
+
+with importing("litestar", "litestar", purpose="usercontext.frameworks.litestar"):
+    from litestar.connection import ASGIConnection
+    from litestar.exceptions import HTTPException, WebSocketException
+    from litestar.plugins import InitPlugin
 
 if TYPE_CHECKING:
     from collections.abc import Callable

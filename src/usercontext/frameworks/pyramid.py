@@ -5,12 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from pyramid.events import ApplicationCreated
-from pyramid.httpexceptions import HTTPException
-from pyramid.path import DottedNameResolver
-from pyramid.settings import aslist, falsey, truthy
-from pyramid.viewderivers import INGRESS
-
 from usercontext.core.context import ask
 from usercontext.core.lifecycle import fail_now
 from usercontext.core.options import checked
@@ -18,8 +12,16 @@ from usercontext.core.passage import attach
 from usercontext.core.record import KEY, RequestRecord
 from usercontext.core.settings import default
 from usercontext.exceptions import ConfigurationError
+from usercontext.optional import importing
 from usercontext.user import User
 from usercontext.wsgi import UserContextMiddleware
+
+with importing("pyramid", "pyramid", purpose="usercontext.frameworks.pyramid"):
+    from pyramid.events import ApplicationCreated
+    from pyramid.httpexceptions import HTTPException
+    from pyramid.path import DottedNameResolver
+    from pyramid.settings import aslist, falsey, truthy
+    from pyramid.viewderivers import INGRESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack
 
-import quart
-from quart.signals import (
-    got_background_exception,
-    got_request_exception,
-    got_websocket_exception,
-)
-from quart.wrappers.base import BaseRequestWebsocket
-from werkzeug.datastructures import Headers
-
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.lifecycle import fail
 from usercontext.core.record import KEY, UNKNOWN, current
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
+from usercontext.optional import importing
+
+with importing("quart", "quart", purpose="usercontext.frameworks.quart"):
+    import quart
+    from quart.signals import (
+        got_background_exception,
+        got_request_exception,
+        got_websocket_exception,
+    )
+    from quart.wrappers.base import BaseRequestWebsocket
+    from werkzeug.datastructures import Headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

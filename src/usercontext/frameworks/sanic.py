@@ -6,10 +6,6 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import unquote
 
-from sanic import Sanic
-from sanic.exceptions import SanicException
-from sanic.http import Stage
-
 from usercontext import asgi
 from usercontext.core.context import configure, configure_joined
 from usercontext.core.lifecycle import (
@@ -25,6 +21,12 @@ from usercontext.core.lifecycle import (
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
+from usercontext.optional import importing
+
+with importing("sanic", "sanic", purpose="usercontext.frameworks.sanic"):
+    from sanic import Sanic
+    from sanic.exceptions import SanicException
+    from sanic.http import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 from weakref import WeakSet
 
-from starlette.applications import Starlette
-
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.record import UNKNOWN
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
+from usercontext.optional import importing
+
+with importing("starlette", "starlette", purpose="usercontext.frameworks.starlette"):
+    from starlette.applications import Starlette
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection

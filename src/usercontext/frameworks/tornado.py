@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from urllib.parse import unquote
 from weakref import WeakSet
 
-from tornado.iostream import StreamClosedError
-from tornado.web import Application, HTTPError, RequestHandler
-from tornado.websocket import WebSocketClosedError
-
 from usercontext.core.context import configure, configure_joined
 from usercontext.core.lifecycle import RequestScope, Serving, fail_now, inside, started, started_now
 from usercontext.core.record import KEY, RequestRecord
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks._identity import identity_of
+from usercontext.optional import importing
+
+with importing("tornado", "tornado", purpose="usercontext.frameworks.tornado"):
+    from tornado.iostream import StreamClosedError
+    from tornado.web import Application, HTTPError, RequestHandler
+    from tornado.websocket import WebSocketClosedError
 
 if TYPE_CHECKING:
     from asyncio import Future

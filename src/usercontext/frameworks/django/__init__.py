@@ -6,7 +6,10 @@ In `MIDDLEWARE` stands `usercontext.frameworks.django.UserContextMiddleware`; in
 
 from __future__ import annotations
 
-from usercontext.frameworks.django.middleware import UserContextMiddleware
-from usercontext.frameworks.django.users import request_user
+from usercontext.optional import importing
+
+with importing("django", "django", purpose="usercontext.frameworks.django"):
+    from usercontext.frameworks.django.middleware import UserContextMiddleware
+    from usercontext.frameworks.django.users import request_user
 
 __all__ = ["UserContextMiddleware", "request_user"]
