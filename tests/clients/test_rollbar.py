@@ -57,9 +57,7 @@ def test_it_conforms(sent: list[Any]) -> None:
         events.reset()
         client = RollbarClient()
         events.add_payload_handler(
-            lambda payload: (
-                client._name_person(payload) and (sent.append(payload["data"]) or payload)
-            )
+            lambda payload: client.fill(payload) and (sent.append(payload["data"]) or payload)
         )
         return client
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from usercontext.clients.base import BaseClient
-from usercontext.clients.collected import address_of, cleaned_environ, cleaned_headers, record_of
+from usercontext.clients.collected import Places, cleaned_environ
+from usercontext.clients.fields import renamed
+from usercontext.clients.payload import PayloadClient
 from usercontext.core.record import KEY, current
-from usercontext.diagnostics import harmless
 from usercontext.optional import importing
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["BugsnagClient"]
 
 
-class BugsnagClient(BaseClient):
+class BugsnagClient(PayloadClient):
     """Makes ours the user of every event.
 
     Inside a request ours is the whole truth: the address that bugsnag's WSGI middleware takes for
@@ -33,25 +33,37 @@ class BugsnagClient(BaseClient):
         MissingDependencyError: bugsnag is not installed.
     """
 
+    lost = ("bugsnag event", "an event of bugsnag went out without its user")
+    places = Places(address="clientIp")
+
     def __init__(self) -> None:
+        super().__init__()
         with importing("bugsnag", "bugsnag", purpose="BugsnagClient"):
             import bugsnag
             from bugsnag.configuration import RequestConfiguration
         self._bugsnag: Any = bugsnag
         self._configuration: Any = RequestConfiguration
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Add the callback; bugsnag's own middlewares run before it."""
+        self._bugsnag.before_notify(self.fill)
 
-        def name_user(event: Any) -> None:
-            with harmless("bugsnag event", "an event of bugsnag went out without its user"):
-                record = record_of(event.original_error)
-                if record is None:
-                    return
-                event.user = _bugsnags(get_user(event.original_error))
-                _clean_metadata(event.metadata, record)
+    def error_of(self, event: Any) -> object:
+        """Return what was reported."""
+        return event.original_error
 
-        self._bugsnag.before_notify(name_user)
+    def write(self, event: Any, user: dict[str, Any] | None) -> None:
+        """Replace the user of an event."""
+        event.user = renamed(user, {"username": "name"}) | (user or {})
+
+    def clean(self, event: Any, record: RequestRecord) -> None:
+        """Replace the address that bugsnag took from the first X-Forwarded-For, and the peer's."""
+        environ = event.metadata.get("environment")
+        if isinstance(environ, dict):
+            # Over ASGI it is the whole scope, whose headers are in the request's as well.
+            environ = {name: environ[name] for name in environ if name not in ("headers", KEY)}
+            event.metadata["environment"] = cleaned_environ(environ, record)
+        super().clean(event.metadata, record)
 
     @contextmanager
     def request_scope(self, get_user: GetUser, /) -> Iterator[None]:
@@ -78,27 +90,3 @@ class BugsnagClient(BaseClient):
             yield
         finally:
             self._configuration.set_instance(shared)
-
-
-def _bugsnags(user: dict[str, Any] | None) -> dict[str, Any]:
-    if user is None:
-        return {}
-    if "name" not in user and "username" in user:
-        user["name"] = user["username"]
-    return user
-
-
-def _clean_metadata(metadata: dict[str, Any], record: RequestRecord) -> None:
-    """Replace the address that bugsnag took from the first X-Forwarded-For, and the peer's."""
-    request, environ = metadata.get("request"), metadata.get("environment")
-    if isinstance(environ, dict):
-        # Over ASGI it is the whole scope, whose headers are in the request's as well.
-        environ = {name: environ[name] for name in environ if name not in ("headers", KEY)}
-        metadata["environment"] = cleaned_environ(environ, record)
-    if not isinstance(request, dict):
-        return
-    metadata["request"] = request = dict(request)
-    if isinstance(request.get("headers"), dict):
-        request["headers"] = cleaned_headers(request["headers"], record)
-    if "clientIp" in request:
-        request["clientIp"] = address_of(record)

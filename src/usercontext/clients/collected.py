@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from usercontext.address.headers import is_address_header
 from usercontext.address.search import find_addresses
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from usercontext.core.record import RequestRecord
 
 __all__ = [
+    "Places",
     "address_of",
+    "clean_request",
     "cleaned_environ",
     "cleaned_headers",
     "cleaned_variables",
@@ -73,6 +75,35 @@ def _withholds_addresses(record: RequestRecord) -> bool:
 
 def _names_address(header: str | bytes, record: RequestRecord) -> bool:
     return is_address_header(header, configured=record.settings.request_data.forwarded_header)
+
+
+class Places(NamedTuple):
+    """Where a library puts what it collects of a request.
+
+    Attributes:
+        request: the key of the dict that has the rest.
+        headers: the key of the headers in it.
+        environ: the key of what was copied of the environ or scope.
+        address: the key of the client's address.
+    """
+
+    request: str = "request"
+    headers: str = "headers"
+    environ: str | None = None
+    address: str | None = None
+
+
+def clean_request(payload: dict[str, Any], record: RequestRecord, places: Places) -> None:
+    """Put a cleaned copy in the place of the request that a library collected."""
+    if not isinstance(payload.get(places.request), dict):
+        return
+    payload[places.request] = request = dict(payload[places.request])
+    if isinstance(request.get(places.headers), dict):
+        request[places.headers] = cleaned_headers(request[places.headers], record)
+    if places.environ and isinstance(request.get(places.environ), dict):
+        request[places.environ] = cleaned_environ(request[places.environ], record)
+    if places.address in request:
+        request[places.address] = address_of(record)
 
 
 def cleaned_headers(headers: Mapping[Any, Any], record: RequestRecord) -> dict[Any, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, ref
 
 from usercontext.clients.base import BaseClient
-from usercontext.clients.log_fields import checked_fields
+from usercontext.clients.fields import checked_fields
 from usercontext.clients.per_request import RequestTransaction
 from usercontext.core.context import pull_user
 from usercontext.core.record import current
@@ -65,7 +65,7 @@ class DdtraceClient(BaseClient):
     """
 
     def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
-        self._fields = checked_fields(FIELDS if fields is None else fields)
+        self._fields = checked_fields(fields, FIELDS)
         with importing("ddtrace", "ddtrace", purpose="DdtraceClient"):
             from ddtrace._trace.processor import SpanProcessor
             from ddtrace.trace import tracer

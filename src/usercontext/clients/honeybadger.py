@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from usercontext.clients.base import BaseClient
-from usercontext.clients.collected import address_of, cleaned_environ, cleaned_headers, record_of
-from usercontext.clients.log_fields import FIELDS, checked_fields
-from usercontext.clients.rehook import put_back_after
-from usercontext.core.context import pull_user
+from usercontext.clients.collected import (
+    Places,
+    address_of,
+    clean_request,
+    cleaned_headers,
+    record_of,
+)
+from usercontext.clients.fields import checked_fields, renamed
+from usercontext.clients.hooks import Chained, put_back_after
+from usercontext.clients.log_fields import FIELDS
+from usercontext.clients.payload import PayloadClient
 from usercontext.diagnostics import harmless
 from usercontext.optional import importing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from usercontext.types import GetUser
+    from usercontext.core.record import RequestRecord
 
 __all__ = ["HoneybadgerClient"]
 
 
-class HoneybadgerClient(BaseClient):
+class HoneybadgerClient(PayloadClient):
     """Puts `user_id`, `user_email` and the like into the context of every notice.
 
     Inside a request ours is the whole truth about these keys, and about the `username` that
@@ -39,69 +45,64 @@ class HoneybadgerClient(BaseClient):
         MissingDependencyError: honeybadger is not installed.
     """
 
+    lost = ("honeybadger notice", "a notice of honeybadger went out without its user")
+    places = Places(environ="cgi_data")
+
     def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
-        self._fields = checked_fields(FIELDS if fields is None else fields)
+        super().__init__()
+        self._fields = checked_fields(fields, FIELDS)
         with importing("honeybadger", "honeybadger", purpose="HoneybadgerClient"):
             from honeybadger import honeybadger
         self._honeybadger: Any = honeybadger
-        self._get_user: GetUser = pull_user
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Put the hook before the one that is configured."""
-        self._get_user = get_user
-        self._hook()
+        self._configure()
         # Django's settings configure it later, and with them another hook.
-        put_back_after(self._honeybadger, "configure", self._hook)
+        put_back_after(self._honeybadger, "configure", self._configure)
 
-    def _hook(self) -> None:
+    def _configure(self) -> None:
         configured = self._honeybadger.config.before_notify
         if not isinstance(configured, _BeforeNotify):
-            hook = _BeforeNotify(self._name_user, configured)
+            hook = _BeforeNotify(self, configured if callable(configured) else None)
             self._honeybadger.configure(before_notify=hook)
 
-    def _name_user(self, notice: Any) -> None:
-        error = notice.exception if isinstance(notice.exception, BaseException) else None
-        record = record_of(error)
-        if record is None:
-            return
-        user = self._get_user(error) or {}
-        notice.context.pop("username", None)
-        for field, name in self._fields.items():
+    def error_of(self, notice: Any) -> object:
+        """Return what was reported, if it is an exception."""
+        error = getattr(notice, "exception", None)
+        return error if isinstance(error, BaseException) else None
+
+    def write(self, notice: Any, user: dict[str, Any] | None) -> None:
+        """Replace our keys in the context."""
+        for name in ("username", *self._fields.values()):
             notice.context.pop(name, None)
-            if field in user:
-                notice.context[name] = user[field]
+        notice.context.update(renamed(user, self._fields))
+
+    def clean(self, notice: Any, record: RequestRecord) -> None:
+        """Leave it to the end of the hook: once the payload is made no fingerprint changes."""
+
+    def clean_payload(self, notice: Any) -> None:
+        """Replace the addresses that honeybadger's middlewares collect, in context or CGI data."""
+        record = record_of(self.error_of(notice))
+        if record is None or not hasattr(notice, "payload"):
+            return
+        context = notice.context  # the payload refers to this very dict
+        if isinstance(context.get("headers"), dict):
+            context["headers"] = cleaned_headers(context["headers"], record)
+        if isinstance(context.get("client"), tuple | list):
+            context["client"] = address_of(record)
+        clean_request(notice.payload, record, self.places)
 
 
-class _BeforeNotify:
+class _BeforeNotify(Chained):
     """Our hook, around the one that was configured before."""
 
-    def __init__(self, name_user: Callable[[Any], None], configured: Any) -> None:
-        self._name_user = name_user
-        self._configured = configured
+    def __init__(self, client: HoneybadgerClient, configured: Any) -> None:
+        super().__init__(client.fill, configured)
+        self._clean = client.clean_payload
 
-    def __call__(self, notice: Any) -> Any:
-        with harmless("honeybadger notice", "a notice of honeybadger went out without its user"):
-            self._name_user(notice)
-        if callable(self._configured):
-            notice = self._configured(notice)
+    def __call__(self, notice: Any, *more: Any) -> Any:
+        notice = super().__call__(notice, *more)
         with harmless("honeybadger request", "a notice of honeybadger may tell an address"):
-            _clean_request(notice)
+            self._clean(notice)
         return notice
-
-
-def _clean_request(notice: Any) -> None:
-    """Replace the addresses that honeybadger's own middlewares collect, in context or CGI data.
-
-    Last, as it makes the payload, after which the app's hook could change no fingerprint.
-    """
-    record = record_of(getattr(notice, "exception", None))
-    if record is None or not hasattr(notice, "payload"):
-        return
-    context = notice.context  # the payload refers to this very dict
-    if isinstance(context.get("headers"), dict):
-        context["headers"] = cleaned_headers(context["headers"], record)
-    if isinstance(context.get("client"), tuple | list):
-        context["client"] = address_of(record)
-    request = notice.payload["request"]
-    if request.get("cgi_data"):
-        request["cgi_data"] = cleaned_environ(request["cgi_data"], record)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from usercontext.checks import renames
-from usercontext.clients.base import BaseClient
-from usercontext.core.context import pull_user
+from usercontext.clients.fields import checked_fields, renamed
+from usercontext.clients.hooks import HookingClient
 from usercontext.diagnostics import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from usercontext.types import GetUser
-
-__all__ = ["FIELDS", "LogClient", "checked_fields"]
+__all__ = ["FIELDS", "LogClient"]
 
 #: The user's fields, and what a log line calls them.
 FIELDS: Final[Mapping[str, str]] = {
@@ -25,7 +22,7 @@ FIELDS: Final[Mapping[str, str]] = {
 }
 
 
-class LogClient(BaseClient):
+class LogClient(HookingClient):
     """Adds the user to log lines; by default only one who is known already.
 
     A line that names one of the fields itself is left as it is: whose id it says, his are the
@@ -42,14 +39,9 @@ class LogClient(BaseClient):
     """
 
     def __init__(self, *, fields: Mapping[str, str] | None = None, resolve: bool = False) -> None:
-        self._fields = checked_fields(FIELDS if fields is None else fields)
+        super().__init__()
+        self._fields = checked_fields(fields, FIELDS)
         self._resolve = resolve
-        # A filter or processor works before, and without, being one of `init(clients=[...])`.
-        self._get_user: GetUser = pull_user
-
-    def setup(self, get_user: GetUser, /) -> None:
-        """Keep the function that pulls the user of the current request."""
-        self._get_user = get_user
 
     def add_user(
         self, line: Any, find_error: Callable[[Any], object], *, absent: bool = False
@@ -68,13 +60,6 @@ class LogClient(BaseClient):
             user = self._get_user(
                 error if isinstance(error, BaseException) else None, resolve=self._resolve
             )
-            for field, name in self._fields.items():
-                if user is not None and field in user:
-                    line[name] = user[field]
-                elif absent:
-                    line[name] = None
-
-
-def checked_fields(fields: object) -> dict[str, str]:
-    """Return a copy of a map of fields to names, or raise the ConfigurationError that mends it."""
-    return renames("fields", fields, "names", '{"id": "user_id"}')
+            if absent:
+                line.update(dict.fromkeys(self._fields.values()))
+            line.update(renamed(user, self._fields))

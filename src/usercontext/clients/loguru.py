@@ -10,8 +10,6 @@ from usercontext.optional import importing
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from usercontext.types import GetUser
-
 __all__ = ["LoguruClient"]
 
 
@@ -36,9 +34,8 @@ class LoguruClient(LogClient):
             from loguru import logger
         self._logger: Any = logger
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Put the patcher behind the one that is configured."""
-        super().setup(get_user)
         # No public call tells the patcher that is configured.
         self._logger.configure(patcher=self._after(self._logger._core.patcher))
 

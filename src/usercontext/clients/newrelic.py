@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.clients.base import BaseClient
-from usercontext.clients.log_fields import checked_fields
+from usercontext.clients.fields import checked_fields
 from usercontext.clients.per_request import RequestTransaction
 from usercontext.optional import importing
 
@@ -57,7 +57,7 @@ class NewrelicClient(BaseClient):
     """
 
     def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
-        self._fields = checked_fields(FIELDS if fields is None else fields)
+        self._fields = checked_fields(fields, FIELDS)
         with importing("newrelic", "newrelic", purpose="NewrelicClient"):
             from newrelic.agent import current_transaction
         self._transaction: RequestTransaction[Any] = RequestTransaction(

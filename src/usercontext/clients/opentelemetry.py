@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from usercontext.clients.base import BaseClient
-from usercontext.clients.log_fields import checked_fields
+from usercontext.clients.fields import checked_fields
 from usercontext.clients.per_request import PerRequest
 from usercontext.core.context import pull_user
 from usercontext.core.record import UNKNOWN, current
@@ -74,7 +74,7 @@ class OpenTelemetryClient(BaseClient):
         tracer_provider: Any = None,
         logger_provider: Any = None,
     ) -> None:
-        self._fields = checked_fields(FIELDS if fields is None else fields)
+        self._fields = checked_fields(fields, FIELDS)
         self._resolve = resolve
         with importing("opentelemetry-sdk", "opentelemetry", purpose="OpenTelemetryClient"):
             from opentelemetry import _logs, trace

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from usercontext.clients.base import BaseClient
-from usercontext.clients.collected import record_of
-from usercontext.clients.log_fields import checked_fields
+from usercontext.clients.fields import checked_fields, identifier, renamed
+from usercontext.clients.hooks import Chained
+from usercontext.clients.payload import PayloadClient
 from usercontext.core.record import current
-from usercontext.diagnostics import harmless
 from usercontext.optional import importing
 from usercontext.source import headers
 
@@ -34,7 +32,7 @@ _SYSTEM: Final = "$python_runtime"
 _CLAIMED: Final = "x-posthog-distinct-id"
 
 
-class PosthogClient(BaseClient):
+class PosthogClient(PayloadClient):
     """Makes ours the person of every event that names none, and our address its `$ip`.
 
     The distinct id is the user's id, else the username, else the email. One that the app gave to
@@ -57,8 +55,11 @@ class PosthogClient(BaseClient):
         MissingDependencyError: posthog is not installed.
     """
 
+    lost = ("posthog event", "an event of posthog went out without its user")
+
     def __init__(self, client: Any = None, *, fields: Mapping[str, str] | None = None) -> None:
-        self._fields = checked_fields(FIELDS if fields is None else fields)
+        super().__init__()
+        self._fields = checked_fields(fields, FIELDS)
         with importing("posthog", "posthog", purpose="PosthogClient"):
             import posthog
             from posthog.contexts import get_context_distinct_id
@@ -66,18 +67,11 @@ class PosthogClient(BaseClient):
         self._id_of_context: Callable[[], str | None] = get_context_distinct_id
         self._client = client
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Put the hook before the one that is set."""
         # What the module is told, it tells its client at each call.
         target = self._posthog if self._client is None else self._client
-        following = target.before_send
-
-        def before_send(event: dict[str, Any]) -> Any:
-            with harmless("posthog event", "an event of posthog went out without its user"):
-                self._name_user(event, get_user)
-            return event if following is None else following(event)
-
-        target.before_send = before_send
+        target.before_send = Chained(self.fill, target.before_send)
 
     def request_scope(self, get_user: GetUser, /) -> AbstractContextManager[object]:
         """Give the request a context of its own: tasks share what their parent has made."""
@@ -87,25 +81,21 @@ class PosthogClient(BaseClient):
         )
         return scope
 
-    def _name_user(self, event: dict[str, Any], get_user: GetUser) -> None:
-        error = sys.exc_info()[1]
-        record = record_of(error)
-        if record is None:
-            return
-        user = get_user(error) or {}
+    def write(self, event: dict[str, Any], user: dict[str, Any] | None) -> None:
+        """Replace the address of an event, and name whose it is where the app has not."""
         event["properties"] = properties = dict(event.get("properties") or {})
         # PostHog's middlewares take it from the first X-Forwarded-For, which anyone can write.
         properties.pop("$ip", None)
-        if "ip_address" in user:
-            properties["$ip"] = user["ip_address"]
-        distinct_id = user.get("id") or user.get("username") or user.get("email")
+        properties.update(renamed(user, {"ip_address": "$ip"}))
+        distinct_id = identifier(user)
         if distinct_id is None:
             return
         if _is_made_up(properties) or self._is_claimed(event):
             event["distinct_id"] = distinct_id
             properties.pop(_PERSONLESS, None)
-        if event.get("distinct_id") == distinct_id:
-            self._add_fields(properties, user)
+        named = event.get("distinct_id") == distinct_id
+        if named and not any(name in properties for name in self._fields.values()):
+            properties.update(renamed(user, self._fields))
 
     def _is_claimed(self, event: dict[str, Any]) -> bool:
         """Return whether the id is on PostHog's context because the browser sent it."""
@@ -115,13 +105,6 @@ class PosthogClient(BaseClient):
         record = current()
         # Outside of our middleware PostHog's own are all that can have put it there.
         return record is None or given == _claimed_id(record.root.source or {})
-
-    def _add_fields(self, properties: dict[str, Any], user: dict[str, Any]) -> None:
-        if any(name in properties for name in self._fields.values()):
-            return
-        for field, name in self._fields.items():
-            if field in user:
-                properties[name] = user[field]
 
 
 def _is_made_up(properties: dict[str, Any]) -> bool:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from usercontext.clients.base import BaseClient
-from usercontext.clients.collected import cleaned_headers, record_of
-from usercontext.diagnostics import harmless
-
-if TYPE_CHECKING:
-    from usercontext.types import GetUser
+from usercontext.clients.collected import Places
+from usercontext.clients.payload import PayloadClient
 
 __all__ = ["PybrakeClient"]
 
 
-class PybrakeClient(BaseClient):
+class PybrakeClient(PayloadClient):
     """Makes ours the `context.user` of every notice of a notifier, and our address its `userAddr`.
 
     Inside a request ours is the whole truth: what pybrake's own middlewares take from the
@@ -28,32 +23,19 @@ class PybrakeClient(BaseClient):
         notifier: the `pybrake.Notifier` that the app reports with.
     """
 
+    lost = ("pybrake notice", "a notice of pybrake went out without its user")
+    places = Places("context")
+
     def __init__(self, notifier: Any) -> None:
+        super().__init__()
         self._notifier = notifier
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Add the filter; pybrake runs the one that was added last first."""
+        self._notifier.add_filter(self.fill)
 
-        def name_user(notice: dict[str, Any]) -> dict[str, Any]:
-            with harmless("pybrake notice", "a notice of pybrake went out without its user"):
-                _name_user(notice, get_user)
-            return notice
-
-        self._notifier.add_filter(name_user)
-
-
-def _name_user(notice: dict[str, Any], get_user: GetUser) -> None:
-    error = sys.exc_info()[1]
-    record = record_of(error)
-    if record is None:
-        return
-    user = get_user(error) or {}
-    context = {**notice.get("context", {})}
-    notice["context"] = context
-    address = user.pop("ip_address", None)
-    for name, value in (("user", user), ("userAddr", address)):
-        context.pop(name, None)
-        if value:
-            context[name] = value
-    if isinstance(context.get("headers"), dict):
-        context["headers"] = cleaned_headers(context["headers"], record)
+    def write(self, notice: dict[str, Any], user: dict[str, Any] | None) -> None:
+        """Replace user and address in the notice's context."""
+        named = {"user": user or {}, "userAddr": (user or {}).pop("ip_address", None)}
+        others = {name: one for name, one in notice.get("context", {}).items() if name not in named}
+        notice["context"] = others | {name: one for name, one in named.items() if one}

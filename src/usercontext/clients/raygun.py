@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from usercontext.clients.base import BaseClient
-from usercontext.clients.collected import address_of, cleaned_headers, record_of
-from usercontext.diagnostics import harmless
-
-if TYPE_CHECKING:
-    from usercontext.types import GetUser
+from usercontext.clients.collected import Places
+from usercontext.clients.fields import identifier, renamed
+from usercontext.clients.hooks import Chained
+from usercontext.clients.payload import PayloadClient
 
 __all__ = ["RaygunClient"]
 
+# The user's fields beside the identifier, as Raygun calls them.
+_FIELDS = {"username": "firstName", "name": "fullName", "email": "email"}
 
-class RaygunClient(BaseClient):
+
+class RaygunClient(PayloadClient):
     """Makes ours the user of every report of a sender.
 
     Inside a request ours is the whole truth: what `set_user()` of the sender was given, which
@@ -29,45 +29,19 @@ class RaygunClient(BaseClient):
         sender: the `raygun4py.raygunprovider.RaygunSender` that the app reports with.
     """
 
+    lost = ("raygun report", "a report of raygun went out without its user")
+    places = Places(address="iPAddress")
+
     def __init__(self, sender: Any) -> None:
+        super().__init__()
         self._sender = sender
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Set the callback before the one that is set."""
-        following = self._sender.before_send_callback
+        self._sender.on_before_send(Chained(self.fill, self._sender.before_send_callback))
 
-        def before_send(details: dict[str, Any]) -> Any:
-            with harmless("raygun report", "a report of raygun went out without its user"):
-                _name_user(details, get_user)
-            return details if following is None else following(details)
-
-        self._sender.on_before_send(before_send)
-
-
-def _name_user(details: dict[str, Any], get_user: GetUser) -> None:
-    error = sys.exc_info()[1]
-    record = record_of(error)
-    if record is None:
-        return
-    user = get_user(error)
-    details["user"] = {"isAnonymous": True} if user is None else _raygun_user(user)
-    request = details.get("request")
-    if not isinstance(request, dict):
-        return
-    details["request"] = request = dict(request)
-    if "iPAddress" in request:
-        request["iPAddress"] = address_of(record)
-    if isinstance(request.get("headers"), dict):
-        request["headers"] = cleaned_headers(request["headers"], record)
-
-
-def _raygun_user(user: dict[str, Any]) -> dict[str, Any]:
-    identifier = user.get("id") or user.get("username") or user.get("email")
-    fields = {
-        "identifier": identifier,
-        "firstName": user.get("username"),
-        "fullName": user.get("name"),
-        "email": user.get("email"),
-    }
-    given = {name: value for name, value in fields.items() if value is not None}
-    return {"isAnonymous": identifier is None, **given}
+    def write(self, details: dict[str, Any], user: dict[str, Any] | None) -> None:
+        """Replace the user of a report."""
+        known_by = identifier(user)
+        named = {} if known_by is None else {"identifier": known_by}
+        details["user"] = {"isAnonymous": known_by is None, **named, **renamed(user, _FIELDS)}

@@ -6,16 +6,13 @@ import sys
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from usercontext.clients.base import BaseClient
-from usercontext.clients.collected import address_of, cleaned_headers, cleaned_variables, record_of
-from usercontext.clients.rehook import put_back_after
-from usercontext.core.context import pull_user
-from usercontext.diagnostics import harmless
+from usercontext.clients.collected import address_of, cleaned_variables
+from usercontext.clients.hooks import put_back_after
+from usercontext.clients.payload import PayloadClient
 from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from usercontext.core.record import RequestRecord
-    from usercontext.types import GetUser
 
 __all__ = ["RollbarClient"]
 
@@ -23,7 +20,7 @@ __all__ = ["RollbarClient"]
 _error: ContextVar[BaseException | None] = ContextVar("usercontext.rollbar", default=None)
 
 
-class RollbarClient(BaseClient):
+class RollbarClient(PayloadClient):
     """Makes ours the `person` of every item, and our address its `user_ip`.
 
     Inside a request ours is the whole truth: a `rollbar_person` of the request is replaced, and
@@ -38,17 +35,18 @@ class RollbarClient(BaseClient):
         MissingDependencyError: rollbar is not installed.
     """
 
+    lost = ("rollbar item", "an item of rollbar went out without its user")
+
     def __init__(self) -> None:
+        super().__init__()
         with importing("rollbar", "rollbar", purpose="RollbarClient"):
             import rollbar
             from rollbar.lib import events
         self._rollbar: Any = rollbar
         self._events: Any = events
-        self._get_user: GetUser = pull_user
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Add the handlers, behind all others."""
-        self._get_user = get_user
         self._add_handlers()
         # `rollbar.init()` forgets all handlers; its integrations call it when the app is loaded.
         put_back_after(self._events, "reset", self._add_handlers)
@@ -58,42 +56,44 @@ class RollbarClient(BaseClient):
         # last one.
         self._events.add_exception_info_handler(_keep_error, pos=sys.maxsize)
         self._events.add_message_handler(_forget_error, pos=sys.maxsize)
-        self._events.add_payload_handler(self._name_person, pos=sys.maxsize)
+        self._events.add_payload_handler(self.fill, pos=sys.maxsize)
 
-    def _name_person(self, payload: dict[str, Any], **_: object) -> dict[str, Any]:
-        with harmless("rollbar item", "an item of rollbar went out without its user"):
-            error = _error.get()
-            _error.set(None)
-            record = record_of(error)
-            if record is None:
-                return payload
-            data = payload.get("data", payload)
-            data.pop("person", None)
-            person = self._person(error)
-            if person:
-                data["person"] = person
-            if isinstance(data.get("request"), dict):
-                self._clean_request(data["request"], record)
-            _clean_frames(data.get("body") or {}, record)
-        return payload
+    def error_of(self, payload: dict[str, Any]) -> object:
+        """Return the exception that the payload was built of, once."""
+        del payload
+        error = _error.get()
+        _error.set(None)
+        return error
 
-    def _person(self, error: BaseException | None) -> dict[str, Any]:
-        person = self._get_user(error) or {}
-        person.pop("ip_address", None)
-        for field in ("username", "email"):
-            if not self._rollbar.SETTINGS.get(f"capture_{field}"):
-                person.pop(field, None)
-        return person
+    def write(self, payload: dict[str, Any], user: dict[str, Any] | None) -> None:
+        """Replace the person, by rollbar's own settings of what may be captured."""
+        data, person = _data(payload), user or {}
+        hidden = {n for n in ("username", "email") if not self._setting(f"capture_{n}")}
+        for name in hidden | {"ip_address"}:
+            person.pop(name, None)
+        data.pop("person", None)
+        if person:
+            data["person"] = person
 
-    def _clean_request(self, request: dict[str, Any], record: RequestRecord) -> None:
+    def _setting(self, name: str) -> Any:
+        return self._rollbar.SETTINGS.get(name)
+
+    def clean(self, payload: dict[str, Any], record: RequestRecord) -> None:
         """Replace what rollbar took from the first X-Forwarded-For, which anyone can write."""
-        request.pop("user_ip", None)
-        address = address_of(record)
-        if address is not None:
-            request["user_ip"] = address
-            self._rollbar._filter_ip(request, self._rollbar.SETTINGS.get("capture_ip"))
-        if isinstance(request.get("headers"), dict):
-            request["headers"] = cleaned_headers(request["headers"], record)
+        data = _data(payload)
+        super().clean(data, record)
+        request, address = data.get("request"), address_of(record)
+        if isinstance(request, dict):
+            request.pop("user_ip", None)
+            if address is not None:
+                request["user_ip"] = address
+                self._rollbar._filter_ip(request, self._setting("capture_ip"))
+        _clean_frames(data.get("body") or {}, record)
+
+
+def _data(payload: dict[str, Any]) -> dict[str, Any]:
+    data: dict[str, Any] = payload.get("data", payload)
+    return data
 
 
 def _clean_frames(body: dict[str, Any], record: RequestRecord) -> None:

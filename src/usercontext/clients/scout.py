@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import is_unasked, record_of
-from usercontext.clients.log_fields import checked_fields
+from usercontext.clients.fields import checked_fields
 from usercontext.clients.per_request import PerRequest
 from usercontext.core.context import pull_user
 from usercontext.core.record import current, enter, leave
@@ -59,7 +59,7 @@ class ScoutClient(BaseClient):
     """
 
     def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
-        self._fields = checked_fields(FIELDS if fields is None else fields)
+        self._fields = checked_fields(fields, FIELDS)
         with importing("scout-apm", "scout", purpose="ScoutClient"):
             from scout_apm.core.context import scout_context_var
             from scout_apm.core.error import ErrorMonitor

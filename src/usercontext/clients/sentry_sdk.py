@@ -6,17 +6,16 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import (
-    cleaned_environ,
-    cleaned_headers,
+    Places,
+    clean_request,
     cleaned_variables,
     is_unasked,
     record_of,
 )
+from usercontext.clients.hooks import HookingClient
 from usercontext.clients.per_request import PerRequest
 from usercontext.clients.sentry_telemetry import clean_attributes, name_telemetry, theirs
-from usercontext.core.context import pull_user
 from usercontext.core.record import JobRecord, current, leave
 from usercontext.diagnostics import harmless, warn_once
 from usercontext.optional import importing
@@ -37,8 +36,10 @@ _outside: ContextVar[tuple[Any, Any] | None] = ContextVar("usercontext.sentry_sd
 # The queues whose integration gives each job an isolation scope, by the name that it gives it.
 _ISOLATED = frozenset({"arq", "celery", "huey"})
 
+_PLACES = Places(environ="env")
 
-class SentrySdkClient(BaseClient):
+
+class SentrySdkClient(HookingClient):
     """Makes ours the user of every event, transaction, log, metric, streamed span and session.
 
     Inside a request ours is the whole truth: what Sentry's integrations or `set_user` of
@@ -58,6 +59,7 @@ class SentrySdkClient(BaseClient):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         with importing("sentry-sdk", "sentry-sdk", purpose="SentrySdkClient"):
             import sentry_sdk
             from sentry_sdk import scope
@@ -70,13 +72,10 @@ class SentrySdkClient(BaseClient):
             getattr(wsgi, "_wsgi_middleware_applied", None),
         )
         self._scopes: PerRequest[tuple[Any, Any]] = PerRequest()
-        self._get_user: GetUser = pull_user
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Name the user of events from everywhere, `isolation_scope`s and bound threads too."""
-        self._get_user = get_user
-        naming = _Naming(get_user, None, self._sdk)
-        self._scope.add_global_event_processor(naming)
+        self._scope.add_global_event_processor(_Naming(self._get_user, None, self._sdk))
         self._name_telemetry()
 
     def check_settings(self, *, includes_ip: bool) -> None:
@@ -243,7 +242,8 @@ class _Naming:
             found = event.pop("user", None) or {}
             told = theirs(found) if is_unasked(record) else {}
             user = self._get_user(error) or {}
-            _replace_addresses(event, record)
+            # Copies: the SDK's dicts are the request's.
+            clean_request(event, record, _PLACES)
             _clean_frames(event, record)
             if self._is_last(hint):
                 scrubber = record.settings.scrubber
@@ -272,18 +272,6 @@ class _Naming:
         )
         lists = [self._sdk.scope.global_event_processors, *(s._event_processors for s in scopes)]
         return bool(runs >= sum(isinstance(one, _Naming) for each in lists for one in each))
-
-
-def _replace_addresses(event: Event, record: RequestRecord) -> None:
-    """Replace the address that the SDK found by ours, on copies: its dicts are the request's."""
-    request = event.get("request")
-    if not isinstance(request, dict):
-        return
-    event["request"] = request = dict(request)
-    if isinstance(request.get("env"), dict):
-        request["env"] = cleaned_environ(request["env"], record)
-    if isinstance(request.get("headers"), dict):
-        request["headers"] = cleaned_headers(request["headers"], record)
 
 
 def _clean_frames(event: Event, record: RequestRecord) -> None:

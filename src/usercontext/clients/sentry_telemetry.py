@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.clients.collected import is_unasked, is_withheld
+from usercontext.clients.hooks import Chained
 from usercontext.core.record import current
 from usercontext.diagnostics import harmless
 
@@ -35,7 +36,7 @@ def name_telemetry(client: Any, get_user: GetUser, may_send_user: Callable[[Any]
             options[name] = TelemetryNaming(configured, get_user, lambda: may_send_user(client))
 
 
-class TelemetryNaming:
+class TelemetryNaming(Chained):
     """The hook through which each log, metric or streamed span of a request passes.
 
     The SDK takes their user from its scopes, where integrations write theirs, and a `use_user`
@@ -45,17 +46,16 @@ class TelemetryNaming:
     def __init__(
         self, configured: Any, get_user: GetUser, may_send_user: Callable[[], bool]
     ) -> None:
-        self._configured = configured
+        super().__init__(self._fill, configured)
         self._get_user = get_user
         self._may_send_user = may_send_user
 
-    def __call__(self, item: Any, hint: Any) -> Any:
-        """Name the known user; that of a request's own span is asked for."""
+    def _fill(self, item: Any) -> None:
+        """Name the known user; the user of a request's own span is asked for."""
         with harmless("sentry-sdk telemetry", "telemetry of sentry-sdk went out without its user"):
             record = current()
             if record is not None:
                 self._name(item, record)
-        return item if self._configured is None else self._configured(item, hint)
 
     def _name(self, item: Any, record: RequestRecord) -> None:
         attributes: dict[str, Any] = item["attributes"]

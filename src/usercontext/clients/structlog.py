@@ -11,8 +11,6 @@ from usercontext.optional import importing
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-    from usercontext.types import GetUser
-
 __all__ = ["StructlogClient"]
 
 
@@ -38,9 +36,8 @@ class StructlogClient(LogClient):
             import structlog
         self._structlog = structlog
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Insert the processor, unless the app has placed it itself."""
-        super().setup(get_user)
         processors: list[Any] = self._structlog.get_config()["processors"]
         if any(one is self for one in processors):
             return

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from usercontext import event_loop
 from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import is_unasked
-from usercontext.clients.log_fields import checked_fields
+from usercontext.clients.fields import checked_fields
 from usercontext.clients.per_request import PerRequest
 from usercontext.core.context import pull_user
 from usercontext.core.record import current, enter, leave
@@ -70,7 +70,7 @@ class XRayClient(BaseClient):
     """
 
     def __init__(self, recorder: Any = None, *, fields: Mapping[str, str] | None = None) -> None:
-        self._fields = _checked_names(checked_fields(FIELDS if fields is None else fields))
+        self._fields = _checked_names(checked_fields(fields, FIELDS))
         with importing("aws-xray-sdk", "xray", purpose="XRayClient"):
             from aws_xray_sdk.core import xray_recorder
             from aws_xray_sdk.core.models.facade_segment import FacadeSegment

@@ -1,0 +1,28 @@
+"""A user's fields under the names that a library knows them by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from usercontext.checks import renames
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["checked_fields", "identifier", "renamed"]
+
+
+def checked_fields(fields: object, default: Mapping[str, str]) -> dict[str, str]:
+    """Return a copy of a map of fields to names, or raise the ConfigurationError that mends it."""
+    return renames("fields", default if fields is None else fields, "names", '{"id": "user_id"}')
+
+
+def renamed(user: Mapping[str, Any] | None, fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields that a user has, by their names in a library."""
+    return {name: user[field] for field, name in fields.items() if user and field in user}
+
+
+def identifier(user: Mapping[str, Any] | None) -> str | None:
+    """Return the one text that a user is known by, for libraries that take no more."""
+    fields = user or {}
+    return fields.get("id") or fields.get("username") or fields.get("email")
