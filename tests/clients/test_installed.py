@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +77,11 @@ def _absent(name: str) -> None:
     from importlib.metadata import PackageNotFoundError
 
     raise PackageNotFoundError(name)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_one_place_says_what_is_missing(client: str) -> None:
+    """No client has words of its own for an import that fails."""
+    source = import_module(f"usercontext.clients.{client}").__file__
+    assert source
+    assert "except ImportError" not in Path(source).read_text(encoding="utf-8")

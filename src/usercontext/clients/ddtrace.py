@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, ref
 
-from usercontext.clients.base import BaseClient
-from usercontext.clients.fields import checked_fields
+from usercontext.clients.fields import checked_fields, plain
+from usercontext.clients.hooks import processor
 from usercontext.clients.per_request import RequestTransaction
-from usercontext.core.context import pull_user
+from usercontext.clients.transaction import TransactionClient
 from usercontext.core.record import current
 from usercontext.diagnostics import harmless
 from usercontext.optional import importing
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from usercontext.core.record import RequestRecord
-    from usercontext.types import GetUser
-    from usercontext.user import User
 
 __all__ = ["FIELDS", "DdtraceClient"]
 
@@ -34,8 +32,10 @@ FIELDS: Final[Mapping[str, str]] = {
 # What ddtrace itself takes of the peer, and of headers that anybody can write.
 _COLLECTED: Final = ("http.client_ip", "network.client.ip")
 
+_LOST: Final = ("ddtrace span", "a root span of ddtrace went out without its user")
 
-class DdtraceClient(BaseClient):
+
+class DdtraceClient(TransactionClient):
     """Names the user on the root span of the request, as `ddtrace`'s own `set_user()` does.
 
     A root span that starts inside of our middleware takes the user when it starts, if known,
@@ -69,69 +69,59 @@ class DdtraceClient(BaseClient):
         with importing("ddtrace", "ddtrace", purpose="DdtraceClient"):
             from ddtrace._trace.processor import SpanProcessor
             from ddtrace.trace import tracer
-        self.span_processor: Any = _span_processor(SpanProcessor, self)
-        self._get_user: GetUser = pull_user
+        self.span_processor: Any = processor(
+            SpanProcessor, on_span_start=self.start_root, on_span_finish=self.finish_root
+        )
         self._root: RequestTransaction[Any] = RequestTransaction(
             tracer.current_root_span, lambda span: not span.finished
         )
         self._started_in: WeakKeyDictionary[Any, ref[RequestRecord]] = WeakKeyDictionary()
+        super().__init__(self._root.opened)
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Register the processor, which is told of spans that start and finish."""
-        self._get_user = get_user
         self.span_processor.register()
 
-    def request_scope(self, get_user: GetUser, /) -> None:
-        """Keep the root span, where ddtrace's middleware is outside of ours."""
-        del get_user
-        root = self._root.get()
-        if root is not None:
-            _remove(root, *_COLLECTED)
-
-    def is_recording(self) -> bool:
-        """Return whether the request has an open root span that is not dropped already."""
-        root = self._root.get()
-        if root is None:
-            return False
+    def is_sampled(self, root: Any) -> bool:
+        """Return whether its trace is not dropped already."""
         priority = root.context.sampling_priority
         return priority is None or priority > 0
 
-    def set_user(self, user: User | None, /) -> None:
-        """Replace the user of the root span."""
-        root = self._root.get()
-        if root is not None:
-            self._name(root, None if user is None else user.to_dict())
+    def start(self, root: Any) -> None:
+        """Remove the addresses that ddtrace has found."""
+        _remove(root, *_COLLECTED)
+
+    def name(self, root: Any, user: dict[str, Any] | None) -> None:
+        """Replace the user of a root span."""
+        _remove(root, *_COLLECTED)
+        named = plain(user, self._fields)
+        for name in self._fields.values():
+            if name in named:
+                # As text: numbers would become metrics.
+                root.set_tag(name, str(named[name]))
+            else:
+                _remove(root, name)
 
     def start_root(self, span: Any) -> None:
         """Name the known user of a root span that starts; what the processor calls."""
         record = current()
-        if record is None:
+        if record is None or span._local_root is not span:
             return
-        with harmless("ddtrace span", "a root span of ddtrace went out without its user"):
+        with harmless(*_LOST):
             self._started_in[span] = ref(record)
             self._root.get()
-            self._name(span, self._get_user(resolve=False))
+            self.name(span, self._get_user(resolve=False))
 
     def finish_root(self, span: Any) -> None:
         """Ask for the user of a root span that started in this request, and finishes in it."""
         record = current()
-        started_in = self._started_in.get(span)
-        if record is None or started_in is None or started_in() is not record:
+        if record is None or span._local_root is not span:
             return
-        with harmless("ddtrace span", "a root span of ddtrace went out without its user"):
-            priority = span.context.sampling_priority
-            sent = priority is None or priority > 0
-            self._name(span, self._get_user(resolve=sent))
-
-    def _name(self, span: Any, user: dict[str, Any] | None) -> None:
-        _remove(span, *_COLLECTED)
-        for field, name in self._fields.items():
-            value = None if user is None else user.get(field)
-            if isinstance(value, str | bool | int | float):
-                # As text: numbers would become metrics.
-                span.set_tag(name, str(value))
-            else:
-                _remove(span, name)
+        started_in = self._started_in.get(span)
+        if started_in is None or started_in() is not record:
+            return
+        with harmless(*_LOST):
+            self.name(span, self._get_user(resolve=self.is_sampled(span)))
 
 
 def _remove(span: Any, *names: str) -> None:
@@ -142,18 +132,3 @@ def _remove(span: Any, *names: str) -> None:
             span._meta.pop(name, None)
         else:  # 4.9 to 4.13
             span._remove_attribute(name)
-
-
-def _span_processor(base: Any, client: DdtraceClient) -> Any:
-    class UserSpanProcessor(base):  # type: ignore[misc]
-        """Hands every root span to the client: of a trace, or of this service's part in it."""
-
-        def on_span_start(self, span: Any) -> None:
-            if span._local_root is span:
-                client.start_root(span)
-
-        def on_span_finish(self, span: Any) -> None:
-            if span._local_root is span:
-                client.finish_root(span)
-
-    return UserSpanProcessor()

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
-from usercontext.clients.base import BaseClient
-from usercontext.clients.collected import address_of, cleaned_environ, cleaned_headers, record_of
+from usercontext.clients.collected import Places, address_of, clean_request, record_of
+from usercontext.clients.hooks import call_before
+from usercontext.clients.payload import PayloadClient
 from usercontext.clients.per_request import RequestTransaction
-from usercontext.core.context import pull_user
+from usercontext.clients.transaction import TransactionClient
 from usercontext.core.record import current
-from usercontext.diagnostics import harmless
 from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from usercontext.core.record import RequestRecord
     from usercontext.types import GetUser
-    from usercontext.user import User
 
 __all__ = ["ElasticapmClient"]
 
 # What Elastic's intake knows of a user.
 _FIELDS = ("id", "username", "email")
 
+_PLACES = Places(environ="env")
 
-class ElasticapmClient(BaseClient):
+
+class ElasticapmClient(PayloadClient, TransactionClient):
     """Makes ours the user of every error, and of every transaction that is sampled.
 
     An error asks for the user when it is captured. A transaction takes the user who becomes
@@ -48,6 +48,8 @@ class ElasticapmClient(BaseClient):
         MissingDependencyError: elastic-apm is not installed.
     """
 
+    lost = ("elastic-apm error", "an error of Elastic went out without its user")
+
     def __init__(self, client: Any = None) -> None:
         with importing("elastic-apm", "elasticapm", purpose="ElasticapmClient"):
             import elasticapm
@@ -56,69 +58,62 @@ class ElasticapmClient(BaseClient):
         self._given = client
         self._find_client: Any = elasticapm.get_client
         self._error: str = ERROR
-        self._get_user: GetUser = pull_user
         self._hooked: object = None
         self._transaction: RequestTransaction[Any] = RequestTransaction(
             execution_context.get_transaction, lambda one: one.duration is None
         )
+        super().__init__(self._transaction.opened)
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Name the user of every error where it is captured.
 
         Elastic's processors would be too late: they run in the thread that sends.
         """
-        self._get_user = get_user
-        self._hook()
-
-    def _hook(self) -> None:
         client = self._find_client() if self._given is None else self._given
-        if client is None or client is self._hooked:
+        if client is not None and client is not self._hooked:
+            self._hooked = client
+            call_before(client, "queue", self._name_error, *self.lost)
+
+    def _name_error(self, event_type: str, data: Any, *_: Any, **__: Any) -> None:
+        if event_type != self._error:
             return
-        self._hooked = client
-        queue = client.queue
-
-        def name_and_queue(event_type: str, data: Any, *args: Any, **kwargs: Any) -> None:
-            if event_type == self._error:
-                with harmless("elastic-apm error", "an error of Elastic went out without its user"):
-                    self._name_error(data)
-            queue(event_type, data, *args, **kwargs)
-
-        client.queue = name_and_queue
-
-    def _name_error(self, data: dict[str, Any]) -> None:
-        error = sys.exc_info()[1]
-        record = record_of(error)
-        if record is None:
-            return
-        user = self._get_user(error)
-        _write(data.setdefault("context", {}), user, record)
-        transaction = self._transaction.get()
-        if transaction is not None and record is current() is record.root:
+        self.fill(data)
+        record, transaction = record_of(self.error_of(data)), self._transaction.get()
+        if transaction is not None and record is not None and record is current() is record.root:
             # The request may never get to the start of a response.
-            _write(transaction.context, user, record)
+            self.name(transaction, data["context"].get("user"))
+
+    def write(self, error: dict[str, Any], user: dict[str, Any] | None) -> None:
+        """Replace the user of an error."""
+        _replace_user(error.setdefault("context", {}), user)
+
+    def clean(self, error: dict[str, Any], record: RequestRecord) -> None:
+        """Replace the address that Elastic has collected, or remove it."""
+        _clean_context(error["context"], record)
 
     def request_scope(self, get_user: GetUser, /) -> None:
         """Find the transaction, where Elastic's middleware is outside of ours."""
-        del get_user
-        self._hook()  # a client that was made after `init()`
-        record, transaction = current(), self._transaction.get()
-        if transaction is not None and record is not None:
-            _clean_request(transaction.context, record)
+        self.hook()  # into a client that was made after `init()`
+        super().request_scope(get_user)
 
-    def is_recording(self) -> bool:
-        """Return whether the request is in a sampled transaction."""
-        transaction = self._transaction.get()
-        return transaction is not None and bool(transaction.is_sampled)
+    def start(self, transaction: Any) -> None:
+        """Replace the address that Elastic has collected, or remove it."""
+        record = current()
+        if record is not None:
+            _clean_context(transaction.context, record)
 
-    def set_user(self, user: User | None, /) -> None:
+    def is_sampled(self, transaction: Any) -> bool:
+        """Return whether it will be sent with what is in it."""
+        return bool(transaction.is_sampled)
+
+    def name(self, transaction: Any, user: dict[str, Any] | None) -> None:
         """Replace the user of the transaction."""
-        record, transaction = current(), self._transaction.get()
-        if transaction is not None and record is not None:
-            _write(transaction.context, None if user is None else user.to_dict(), record)
+        _replace_user(transaction.context, user)
+        self.start(transaction)
 
 
-def _write(context: dict[str, Any], user: dict[str, Any] | None, record: RequestRecord) -> None:
-    """Replace the user of an error or transaction, and the address.
+def _replace_user(context: dict[str, Any], user: dict[str, Any] | None) -> None:
+    """Replace the user of an error or transaction.
 
     Not by `set_user_context()`, which merges two people, clears nothing, and does nothing in an
     unsampled transaction: what is written there is sent with errors alone.
@@ -127,20 +122,13 @@ def _write(context: dict[str, Any], user: dict[str, Any] | None, record: Request
     fields = {name: user[name] for name in _FIELDS if user and name in user}
     if fields:
         context["user"] = fields
-    _clean_request(context, record)
 
 
-def _clean_request(context: dict[str, Any], record: RequestRecord) -> None:
-    """Replace the address that Elastic has collected, or remove it."""
-    if not isinstance(context.get("request"), dict):
-        return
-    context["request"] = request = dict(context["request"])
-    socket, address = request.get("socket"), address_of(record)
+def _clean_context(context: dict[str, Any], record: RequestRecord) -> None:
+    clean_request(context, record, _PLACES)
+    request = context.get("request")
+    socket = request.get("socket") if isinstance(request, dict) else None
     if isinstance(socket, dict) and "remote_address" in socket:
-        request["socket"] = {**socket, "remote_address": address}
-        if address is None:
-            del request["socket"]["remote_address"]
-    if isinstance(request.get("headers"), dict):
-        request["headers"] = cleaned_headers(request["headers"], record)
-    if isinstance(request.get("env"), dict):
-        request["env"] = cleaned_environ(request["env"], record)
+        others = {name: one for name, one in socket.items() if name != "remote_address"}
+        address = address_of(record)
+        context["request"]["socket"] = others | ({"remote_address": address} if address else {})

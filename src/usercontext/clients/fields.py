@@ -9,7 +9,7 @@ from usercontext.checks import renames
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["checked_fields", "identifier", "renamed"]
+__all__ = ["checked_fields", "identifier", "plain", "renamed"]
 
 
 def checked_fields(fields: object, default: Mapping[str, str]) -> dict[str, str]:
@@ -20,6 +20,12 @@ def checked_fields(fields: object, default: Mapping[str, str]) -> dict[str, str]
 def renamed(user: Mapping[str, Any] | None, fields: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields that a user has, by their names in a library."""
     return {name: user[field] for field, name in fields.items() if user and field in user}
+
+
+def plain(user: Mapping[str, Any] | None, fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return those of `renamed()` that are texts, flags or numbers: traces take nothing else."""
+    named = renamed(user, fields)
+    return {name: one for name, one in named.items() if isinstance(one, str | bool | int | float)}
 
 
 def identifier(user: Mapping[str, Any] | None) -> str | None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from usercontext.types import GetUser
 
-__all__ = ["Chained", "HookingClient", "put_back_after"]
+__all__ = ["Chained", "HookingClient", "call_before", "processor", "put_back_after"]
 
 
 class HookingClient(BaseClient):
@@ -50,6 +50,26 @@ class Chained:
         return item if self._configured is None else self._configured(item, *more)
 
 
+def call_before(owner: Any, name: str, ours: Callable[..., object], *said: str) -> None:
+    """Have a function of a library preceded by one of ours, which is given the same arguments.
+
+    Args:
+        owner: the module, class or object that the function is called on.
+        name: the function's name there.
+        ours: called before it.
+        said: cause and message for the log, should ours fail.
+    """
+    function = getattr(owner, name)
+
+    def both(*args: Any, **options: Any) -> Any:
+        with harmless(*said):
+            ours(*args, **options)
+        return function(*args, **options)
+
+    bound = isinstance(vars(owner).get(name), classmethod | staticmethod)
+    setattr(owner, name, staticmethod(both) if bound else both)
+
+
 def put_back_after(owner: Any, name: str, rehook: Callable[[], object]) -> None:
     """Have a function of a library followed by one of ours, in place of an earlier one of ours.
 
@@ -78,3 +98,9 @@ class _Followed:
         with harmless("hooks put back", "a reporting client's hooks could not be put back"):
             self._put_back()
         return result
+
+
+def processor(base: type, **calls: Callable[..., object]) -> Any:
+    """Make a processor of a library's class, whose methods are functions of ours."""
+    methods = {name: staticmethod(call) for name, call in calls.items()}
+    return type(f"User{base.__name__}", (base,), methods)()

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from usercontext.clients.base import BaseClient
-from usercontext.clients.fields import checked_fields
+from usercontext.clients.fields import checked_fields, identifier, plain
 from usercontext.clients.per_request import RequestTransaction
+from usercontext.clients.transaction import TransactionClient
 from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from usercontext.types import GetUser
-    from usercontext.user import User
 
 __all__ = ["FIELDS", "NewrelicClient"]
 
@@ -31,7 +28,7 @@ _ID: Final = "enduser.id"
 _MAX_LENGTH: Final = 255
 
 
-class NewrelicClient(BaseClient):
+class NewrelicClient(TransactionClient):
     """Names the user of the transaction: `enduser.id`, and custom attributes for the rest.
 
     A transaction takes the user who becomes known, and at the latest the one who is known when
@@ -60,39 +57,22 @@ class NewrelicClient(BaseClient):
         self._fields = checked_fields(fields, FIELDS)
         with importing("newrelic", "newrelic", purpose="NewrelicClient"):
             from newrelic.agent import current_transaction
-        self._transaction: RequestTransaction[Any] = RequestTransaction(
-            current_transaction, lambda one: not one.end_time
-        )
+        transaction = RequestTransaction[Any](current_transaction, lambda one: not one.end_time)
+        super().__init__(transaction.opened)
 
-    def request_scope(self, get_user: GetUser, /) -> None:
-        """Keep the transaction, where New Relic's wrapper is outside of ours."""
-        del get_user
-        self._transaction.get()
+    def is_sampled(self, transaction: Any) -> bool:
+        """Return whether nothing has said that it is to be ignored."""
+        return not transaction.ignore_transaction
 
-    def is_recording(self) -> bool:
-        """Return whether the request is in a transaction that is not to be ignored."""
-        transaction = self._transaction.get()
-        return transaction is not None and not transaction.ignore_transaction
-
-    def set_user(self, user: User | None, /) -> None:
-        """Replace the user of the transaction."""
-        transaction = self._transaction.get()
-        if transaction is None:
-            return
-        self._clear(transaction)
-        if user is None:
-            return
-        identifier = user.id or user.username or user.email
-        if identifier is not None:
-            # Not by `set_user_id()`, which looks for the transaction of this thread or task.
-            transaction._add_agent_attribute(_ID, identifier[:_MAX_LENGTH])
-        fields = user.to_dict()
-        for field, name in self._fields.items():
-            if isinstance(fields.get(field), str | bool | int | float):
-                transaction.add_custom_attribute(name, fields[field])
-
-    def _clear(self, transaction: Any) -> None:
+    def name(self, transaction: Any, user: dict[str, Any] | None) -> None:
+        """Replace its user."""
         # Before anything is added: a full transaction refuses new values of old names, too.
         transaction._agent_attributes.pop(_ID, None)
         for name in self._fields.values():
             transaction._custom_params.pop(name, None)
+        known_by = identifier(user)
+        if known_by is not None:
+            # Not by `set_user_id()`, which looks for the transaction of this thread or task.
+            transaction._add_agent_attribute(_ID, known_by[:_MAX_LENGTH])
+        for name, value in plain(user, self._fields).items():
+            transaction.add_custom_attribute(name, value)

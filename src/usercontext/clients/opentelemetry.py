@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
-from usercontext.clients.base import BaseClient
-from usercontext.clients.fields import checked_fields
-from usercontext.clients.per_request import PerRequest
-from usercontext.core.context import pull_user
+from usercontext.clients.fields import checked_fields, plain
+from usercontext.clients.hooks import processor
+from usercontext.clients.per_request import PerRequest, RequestSpans
+from usercontext.clients.transaction import TransactionClient
 from usercontext.core.record import UNKNOWN, current
 from usercontext.diagnostics import harmless
 from usercontext.optional import importing
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from usercontext.core.record import RequestRecord
     from usercontext.types import GetUser
-    from usercontext.user import User
 
 __all__ = ["FIELDS", "OpenTelemetryClient"]
 
@@ -35,7 +33,7 @@ FIELDS: Final[Mapping[str, str]] = {
 _ADDRESS: Final = "ip_address"
 
 
-class OpenTelemetryClient(BaseClient):
+class OpenTelemetryClient(TransactionClient):
     """Names the user on server spans, the spans below them, and log records.
 
     A span takes the user when it starts, if known, and when the user becomes known while it is
@@ -80,94 +78,62 @@ class OpenTelemetryClient(BaseClient):
             from opentelemetry import _logs, trace
             from opentelemetry.sdk._logs import LogRecordProcessor
             from opentelemetry.sdk.trace import SpanProcessor
-        self._trace: Any = trace
+        self._kinds: Any = trace.SpanKind
+        self._current_span: Any = trace.get_current_span
         self._providers = [
             _Provider(tracer_provider, trace.get_tracer_provider, "span"),
             _Provider(logger_provider, _logs.get_logger_provider, "log_record"),
         ]
-        self.span_processor: Any = _span_processor(SpanProcessor, self)
-        self.log_processor: Any = _log_processor(LogRecordProcessor, self)
-        self._get_user: GetUser = pull_user
-        self._spans: PerRequest[_Spans] = PerRequest()
+        self.span_processor: Any = processor(SpanProcessor, on_start=self.start_span)
+        self.log_processor: Any = processor(
+            LogRecordProcessor,
+            on_emit=self.emit_log,
+            emit=self.emit_log,  # its name before opentelemetry-sdk 1.35
+            shutdown=lambda: None,
+            force_flush=lambda *_, **__: True,
+        )
+        self._spans = RequestSpans(lambda span: span.is_recording())
+        self._asked: PerRequest[int] = PerRequest()
         self._written: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+        super().__init__(self._spans.opened)
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Add the processors to the providers."""
-        self._get_user = get_user
-        self._add_processors()
-
-    def _add_processors(self) -> None:
         processors = self.span_processor, self.log_processor
-        for provider, processor in zip(self._providers, processors, strict=True):
-            provider.add(processor)
+        for provider, one in zip(self._providers, processors, strict=True):
+            provider.add(one)
 
     def request_scope(self, get_user: GetUser, /) -> None:
         """Keep the server span, where its middleware is outside of ours."""
         del get_user
-        self._add_processors()  # of providers set after `init()`
+        self.hook()  # into providers set after `init()`
         record = current()
         if record is None or record.source is None:
             # The span that a job starts in is not the job's: other jobs may follow in it.
             return
-        span = self._trace.get_current_span()
-        kinds = self._trace.SpanKind
-        if span.is_recording() and getattr(span, "kind", None) not in (
-            kinds.CLIENT,
-            kinds.PRODUCER,
-        ):
+        span, calls = self._current_span(), (self._kinds.CLIENT, self._kinds.PRODUCER)
+        if span.is_recording() and getattr(span, "kind", None) not in calls:
             self._keep(span)
 
     def _keep(self, span: Any) -> None:
         record = current()
-        if record is None or record.root is not record:
-            # What starts in a `use_user` block stays that user's.
-            return
-        spans = self._spans.get()
-        if spans is None:
-            spans = _Spans()
-            self._spans.keep(spans)
-        spans.add(span)
+        # What starts in a `use_user` block stays that user's.
+        if record is not None and record.root is record:
+            self._spans.keep(span)
 
-    def is_recording(self) -> bool:
-        """Return whether a span of this request is open and sampled."""
-        spans = self._spans.get()
-        return spans is not None and bool(spans.open())
-
-    def set_user(self, user: User | None, /) -> None:
-        """Replace the user of every open span of the request."""
-        spans = self._spans.get()
-        if spans is None:
-            return
-        fields = None if user is None else user.to_dict()
-        for span in spans.open():
-            self._name(span, fields)
-
-    def start_span(self, span: Any) -> None:
+    def start_span(self, span: Any, parent_context: object = None) -> None:
         """Name the user of a span that starts; what the span processor calls."""
+        del parent_context
         if not span.is_recording():
             return
         with harmless("OpenTelemetry span", "a span went out without its user"):
             self._keep(span)
-            if span.kind is self._trace.SpanKind.SERVER:
+            if span.kind is self._kinds.SERVER:
                 # It starts before anything has authenticated the request.
-                self._ask_before_end(span)
-                self._name(span, self._get_user(resolve=False))
+                _ask_before_end(span, self._get_user)
+                self.name(span, self._get_user(resolve=False))
             else:
-                self._name(span, self._pull())
-
-    def _ask_before_end(self, span: Any) -> None:
-        """Have the user of a failing request asked for while its server span is still open.
-
-        There is no response, and a span processor is told too late: on_end finds it immutable.
-        """
-        end = span.end
-
-        def ask_and_end(*args: Any, **kwargs: Any) -> None:
-            if span.is_recording():
-                self._get_user()
-            end(*args, **kwargs)
-
-        span.end = ask_and_end
+                self.name(span, self._pull())
 
     def emit_log(self, log: Any) -> None:
         """Name the known user of a log record; what the log processor calls."""
@@ -175,38 +141,33 @@ class OpenTelemetryClient(BaseClient):
             attributes = log.log_record.attributes
             if any(name in attributes for name in self._fields.values()):
                 return
-            for name, value in self._attributes(self._get_user(resolve=False)).items():
+            for name, value in plain(self._get_user(resolve=False), self._fields).items():
                 attributes[name] = value
 
     def _pull(self) -> dict[str, Any] | None:
-        record, spans = current(), self._spans.get()
-        if record is None or spans is None or not self._resolve or not _is_unresolved(record):
+        record = current()
+        if record is None or not self._resolve or not _is_unresolved(record):
             return self._get_user(resolve=False)
-        asks = spans.may_ask()
+        # The 1st, 2nd, 4th, 8th ... span asks: nobody so far may be somebody later, and the
+        # request of nobody must not pay at each span.
+        asked = (self._asked.get() or 0) + 1
+        self._asked.keep(asked)
+        asks = asked & (asked - 1) == 0
         user = self._get_user(resolve=asks)
         if asks and record.user is None:
             record.ask_again()
         return user
 
-    def _attributes(self, user: dict[str, Any] | None) -> dict[str, Any]:
-        if user is None:
-            return {}
-        return {
-            name: user[field]
-            for field, name in self._fields.items()
-            if isinstance(user.get(field), str | bool | int | float)
-        }
-
-    def _name(self, span: Any, user: dict[str, Any] | None) -> None:
+    def name(self, span: Any, user: dict[str, Any] | None) -> None:
         """Write the user's attributes, and remove those that we wrote for another one."""
         present = span.attributes
         written = self._written.get(span, {})
         ours = {name for name, value in written.items() if present.get(name) == value}
-        wanted = self._attributes(user)
+        wanted = plain(user, self._fields)
         if any(name in present and name not in ours for name in self._identity_names()):
             wanted = {}
         address = self._fields.get(_ADDRESS, "")
-        if span.kind is not self._trace.SpanKind.SERVER and address in present.keys() - ours:
+        if span.kind is not self._kinds.SERVER and address in present.keys() - ours:
             wanted.pop(address, None)
         for name in ours - wanted.keys():
             _remove(span, name)
@@ -216,35 +177,6 @@ class OpenTelemetryClient(BaseClient):
 
     def _identity_names(self) -> list[str]:
         return [name for field, name in self._fields.items() if field != _ADDRESS]
-
-
-def _is_unresolved(record: RequestRecord) -> bool:
-    return record.user is UNKNOWN
-
-
-class _Spans:
-    """The open spans of one request, and how often a span has asked who its user is."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._all: WeakSet[Any] = WeakSet()
-        self._asked = 0
-
-    def add(self, span: Any) -> None:
-        with self._lock:
-            self._all.add(span)
-
-    def open(self) -> list[Any]:
-        with self._lock:
-            return [span for span in self._all if span.is_recording()]
-
-    def may_ask(self) -> bool:
-        """Return True for the 1st, 2nd, 4th, 8th ... span that asks.
-
-        Nobody so far may be somebody later, and the request of nobody must not pay at each span.
-        """
-        self._asked += 1
-        return self._asked & (self._asked - 1) == 0
 
 
 class _Provider:
@@ -272,40 +204,28 @@ class _Provider:
             add(processor)
 
 
+def _ask_before_end(span: Any, get_user: GetUser) -> None:
+    """Have the user of a failing request asked for while its server span is still open.
+
+    There is no response, and a span processor is told too late: on_end finds it immutable.
+    """
+    end = span.end
+
+    def ask_and_end(*args: Any, **kwargs: Any) -> None:
+        if span.is_recording():
+            get_user()
+        end(*args, **kwargs)
+
+    span.end = ask_and_end
+
+
+def _is_unresolved(record: RequestRecord) -> bool:
+    return record.user is UNKNOWN
+
+
 def _remove(span: Any, name: str) -> None:
     # No public call removes an attribute; setting None exports an empty value.
     try:
         del span._attributes[name]
     except (AttributeError, KeyError, TypeError):
         span.set_attribute(name, "")
-
-
-def _span_processor(base: Any, client: OpenTelemetryClient) -> Any:
-    class UserSpanProcessor(base):  # type: ignore[misc]
-        """Hands every span that starts to the client."""
-
-        def on_start(self, span: Any, parent_context: object = None) -> None:
-            del parent_context
-            client.start_span(span)
-
-    return UserSpanProcessor()
-
-
-def _log_processor(base: Any, client: OpenTelemetryClient) -> Any:
-    class UserLogRecordProcessor(base):  # type: ignore[misc]
-        """Hands every log record to the client."""
-
-        def on_emit(self, log_record: Any) -> None:
-            client.emit_log(log_record)
-
-        emit = on_emit  # its name before opentelemetry-sdk 1.35
-
-        def shutdown(self) -> None:
-            """Hold nothing that would have to be let go."""
-
-        def force_flush(self, timeout_millis: int = 30000) -> bool:
-            """Return True: nothing is kept here."""
-            del timeout_millis
-            return True
-
-    return UserLogRecordProcessor()

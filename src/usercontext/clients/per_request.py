@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
-from weakref import WeakKeyDictionary, ref
+import threading
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from usercontext.core.record import current
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from usercontext.core.record import RequestRecord
 
-__all__ = ["PerRequest", "RequestTransaction"]
+__all__ = ["PerRequest", "RequestSpans", "RequestTransaction"]
 
 T = TypeVar("T")
 
@@ -81,6 +82,44 @@ class RequestTransaction(Generic[T]):
         self._kept.keep(found)
         return found
 
+    def opened(self) -> tuple[T, ...]:
+        """Return what `get()` finds, if anything."""
+        found = self.get()
+        return () if found is None else (found,)
+
     def _may_take(self, transaction: T, root: RequestRecord) -> bool:
         owner = self._owners.get(transaction)
         return owner is None or owner() in (None, root)
+
+
+class RequestSpans:
+    """Keeps what a library opens during a request, of which several may be open at once.
+
+    It is held for as long as the library holds it, and goes with the request's record.
+
+    Args:
+        is_open: whether what was kept still is.
+    """
+
+    def __init__(self, is_open: Callable[[Any], bool]) -> None:
+        self._is_open = is_open
+        self._kept: PerRequest[WeakSet[Any]] = PerRequest()
+        self._lock = threading.Lock()
+
+    def keep(self, span: Any) -> None:
+        """Keep a span for the current request."""
+        with self._lock:
+            spans = self._kept.get()
+            if spans is None:
+                spans = WeakSet()
+                self._kept.keep(spans)
+            spans.add(span)
+
+    def opened(self) -> list[Any]:
+        """Return what is open of the current request."""
+        spans = self._kept.get()
+        if spans is None:
+            return []
+        with self._lock:
+            kept = list(spans)
+        return list(filter(self._is_open, kept))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import is_unasked, record_of
-from usercontext.clients.fields import checked_fields
+from usercontext.clients.fields import checked_fields, renamed
+from usercontext.clients.hooks import call_before
 from usercontext.clients.per_request import PerRequest
-from usercontext.core.context import pull_user
-from usercontext.core.record import current, enter, leave
-from usercontext.diagnostics import harmless
+from usercontext.clients.transaction import TransactionClient
+from usercontext.core.lifecycle import inside
+from usercontext.core.record import current
 from usercontext.optional import importing
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from usercontext.core.record import RequestRecord
     from usercontext.types import GetUser
-    from usercontext.user import User
 
 __all__ = ["FIELDS", "ScoutClient"]
 
@@ -34,8 +33,11 @@ FIELDS: Final[Mapping[str, str]] = {
 # Scout takes it of the first X-Forwarded-For, which anyone can write, or the peer.
 _ADDRESS: Final = "user_ip"
 
+_LOST: Final = ("Scout transaction", "a transaction of Scout went out without its user")
+_LOST_ERROR: Final = ("Scout error", "an error of Scout went out without its user")
 
-class ScoutClient(BaseClient):
+
+class ScoutClient(TransactionClient):
     """Puts the user into the context of every transaction, and of the errors inside of one.
 
     A transaction takes the user who becomes known while it is open, and asks for the user when it
@@ -59,6 +61,7 @@ class ScoutClient(BaseClient):
     """
 
     def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
+        super().__init__(self._open)
         self._fields = checked_fields(fields, FIELDS)
         with importing("scout-apm", "scout", purpose="ScoutClient"):
             from scout_apm.core.context import scout_context_var
@@ -67,29 +70,12 @@ class ScoutClient(BaseClient):
         self._here: Any = scout_context_var
         self._errors: Any = ErrorMonitor
         self._transactions: Any = TrackedRequest
-        self._get_user: GetUser = pull_user
         self._around: PerRequest[str] = PerRequest()
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Have Scout hand us the transactions that end, and the errors that it sends."""
-        self._get_user = get_user
-        stop, send = self._transactions.stop_span, self._errors.send
-
-        def name_and_stop(transaction: Any) -> None:
-            with harmless("Scout transaction", "a transaction of Scout went out without its user"):
-                # While its last span is open: a resolver's query, in a span of its own, would
-                # else end the transaction once more.
-                if len(transaction.active_spans) == 1:
-                    self._name_ending(transaction)
-            stop(transaction)
-
-        def name_and_send(exc_info: Any, *args: Any, **kwargs: Any) -> None:
-            with harmless("Scout error", "an error of Scout went out without its user"):
-                self._name_error(exc_info[1])
-            send(exc_info, *args, **kwargs)
-
-        self._transactions.stop_span = name_and_stop
-        self._errors.send = staticmethod(name_and_send)
+        call_before(self._transactions, "stop_span", self._name_ending, *_LOST)
+        call_before(self._errors, "send", self._name_error, *_LOST_ERROR)
 
     def request_scope(self, get_user: GetUser, /) -> None:
         """Find the transaction that was begun outside of our middleware."""
@@ -120,53 +106,45 @@ class ScoutClient(BaseClient):
             transaction.tags = _Tags(transaction.tags, owner)
         return owner
 
-    def _transaction(self) -> Any:
-        """Return the open transaction of the current request, or None."""
-        record, transaction = current(), self._open_here()
+    def _open(self) -> tuple[Any, ...]:
+        """Return the open transaction of the current request, if there is one."""
+        return self._open_of(current())
+
+    def _open_of(self, record: RequestRecord | None) -> tuple[Any, ...]:
+        transaction = None if record is None else self._open_here()
         if record is None or transaction is None or self._owner(transaction) is not record.root:
-            return None
-        return transaction
+            return ()
+        return (transaction,)
 
-    def is_recording(self) -> bool:
-        """Return whether the request is in a transaction that will be sent."""
-        transaction = self._transaction()
-        return transaction is not None and _is_sent(transaction)
+    def is_sampled(self, transaction: Any) -> bool:
+        """Return whether it will be sent."""
+        return bool(transaction.is_real_request) and not transaction.is_ignored()
 
-    def set_user(self, user: User | None, /) -> None:
+    def name(self, transaction: Any, user: dict[str, Any] | None) -> None:
         """Replace the user of the open transaction."""
-        record, transaction = current(), self._transaction()
-        if record is not None and transaction is not None:
-            self._name(transaction, record.root, None if user is None else user.to_dict())
+        self._name(transaction, transaction.tags.owner, user)
 
     def _name_ending(self, transaction: Any) -> None:
-        owner = self._owner(transaction)
-        if owner is None:
-            return
-        # It may end in a middleware outside of ours.
-        token = enter(owner)
-        try:
-            if _is_sent(transaction):
+        # While its last span is open: a resolver's query, in a span of its own, would else end
+        # the transaction once more.
+        owner = self._owner(transaction) if len(transaction.active_spans) == 1 else None
+        if owner is not None and self.is_sampled(transaction):
+            with inside(owner):  # it may end in a middleware outside of ours
                 self._name(transaction, owner, self._get_user())
-        finally:
-            leave(token)
 
-    def _name_error(self, error: BaseException) -> None:
-        record, transaction = record_of(error), self._open_here()
-        if record is None or transaction is None or self._owner(transaction) is not record.root:
-            return
-        self._name(transaction, record, self._get_user(error))
+    def _name_error(self, exc_info: Any, *_: Any, **__: Any) -> None:
+        record = record_of(exc_info[1])
+        for transaction in self._open_of(record):
+            self._name(transaction, record or transaction.tags.owner, self._get_user(exc_info[1]))
 
     def _name(self, transaction: Any, record: RequestRecord, user: dict[str, Any] | None) -> None:
-        # No public call removes a key.
-        tags, fields = transaction.tags, user or {}
-        tags.pop(_ADDRESS, None)
-        owned = self._fields.items()
+        owned = self._fields
         if is_unasked(record):
-            owned = {field: name for field, name in owned if field == "ip_address"}.items()
-        for field, name in owned:
-            tags.pop(name, None)
-            if field in fields:
-                transaction.tag(name, fields[field])
+            owned = {field: name for field, name in owned.items() if field == "ip_address"}
+        for name in (_ADDRESS, *owned.values()):
+            transaction.tags.pop(name, None)  # no public call removes a key
+        for name, value in renamed(user, owned).items():
+            transaction.tag(name, value)
 
 
 class _Tags(dict[str, Any]):
@@ -179,7 +157,3 @@ class _Tags(dict[str, Any]):
     def __init__(self, tags: dict[str, Any], owner: RequestRecord) -> None:
         super().__init__(tags)
         self.owner = owner
-
-
-def _is_sent(transaction: Any) -> bool:
-    return bool(transaction.is_real_request) and not transaction.is_ignored()

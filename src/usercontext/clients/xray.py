@@ -5,15 +5,16 @@ from __future__ import annotations
 import string
 import threading
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from usercontext import event_loop
-from usercontext.clients.base import BaseClient
 from usercontext.clients.collected import is_unasked
-from usercontext.clients.fields import checked_fields
-from usercontext.clients.per_request import PerRequest
-from usercontext.core.context import pull_user
-from usercontext.core.record import current, enter, leave
+from usercontext.clients.fields import checked_fields, identifier, plain
+from usercontext.clients.hooks import call_before
+from usercontext.clients.per_request import RequestSpans
+from usercontext.clients.transaction import TransactionClient
+from usercontext.core.lifecycle import inside
+from usercontext.core.record import current
 from usercontext.diagnostics import harmless, warn_once
 from usercontext.exceptions import ConfigurationError
 from usercontext.optional import importing
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from usercontext.core.record import RequestRecord
     from usercontext.types import GetUser
-    from usercontext.user import User
 
 __all__ = ["FIELDS", "XRayClient"]
 
@@ -38,12 +38,14 @@ FIELDS: Final[Mapping[str, str]] = {
 _ADDRESS: Final = "client_ip"
 _FORWARDED: Final = "x_forwarded_for"
 
+_LOST: Final = ("X-Ray end", "a segment of X-Ray went out without its user")
+
 # https://docs.aws.amazon.com/xray/latest/devguide/xray-api-segmentdocuments.html: the SDK drops
 # annotations with other names.
 _LETTERS: Final = frozenset(string.ascii_letters + string.digits + "_")
 
 
-class XRayClient(BaseClient):
+class XRayClient(TransactionClient):
     """Makes ours the user of every segment that is sampled, and our address its client.
 
     A segment takes the user who becomes known while it is open, and asks for the user when it
@@ -76,15 +78,14 @@ class XRayClient(BaseClient):
             from aws_xray_sdk.core.models.facade_segment import FacadeSegment
         self._recorder: Any = xray_recorder if recorder is None else recorder
         self._of_lambda: Any = FacadeSegment
-        self._get_user: GetUser = pull_user
         # A segment keeps its record, as long as X-Ray keeps the segment, and no record a segment.
-        self._segments: PerRequest[WeakSet[Any]] = PerRequest()
+        self._segments = RequestSpans(lambda segment: segment.in_progress)
         self._owners: WeakKeyDictionary[Any, RequestRecord] = WeakKeyDictionary()
+        super().__init__(self._segments.opened)
 
-    def setup(self, get_user: GetUser, /) -> None:
+    def hook(self) -> None:
         """Have the recorder hand us the segments that begin and end."""
-        self._get_user = get_user
-        begin, end = self._recorder.begin_segment, self._recorder.end_segment
+        begin = self._recorder.begin_segment
 
         def begin_segment(*args: Any, **kwargs: Any) -> Any:
             segment = begin(*args, **kwargs)
@@ -92,13 +93,8 @@ class XRayClient(BaseClient):
                 self._keep(segment)
             return segment
 
-        def end_segment(*args: Any, **kwargs: Any) -> None:
-            with harmless("X-Ray end", "a segment of X-Ray went out without its user"):
-                self._name_ending()
-            end(*args, **kwargs)
-
         self._recorder.begin_segment = begin_segment
-        self._recorder.end_segment = end_segment
+        call_before(self._recorder, "end_segment", self._name_ending, *_LOST)
 
     def request_scope(self, get_user: GetUser, /) -> None:
         """Keep the segment that was begun outside of our middleware."""
@@ -135,46 +131,28 @@ class XRayClient(BaseClient):
         if segment in self._owners or isinstance(segment, self._of_lambda):
             return
         self._owners[segment] = record
-        segments = self._segments.get()
-        if segments is None:
-            segments = WeakSet()
-            self._segments.keep(segments)
-        segments.add(segment)
+        self._segments.keep(segment)
 
-    def _name_ending(self) -> None:
+    def _name_ending(self, *_: object, **__: object) -> None:
         segment = self._current()
         record = None if segment is None else self._owners.get(segment)
-        if record is None or not segment.in_progress:
-            return
-        # It may end in a middleware outside of ours, or in another task's turn.
-        token = enter(record)
-        try:
-            self._name(segment, record, self._get_user())
-        finally:
-            leave(token)
+        if record is not None and segment.in_progress:
+            # It may end in a middleware outside of ours, or in another task's turn.
+            with inside(record):
+                self._name(segment, record, self._get_user())
 
-    def is_recording(self) -> bool:
-        """Return whether a segment of this request is open and sampled."""
-        return bool(self._open())
-
-    def _open(self) -> list[Any]:
-        return [segment for segment in self._segments.get() or () if segment.in_progress]
-
-    def set_user(self, user: User | None, /) -> None:
-        """Replace the user of the open segments of the request."""
-        record = current()
-        fields = None if user is None else user.to_dict()
-        for segment in self._open():
-            if record is not None:
-                self._name(segment, record.root, fields)
+    def name(self, segment: Any, user: dict[str, Any] | None) -> None:
+        """Replace the user of an open segment."""
+        self._name(segment, self._owners[segment].root, user)
 
     def _name(self, segment: Any, record: RequestRecord, user: dict[str, Any] | None) -> None:
-        fields = user or {}
         if not is_unasked(record):
-            segment.set_user(fields.get("id") or fields.get("username") or fields.get("email"))
-            for field, name in self._fields.items():
-                _annotate(segment, name, fields.get(field))
-        _replace_address(segment, fields.get("ip_address"))
+            segment.set_user(identifier(user))
+            for name in self._fields.values():
+                segment.annotations.pop(name, None)  # no public call removes an annotation
+            for name, value in plain(user, self._fields).items():
+                segment.put_annotation(name, value)
+        _replace_address(segment, (user or {}).get("ip_address"))
 
 
 def _checked_names(fields: dict[str, str]) -> dict[str, str]:
@@ -185,13 +163,6 @@ def _checked_names(fields: dict[str, str]) -> dict[str, str]:
                 "and _ alone"
             )
     return fields
-
-
-def _annotate(segment: Any, name: str, value: object) -> None:
-    # No public call removes an annotation.
-    segment.annotations.pop(name, None)
-    if isinstance(value, str | bool | int | float):
-        segment.put_annotation(name, value)
 
 
 def _replace_address(segment: Any, address: str | None) -> None:
