@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from usercontext.sentry.delivery.transport import QueuedTransport
 from usercontext.sentry.event.builder import SDK
 from usercontext.sentry.event.draft import Draft, snapshot
 from usercontext.sentry.event.payload import plain
-from usercontext.sentry.event.size import estimate_size
+from usercontext.sentry.event.size import estimate_draft
 from usercontext.user import AUTO_ADDRESS
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class Outgoing:
         finish = partial(_finished, scrub=scrub, event_id=event_id)
         if isinstance(event, Draft) and self._queue is not None:
             event.last = partial(_finished_copy, finish) if scrub is not None else finish
-            return event_id if self._queue.submit_weighed(event, _weight(event)) else None
+            return event_id if self._queue.submit_weighed(event, estimate_draft(event)) else None
         if self._before_send is not None:
             changed = _changed(event, self._before_send)
             if changed is None:
@@ -111,10 +110,6 @@ def _finished(
 
 def _finished_copy(finish: Callable[[Event], Event | None], event: Event) -> Event | None:
     return finish(plain(event))
-
-
-def _weight(draft: Draft) -> int:
-    return draft.weight + estimate_size(draft, sys.maxsize)
 
 
 def _changed(event: Event, before_send: Callable[[Event], object]) -> Event | None:

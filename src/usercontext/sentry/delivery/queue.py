@@ -33,7 +33,9 @@ class Queue:
         drop_oldest: whether the oldest waiting event makes room for a new one.
 
     Attributes:
-        changed: the condition whose lock guards everything here.
+        lock: guards everything here; reentrant, as a signal handler or finalizer may capture on
+            the thread that holds it.
+        changed: the condition of that lock.
         max_bytes: about how much memory the events may take.
         is_closed: whether nothing more is let in.
     """
@@ -51,8 +53,8 @@ class Queue:
 
     def reset(self) -> None:
         """Begin empty, as the child of a fork does."""
-        # Reentrant: a signal handler or finalizer may capture on the thread that holds it.
-        self.changed: threading.Condition = threading.Condition(threading.RLock())
+        self.lock = threading.RLock()
+        self.changed: threading.Condition = threading.Condition(self.lock)
         self._waiting: deque[Entry] = deque()
         self._taken: set[int] = set()
         self._bytes = 0
@@ -68,7 +70,7 @@ class Queue:
 
     def put(self, event: Event | Unfinished, weight: int) -> tuple[bool, int]:
         """Let an event of a weight in; return whether it is, and how many others were dropped."""
-        with self.changed:
+        with self.lock:
             dropped = self._make_room(weight) if self._drop_oldest else 0
             if not self._fits(weight):
                 return False, dropped
@@ -84,7 +86,7 @@ class Queue:
         Args:
             waits: whether to wait for one, as long as the queue is not closed.
         """
-        with self.changed:
+        with self.lock:
             if waits:
                 self.changed.wait_for(lambda: self._waiting or self.is_closed)
             if not self._waiting:
@@ -95,7 +97,7 @@ class Queue:
 
     def done(self, entry: Entry) -> bool:
         """Take note that an event is dealt with; False if it is another process's."""
-        with self.changed:
+        with self.lock:
             if entry.number not in self._taken:
                 return False
             self._taken.discard(entry.number)
@@ -104,24 +106,24 @@ class Queue:
 
     def last(self) -> int:
         """Return the number of the event that came last."""
-        with self.changed:
+        with self.lock:
             return self._last
 
     def is_through(self, last: int) -> bool:
         """Return whether all events up to this number are dealt with."""
-        with self.changed:
+        with self.lock:
             if self._waiting and self._waiting[0].number <= last:
                 return False
             return not any(number <= last for number in self._taken)
 
     def wait_until_through(self, last: int, timeout: float) -> bool:
         """Wait until they are; return whether it was in time."""
-        with self.changed:
+        with self.lock:
             return self.changed.wait_for(lambda: self.is_through(last), max(0.0, timeout))
 
     def close(self) -> list[Entry]:
         """Let nothing in any more; return what is left, each to be told `done`."""
-        with self.changed:
+        with self.lock:
             self.is_closed = True
             left = list(self._waiting)
             self._waiting.clear()
@@ -133,18 +135,18 @@ class Queue:
     @contextmanager
     def hurried(self) -> Iterator[None]:
         """Cut all pauses short in a block, as somebody waits."""
-        with self.changed:
+        with self.lock:
             self._hurried += 1
             self.changed.notify_all()
         try:
             yield
         finally:
-            with self.changed:
+            with self.lock:
                 self._hurried -= 1
 
     def pause(self, seconds: float) -> None:
         """Wait on the thread that delivers, unless somebody waits for it."""
-        with self.changed:
+        with self.lock:
             self.changed.wait_for(lambda: self.is_closed or self._hurried > 0, seconds)
 
     def _fits(self, weight: int) -> bool:

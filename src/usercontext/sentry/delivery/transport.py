@@ -110,7 +110,7 @@ class QueuedTransport:
         """Queue an event, or what the worker makes one of, of about so many bytes."""
         self._check_process()
         # Under the queue's lock, so that nobody finds the queue empty before all is counted.
-        with self.queue.changed:
+        with self.queue.lock:
             self.ledger.capture()
             is_taken, dropped = self.queue.put(event, weight)
             for _ in range(dropped if is_taken else dropped + 1):
@@ -256,7 +256,7 @@ class QueuedTransport:
         return event
 
     def _end(self, taken: list[Entry], reasons: Sequence[str | None]) -> None:
-        with self.queue.changed:
+        with self.queue.lock:
             for entry, reason in zip(taken, reasons, strict=True):
                 # Not done: this thread forked, and is in a child that counts from zero.
                 if self.queue.done(entry) and reason != KEPT:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from usercontext.sentry.event.stacktrace import Place, StackTraces
     from usercontext.types import Event
 
-__all__ = ["CONTEXTS", "FRAME_BYTES", "SDK", "EventBuilder"]
+__all__ = ["CONTEXTS", "EVENT_BYTES", "FRAME_BYTES", "SDK", "EventBuilder"]
 
+#: About what an event takes in memory, and each of its exceptions.
+EVENT_BYTES = 2048
 #: About what a frame takes in memory beside its variables: the source lines are shared by all
 #: events.
 FRAME_BYTES = 1024
@@ -113,6 +115,10 @@ class EventBuilder:
         A stack, not recursion: chains and groups may be deeper than the interpreter's. Ids
         follow the walk from the exception itself, which is 0 and comes last.
         """
+        if not _has_origins(error):
+            mechanism = _mechanism(error, 0, None, "", handled=handled)
+            del mechanism["exception_id"]
+            return [self._value(error, mechanism, draft)]
         values: list[dict[str, Any]] = []
         seen: set[int] = set()
         waiting: list[tuple[BaseException, int | None, str]] = [(error, None, "")]
@@ -122,16 +128,16 @@ class EventBuilder:
                 continue
             seen.add(id(current))
             mechanism = _mechanism(current, len(values), parent, source, handled=handled)
-            value = self._value(current, mechanism)
-            values.append(value)
-            self._add_frames(value, current.__traceback__, draft)
+            values.append(self._value(current, mechanism, draft))
             waiting += reversed(_origins(current, mechanism["exception_id"]))
-        if len(values) == 1:
+        if len(values) == 1:  # It came from itself, or is a group that holds itself alone.
             del values[0]["mechanism"]["exception_id"]
         values.reverse()
         return values
 
-    def _value(self, error: BaseException, mechanism: dict[str, Any]) -> dict[str, Any]:
+    def _value(
+        self, error: BaseException, mechanism: dict[str, Any], draft: Draft | None
+    ) -> dict[str, Any]:
         kind = type(error)
         value: dict[str, Any] = {
             "type": safe_str(kind.__name__ or "Error", _MAX_NAME),
@@ -140,6 +146,9 @@ class EventBuilder:
         }
         if kind.__module__ and kind.__module__ != "builtins":
             value["module"] = safe_str(kind.__module__, _MAX_NAME)
+        if draft is not None:
+            draft.weight += EVENT_BYTES + len(value["value"])
+        self._add_frames(value, error.__traceback__, draft)
         return value
 
     def _add_frames(
@@ -157,31 +166,34 @@ class EventBuilder:
         value["stacktrace"] = {"frames": self._traces.frames_of(places)}
 
 
+# Made many at once: at each reading of random bytes other threads run, for which a request would
+# have to wait. By process: a fork, also one that passes Python's hooks by, as uwsgi's do, must not
+# go on with what its parent read, or both would name their events alike.
+_ids_by_process: dict[int, list[str]] = {}
+_MADE_AT_ONCE = 128
+
+
 def _event_id() -> str:
     """Return a random UUID of version 4 as 32 hexadecimal digits."""
-    digits = _random_digits()
-    return f"{digits[:12]}4{digits[13:16]}{'89ab'[int(digits[16], 16) & 3]}{digits[17:]}"
-
-
-# Read many at once: at each reading other threads run, for which a request would have to wait.
-# By process: a fork, also one that passes Python's hooks by, as uwsgi's do, must not go on with
-# what its parent read, or both would name their events alike.
-_random_by_process: dict[int, list[str]] = {}
-_READ_AT_ONCE = 128
-
-
-def _random_digits() -> str:
     process = os.getpid()
-    unused = _random_by_process.get(process)
+    unused = _ids_by_process.get(process)
     if not unused:
-        digits = os.urandom(16 * _READ_AT_ONCE).hex()
-        unused = [digits[at : at + 32] for at in range(0, len(digits), 32)]
-        _random_by_process.clear()
-        _random_by_process[process] = unused
+        unused = _event_ids(_MADE_AT_ONCE)
+        _ids_by_process.clear()
+        _ids_by_process[process] = unused
     try:
         return unused.pop()
     except IndexError:  # another thread has taken the last one
-        return os.urandom(16).hex()
+        return _event_ids(1)[0]
+
+
+def _event_ids(number: int) -> list[str]:
+    text = os.urandom(16 * number).hex()
+    return [
+        f"{text[at : at + 12]}4{text[at + 13 : at + 16]}"
+        f"{'89ab'[int(text[at + 16], 16) & 3]}{text[at + 17 : at + 32]}"
+        for at in range(0, len(text), 32)
+    ]
 
 
 def _mechanism(
@@ -198,6 +210,12 @@ def _mechanism(
     if isinstance(error, BaseExceptionGroup):
         mechanism["is_exception_group"] = True
     return mechanism
+
+
+def _has_origins(error: BaseException) -> bool:
+    if error.__cause__ is not None or isinstance(error, BaseExceptionGroup):
+        return True
+    return error.__context__ is not None and not error.__suppress_context__
 
 
 def _origins(error: BaseException, number: int) -> list[tuple[BaseException, int, str]]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
-from usercontext.sentry.event.builder import CONTEXTS, FRAME_BYTES
+from usercontext.sentry.event.builder import CONTEXTS, EVENT_BYTES, FRAME_BYTES
 
 if TYPE_CHECKING:
+    from usercontext.sentry.event.draft import Draft
     from usercontext.types import Event
 
-__all__ = ["estimate_size"]
+__all__ = ["estimate_draft", "estimate_size"]
 
-#: About what an event takes beside what is weighed.
-_EVENT_BYTES = 2048
 _VALUE_BYTES = 50
+#: What else others add to a draft.
+_ADDED = ("request", "tags", "extra")
+#: About what a user takes, who is never more than some fields and 8 KiB of extra values.
+_USER_BYTES = 1024
+_USER_FIELDS = 5
+_LARGE_USER_BYTES = 10_240
 #: What the client sets last; exceptions are weighed by themselves.
 _SMALL_PARTS = frozenset({"timestamp", "sdk", "exception"})
 
@@ -32,8 +38,21 @@ def estimate_size(event: Event, enough: int) -> int:
         return enough
 
 
+def estimate_draft(draft: Draft) -> int:
+    """Return about how many bytes a draft will take when it is finished.
+
+    What made it has weighed its parts, but for those that others have added.
+    """
+    weight = EVENT_BYTES + draft.weight
+    user = draft.get("user")
+    if user:
+        weight += _USER_BYTES if len(user) <= _USER_FIELDS else _LARGE_USER_BYTES
+    parts = [draft[key] for key in _ADDED if draft.get(key)]
+    return weight + _weight_of(parts, sys.maxsize) if parts else weight
+
+
 def _weight(event: Event, enough: int) -> int:
-    weight = _EVENT_BYTES
+    weight = EVENT_BYTES
     parts: list[Any] = []
     for key, part in event.items():
         if part.__class__ is str:
@@ -41,7 +60,7 @@ def _weight(event: Event, enough: int) -> int:
         elif key not in _SMALL_PARTS and (key != "contexts" or part != CONTEXTS):
             parts.append(part)
     for value in (event.get("exception") or {}).get("values") or ():
-        weight += _EVENT_BYTES + len(value.get("value") or "")
+        weight += EVENT_BYTES + len(value.get("value") or "")
         frames = (value.get("stacktrace") or {}).get("frames") or ()
         weight += FRAME_BYTES * len(frames)
         parts += [frame["vars"] for frame in frames if "vars" in frame]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sysconfig
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from usercontext.sentry.event.local_variables import describe_locals
 
@@ -40,6 +40,7 @@ _INSTALLED = ("site-packages" + os.sep, "dist-packages" + os.sep)
 
 #: Where a frame is: its code, its line, and its module's globals.
 Place: TypeAlias = "tuple[CodeType, int | None, dict[str, Any]]"
+T = TypeVar("T")
 # Line, function and module: what tells the frames of one file apart.
 _Key: TypeAlias = "tuple[int | None, str, object]"
 
@@ -98,7 +99,9 @@ class StackTraces:
     def frames(self, traceback: TracebackType | None) -> list[dict[str, Any]]:
         """Return the frames of a traceback, of more than 50 the first and last 25."""
         entries = _entries(traceback)
-        frames = self.frames_of(_place(entry) for entry in entries)
+        frames = self.frames_of(
+            (entry.tb_frame.f_code, entry.tb_lineno, entry.tb_frame.f_globals) for entry in entries
+        )
         if self._include_local_variables:
             for entry, result in zip(entries, frames, strict=True):
                 # Of the app's own frames only: others' hold whole requests.
@@ -113,7 +116,13 @@ class StackTraces:
         """
         if self._include_local_variables:
             return None
-        return [_place(entry) for entry in _entries(traceback)]
+        places: list[Place] = []
+        # In one loop: a request waits for it.
+        while traceback is not None:
+            frame = traceback.tb_frame
+            places.append((frame.f_code, traceback.tb_lineno, frame.f_globals))
+            traceback = traceback.tb_next
+        return _ends(places)
 
     def frames_of(self, places: Iterable[Place]) -> list[dict[str, Any]]:
         """Return the frames of some places, without their variables."""
@@ -180,15 +189,14 @@ def _entries(traceback: TracebackType | None) -> list[TracebackType]:
     while traceback is not None:
         entries.append(traceback)
         traceback = traceback.tb_next
-    if len(entries) > MAX_FRAMES:
-        half = MAX_FRAMES // 2
-        entries = [*entries[:half], *entries[-half:]]
-    return entries
+    return _ends(entries)
 
 
-def _place(entry: TracebackType) -> Place:
-    frame = entry.tb_frame
-    return frame.f_code, entry.tb_lineno, frame.f_globals
+def _ends(entries: list[T]) -> list[T]:
+    if len(entries) <= MAX_FRAMES:
+        return entries
+    half = MAX_FRAMES // 2
+    return [*entries[:half], *entries[-half:]]
 
 
 def _is_below(module: str | None, names: Sequence[str]) -> bool:
