@@ -14,6 +14,8 @@ __all__ = [
     "REQUEST_METHOD",
     "Source",
     "environ_key",
+    "has_cookies",
+    "has_headers",
     "has_proxy_fix",
     "has_rewritten_peer",
     "header_line",
@@ -197,6 +199,19 @@ def _pairs(headers_of_scope: object) -> list[Any]:
     if not isinstance(headers_of_scope, (list, tuple)):
         return []
     return [pair for pair in headers_of_scope if isinstance(pair, (list, tuple)) and len(pair) == 2]
+
+
+def has_headers(source: Source) -> bool:
+    """Return whether there is any header."""
+    lines = _environ_lines(source) if is_environ(source) else _scope_lines(source)
+    return next(lines, None) is not None
+
+
+def has_cookies(source: Source) -> bool:
+    """Return whether there is a header of cookies."""
+    if is_environ(source):
+        return isinstance(source.get("HTTP_COOKIE"), str)
+    return any(name == "cookie" for name, _ in _scope_lines(source))
 
 
 # -- one header --

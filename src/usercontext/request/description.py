@@ -124,12 +124,12 @@ def _kept_back(options: RequestData, source: Source, data: object) -> Iterator[t
 
     Only what the request has; names of parts, and of headers that hold addresses, no value.
     """
-    headers = parts.headers(source)
+    headers = parts.headers(source) if options.include_headers else {}
     for part, option, is_there in (
         ("URL", "include_url", True),
         ("query string", "include_query_string", bool(parts.query(source))),
-        ("headers", "include_headers", bool(headers)),
-        ("cookies", "include_cookies", "cookie" in headers),
+        ("headers", "include_headers", parts.has_headers(source)),
+        ("cookies", "include_cookies", parts.has_cookies(source)),
         ("data", "include_data", data is not None),
     ):
         if is_there and not getattr(options, option):
