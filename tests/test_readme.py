@@ -21,6 +21,7 @@ NEEDED = {
     "tutorial": "fastapi",
     "delivery": "httpx",
     "resolvers": "jwt",
+    "services": "starlette",
     "django-rest-framework": "rest_framework",
 }
 FRAMEWORKS = (
@@ -59,6 +60,19 @@ CLIENTS = {
     "sentry-sdk": "sentry_sdk",
     "structlog": "structlog",
     "xray": "aws_xray_sdk",
+}
+
+JOBS = {
+    "apscheduler": "apscheduler",
+    "arq": "arq",
+    "celery": "celery",
+    "django-tasks": "django.tasks",
+    "dramatiq": "dramatiq",
+    "huey": "huey",
+    "procrastinate": "procrastinate",
+    "rq": "rq",
+    "saq": "saq",
+    "taskiq": "taskiq",
 }
 
 ASK_TWICE = """
@@ -104,6 +118,10 @@ def test_the_code_runs(page: Path, tmp_path: Path) -> None:
     if page.parent.name == "clients":
         pytest.importorskip(CLIENTS[page.stem])
         pytest.importorskip("werkzeug")
+    if page.parent == ROOT / "docs" / "jobs":
+        pytest.importorskip(JOBS[page.stem])
+    if page.parent == ROOT / "docs" / "jobs" or page.stem == "services":
+        pytest.importorskip("itsdangerous")
     run_page(page, tmp_path)
 
 

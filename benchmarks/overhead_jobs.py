@@ -1,0 +1,91 @@
+"""Count the instructions that carrying a user costs, and check the gates.
+
+    python benchmarks/overhead_jobs.py
+
+Each figure is the difference between two loops of other lengths under `valgrind
+--tool=callgrind`, so that start-up drops out. Exit status 1 if a gate is missed.
+
+    mark        enqueue with a known user, over enqueueing without: at most 60,000
+    blank job   a job without identity: at most 3 times the bare `isolation_scope`
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+__all__ = ["main"]
+
+PROGRAM = """
+import sys, usercontext
+from usercontext.carried import CarriedIdentity
+from usercontext.jobs.base import JobContext
+usercontext.init(None, carried=CarriedIdentity(keys=["k" * 32], audience="shop"))
+jobs = JobContext("benchmark", {})
+
+def scope():
+    with usercontext.isolation_scope():
+        pass
+
+def blank():
+    with jobs.running(None, "mail.send", "0d9e8f7a1b2c4d3e8f90a1b2c3d4e5f6"):
+        pass
+
+def carried():
+    with jobs.running(text, "mail.send", "0d9e8f7a1b2c4d3e8f90a1b2c3d4e5f6"):
+        pass
+
+def mark():
+    return jobs.mark("mail.send", "0d9e8f7a1b2c4d3e8f90a1b2c3d4e5f6")
+
+with usercontext.isolation_scope(user={"id": 42}):
+    text = mark()
+    what, times = globals()[sys.argv[1].partition(" ")[0]], int(sys.argv[2])
+    if sys.argv[1].endswith("nobody"):
+        usercontext.set_user(None)
+    for _ in range(times):
+        what()
+"""
+
+
+def instructions(name: str, few: int = 50, many: int = 250) -> float:
+    """Return the instructions of one call."""
+    few_total, many_total = (_total(name, times) for times in (few, many))
+    return (many_total - few_total) / (many - few)
+
+
+def _total(name: str, times: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+        environ = {"PYTHONHASHSEED": "0", "PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"}
+        subprocess.run(
+            [*command, sys.executable, "-c", PROGRAM, name, str(times)],
+            check=True,
+            capture_output=True,
+            env=environ,
+        )
+        found = re.search(r"^(?:totals|summary): (\d+)", out.read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def main() -> int:
+    """Measure, print a table, and return whether a gate was missed."""
+    counts = {
+        name: instructions(name) for name in ("mark", "mark nobody", "scope", "blank", "carried")
+    }
+    for name, count in counts.items():
+        print(f"{name:12} {count:10,.0f}")
+    marking = counts["mark"] - counts["mark nobody"]
+    times = counts["blank"] / counts["scope"]
+    print(f"enqueue with a known user, over without: {marking:,.0f} (at most 60,000)")
+    print(f"a job without identity: {times:.2f} x isolation_scope (at most 3)")
+    return int(marking > 60_000 or times > 3)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
