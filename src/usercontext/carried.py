@@ -16,7 +16,7 @@ from json import dumps, loads
 from time import time
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from usercontext.checks import listed, seconds
+from usercontext.checks import listed, seconds, secret
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
 from usercontext.optional import importing
@@ -287,28 +287,16 @@ def _checked_keys(keys: object) -> list[bytes]:
     if keys is None:
         keys = os.environ.get(KEYS_VARIABLE, "").replace(",", " ").split()
     given = listed("keys", keys, "keys, the one that signs first", "[NEW, OLD]")
-    checked = [_checked_key(number, key) for number, key in enumerate(given, 1)]
+    checked = [
+        secret(f"keys: number {number}", key, _MIN_KEY, _MAKE_ONE)
+        for number, key in enumerate(given, 1)
+    ]
     if not checked:
         raise ConfigurationError(
             f"CarriedIdentity needs keys: write keys=[KEY], or set {KEYS_VARIABLE}; make one with "
             f"{_MAKE_ONE}"
         )
     return checked
-
-
-def _checked_key(number: int, key: object) -> bytes:
-    if isinstance(key, str):
-        key = key.encode()
-    if not isinstance(key, bytes):
-        raise ConfigurationError(
-            f"keys: number {number} must be bytes or str, not {type(key).__name__}"
-        )
-    if len(key) < _MIN_KEY:
-        raise ConfigurationError(
-            f"keys: number {number} has {len(key)} bytes and needs at least {_MIN_KEY}: make one "
-            f"with {_MAKE_ONE}"
-        )
-    return key
 
 
 def _checked_audience(audience: object) -> str:

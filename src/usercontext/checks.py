@@ -27,6 +27,7 @@ __all__ = [
     "options_by_name",
     "renames",
     "seconds",
+    "secret",
     "takes_one",
 ]
 
@@ -139,6 +140,28 @@ def takes_one(value: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def secret(option: str, value: Any, least: int, make: str) -> bytes:
+    """Return a key as bytes; the error shows nothing of it.
+
+    Args:
+        option: its name.
+        value: what was given: bytes, or a str.
+        least: how many bytes it needs.
+        make: what makes one.
+    """
+    key = value.encode() if isinstance(value, str) else value
+    if not isinstance(key, bytes):
+        raise ConfigurationError(
+            f"{option} must be bytes or str, not {_kind(key)}: give at least {least} of them, made "
+            f"with {make}"
+        )
+    if len(key) < least:
+        raise ConfigurationError(
+            f"{option} has {len(key)} bytes and needs at least {least}: make one with {make}"
+        )
+    return key
 
 
 def listed(option: str, value: Any, what: str, example: str) -> tuple[Any, ...]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["identity_of"]
+from usercontext.user import FIELDS
 
-_FIELDS = ("id", "username", "email", "ip_address", "name")
+__all__ = ["identity_of"]
 
 
 def identity_of(user: object) -> object:
@@ -16,5 +16,5 @@ def identity_of(user: object) -> object:
     and what a framework keeps may well hold the hash of a password.
     """
     if isinstance(user, Mapping):
-        return {field: user[field] for field in _FIELDS if field in user}
+        return {field: user[field] for field in FIELDS if field in user}
     return user

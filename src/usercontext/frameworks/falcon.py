@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from usercontext import asgi, wsgi
@@ -10,6 +9,7 @@ from usercontext.core.lifecycle import fail, fail_now
 from usercontext.core.passage import attach
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks._identity import identity_of
 from usercontext.optional import importing
 
 with importing("falcon", "falcon", purpose="usercontext.frameworks.falcon"):
@@ -17,13 +17,11 @@ with importing("falcon", "falcon", purpose="usercontext.frameworks.falcon"):
     import falcon.asgi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from usercontext.core.options import ContextOptions
 
 __all__ = ["request_user", "wrap"]
-
-_FIELDS = ("id", "username", "email", "ip_address", "name")
 
 
 def request_user(request: Any) -> object:
@@ -33,10 +31,7 @@ def request_user(request: Any) -> object:
     Falcon's own documentation has it leave them. Until then the question stays open. Of a mapping,
     such as the claims of a token, only the fields of a `User` are taken.
     """
-    user = getattr(request.context, "user", UNKNOWN)
-    if isinstance(user, Mapping):
-        return {name: user[name] for name in _FIELDS if name in user}
-    return user
+    return identity_of(getattr(request.context, "user", UNKNOWN))
 
 
 @overload

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from usercontext.core.context import ask
@@ -12,6 +11,7 @@ from usercontext.core.passage import attach
 from usercontext.core.record import KEY, RequestRecord
 from usercontext.core.settings import default
 from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks._identity import identity_of
 from usercontext.optional import importing
 from usercontext.user import User
 from usercontext.wsgi import UserContextMiddleware
@@ -24,7 +24,7 @@ with importing("pyramid", "pyramid", purpose="usercontext.frameworks.pyramid"):
     from pyramid.viewderivers import INGRESS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from usercontext.core.options import ContextOptions
     from usercontext.types import Environ, StartResponse
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["includeme", "request_user"]
 
 _PREFIX = "usercontext."
-_FIELDS = ("id", "username", "email", "ip_address", "name")
 
 
 def request_user(request: Any) -> object:
@@ -44,9 +43,7 @@ def request_user(request: Any) -> object:
     identity = request.identity
     if identity is None:
         return None
-    if isinstance(identity, Mapping):
-        identity = {name: identity[name] for name in _FIELDS if name in identity}
-    user = User.of(identity) or User()
+    user = User.of(identity_of(identity)) or User()
     if user.id is not None:
         return user
     userid = request.authenticated_userid

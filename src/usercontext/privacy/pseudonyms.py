@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from usercontext.exceptions import ConfigurationError
+from usercontext.checks import secret
 
 __all__ = ["checked_key", "digest"]
 
@@ -12,18 +12,7 @@ _MAX_KEY = 64  # of blake2b
 
 def checked_key(key: object, option: str) -> bytes:
     """Return a key as bytes, refusing one that is too short."""
-    if isinstance(key, str):
-        key = key.encode()
-    if not isinstance(key, bytes):
-        raise ConfigurationError(
-            f"{option} must be bytes, at least {_MIN_KEY} of them, not {type(key).__name__}"
-        )
-    if len(key) < _MIN_KEY:
-        raise ConfigurationError(
-            f"{option} has {len(key)} bytes and needs at least {_MIN_KEY}: make one with "
-            "secrets.token_bytes(32)"
-        )
-    return key
+    return secret(option, key, _MIN_KEY, "secrets.token_bytes(32)")
 
 
 def digest(text: str, key: bytes) -> str:
