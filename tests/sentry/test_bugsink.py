@@ -140,7 +140,7 @@ def test_odd_values(bugsink: Bugsink, client: SentryClient) -> None:
     event_id = client.send(event)
     assert client.flush(30.0)
 
-    assert bugsink.event(event_id)["logentry"]["formatted"] == "x?y"
+    assert bugsink.event(event_id)["logentry"]["formatted"] == "x\ufffdy"
     assert bugsink.event(event_id)["extra"]["long"] == str(10**30)
 
 
