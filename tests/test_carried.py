@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hmac
 import json
 import logging
 import os
@@ -237,6 +238,15 @@ def test_processes_believe_each_other_by_their_keys() -> None:
     assert in_process(ours, text) == "1"
     assert in_process(theirs, text) == "None"
     assert in_process(ours, in_process(theirs)) == "None"
+
+
+@given(st.binary(max_size=300))
+def test_the_signature_is_hmac_sha_256(value: bytes) -> None:
+    """What is prepared once for each key gives what the standard library computes."""
+    signer = next(iter(identity()._signers.values()))
+    derived = hmac.digest(NEW, b"usercontext.carried", "sha256")
+    expected = hmac.digest(derived, value, "sha256")
+    assert itsdangerous.encoding.base64_decode(signer.get_signature(value)) == expected
 
 
 def test_nothing_shows_a_key() -> None:

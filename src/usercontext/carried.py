@@ -12,7 +12,8 @@ import threading
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b, sha256
 from hmac import compare_digest
-from json import dumps, loads
+from json import JSONEncoder, loads
+from json.encoder import encode_basestring_ascii as encode_text
 from time import time
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from itsdangerous import Signer
+    from itsdangerous.signer import SigningAlgorithm
 
 __all__ = ["HEADER", "CarriedIdentity"]
 
@@ -35,6 +37,8 @@ HEADER: Final = "usercontext-carried"
 
 #: Where the keys are read from if none are given: separated by commas or spaces, newest first.
 KEYS_VARIABLE: Final = "USERCONTEXT_CARRIED_KEYS"
+
+_ENCODER: Final = JSONEncoder(separators=(",", ":"))
 
 _MIN_KEY: Final = 32
 _MAX_LENGTH: Final = 1024
@@ -98,7 +102,9 @@ class CarriedIdentity:
         self.max_age: float = seconds("max_age", max_age, least=1)
         self.leeway: float = seconds("leeway", leeway, least=0)
         self._signers = _signers_of(_checked_keys(keys))
-        self._key_id = next(iter(self._signers))
+        self._key_id, self._signer = next(iter(self._signers.items()))
+        # The same at every call.
+        self._opening = f'[{encode_text(self.audience)},"'
         self._counts: dict[str, int] = {}
         self._counting = threading.Lock()
 
@@ -127,11 +133,10 @@ class CarriedIdentity:
         carried = self._carried_of(user)
         if carried is None:
             return None
-        content = dumps([self.audience, _digest_of(receiver), carried], separators=(",", ":"))
+        content = f'{self._opening}{_digest_of(receiver)}",{_encoded_dict(carried)}]'
         encoded = urlsafe_b64encode(content.encode()).rstrip(b"=")
-        issued = urlsafe_b64encode(int(time()).to_bytes(6, "big"))
-        value = b".".join((self._key_id.encode(), encoded, issued))
-        text = (value + b"." + self._signers[self._key_id].get_signature(value)).decode()
+        value = f"{self._key_id}.{encoded.decode()}.{int(time()):08x}".encode()
+        text = self._signer.sign(value).decode()
         if len(text) > _MAX_LENGTH:
             self._note_length()
             return None
@@ -192,7 +197,7 @@ class CarriedIdentity:
         return self._user_of(_content_of(found[3]), receiver)
 
     def _check_age(self, issued: str) -> None:
-        age = time() - int.from_bytes(urlsafe_b64decode(issued), "big")
+        age = time() - int(issued, 16)
         if age > self.max_age + self.leeway:
             raise _RefusedError("expired")
         if age < -self.leeway:
@@ -262,9 +267,19 @@ def _content_of(encoded: str) -> list[Any] | None:
     return content if isinstance(content, list) and len(content) == 3 else None
 
 
+def _encode(value: object) -> str:
+    # An encoder of any value costs ten times as much, and nearly all are text.
+    return encode_text(value) if isinstance(value, str) else _ENCODER.encode(value)
+
+
+def _encoded_dict(values: Mapping[str, object]) -> str:
+    return "{" + ",".join([f"{_encode(name)}:{_encode(values[name])}" for name in values]) + "}"
+
+
 def _digest_of(receiver: Sequence[str]) -> str:
-    parts = dumps(list(receiver)).encode()
-    return urlsafe_b64encode(blake2b(parts, digest_size=15).digest()).decode()
+    # With the length of each part: a name that holds a separator is no other job.
+    parts = "".join([f"{len(part)}:{part}" for part in receiver]).encode("utf-8", "surrogatepass")
+    return blake2b(parts, digest_size=12).hexdigest()
 
 
 def _signers_of(keys: list[bytes]) -> dict[str, Signer]:
@@ -277,10 +292,28 @@ def _signers_of(keys: list[bytes]) -> dict[str, Signer]:
             key, salt="usercontext.carried", key_derivation="hmac", digest_method=sha256
         ).derive_key()
         name = urlsafe_b64encode(blake2b(b"key id", key=derived, digest_size=6).digest()).decode()
-        signers[name] = Signer(derived, key_derivation="none", digest_method=sha256)
+        signers[name] = Signer(derived, key_derivation="none", algorithm=_prepared(derived))
     if len(signers) < len(keys):
         raise ConfigurationError("keys has the same key twice: give each of them once")
     return signers
+
+
+def _prepared(key: bytes) -> SigningAlgorithm:
+    """Return HMAC-SHA-256 (RFC 2104) with the key's part of it done once, a third of its work."""
+    from itsdangerous.signer import SigningAlgorithm
+
+    block = key.ljust(64, b"\0")  # a derived key has 32 bytes
+    inner = sha256(bytes(byte ^ 0x36 for byte in block))
+    outer = sha256(bytes(byte ^ 0x5C for byte in block))
+
+    class Prepared(SigningAlgorithm):
+        def get_signature(self, key: bytes, value: bytes) -> bytes:  # noqa: ARG002
+            signed, hashed = outer.copy(), inner.copy()
+            hashed.update(value)
+            signed.update(hashed.digest())
+            return signed.digest()
+
+    return Prepared()
 
 
 def _checked_keys(keys: object) -> list[bytes]:

@@ -90,7 +90,7 @@ class JobContext:
         root = record.root
         if isinstance(root, JobRecord) and root.job == (name, id):
             return root.text
-        with harmless(f"{self.queue} mark", "a job of %s carries nobody", self.queue):
+        with harmless("jobs mark", "a job of %s carries nobody", self.queue):
             fields = outgoing(record)
             if self._own.scrubber:
                 fields = self._own.scrubber.user(fields)
