@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from usercontext import clients
 from usercontext.exceptions import MissingDependencyError
 
 # Of each client: its class, the distribution, the extra, and a part of the library that it needs.
@@ -79,9 +80,8 @@ def _absent(name: str) -> None:
     raise PackageNotFoundError(name)
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-def test_one_place_says_what_is_missing(client: str) -> None:
+def test_one_place_says_what_is_missing() -> None:
     """No client has words of its own for an import that fails."""
-    source = import_module(f"usercontext.clients.{client}").__file__
-    assert source
-    assert "except ImportError" not in Path(source).read_text(encoding="utf-8")
+    files = Path(clients.__file__).parent.glob("*.py")
+    saying = [one.name for one in files if "except ImportError" in one.read_text("utf-8")]
+    assert saying == []

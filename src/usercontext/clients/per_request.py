@@ -122,4 +122,4 @@ class RequestSpans:
             return []
         with self._lock:
             kept = list(spans)
-        return list(filter(self._is_open, kept))
+        return [span for span in kept if self._is_open(span)]

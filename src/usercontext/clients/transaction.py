@@ -44,7 +44,8 @@ class TransactionClient(HookingClient):
 
     def is_recording(self) -> bool:
         """Return whether the request is in a transaction that will be sent."""
-        return any(map(self.is_sampled, self._opened()))
+        opened = self._opened()
+        return bool(opened) and any(map(self.is_sampled, opened))
 
     def set_user(self, user: User | None, /) -> None:
         """Replace the user of what is open."""
