@@ -103,13 +103,17 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    """Yield what a file imports when it is run, by full names, those of functions included."""
+def imports_of(path: Path, *, for_types: bool = False) -> Iterator[str]:
+    """Yield what a file imports when it is run, by full names, those of functions included.
+
+    Those that only a type checker follows are left out, unless asked for.
+    """
 
     def statements(node: ast.AST) -> Iterator[ast.AST]:
         yield node
         inner = ast.iter_child_nodes(node)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        is_type_checking = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if isinstance(node, ast.If) and is_type_checking and not for_types:
             inner = iter(node.orelse)
         for child in inner:
             yield from statements(child)
@@ -152,8 +156,11 @@ def test_imports_point_upwards(module: str) -> None:
 
 
 def test_there_are_no_cycles() -> None:
-    """No module needs itself, directly or through others, not even inside a function."""
-    graph = {module: ours_among(imports_of(path)) for module, path in MODULES.items()}
+    """No module needs itself through others, not even inside a function or for its types."""
+    graph = {
+        module: ours_among(imports_of(path, for_types=True)) - {module}
+        for module, path in MODULES.items()
+    }
     TopologicalSorter(graph).prepare()
 
 
@@ -163,3 +170,30 @@ def test_optional_packages_stay_in_their_files(module: str) -> None:
     packages = {name.partition(".")[0] for name in imports_of(MODULES[module])}
     foreign = packages - sys.stdlib_module_names - {"usercontext"}
     assert foreign <= OPTIONAL.get(module, set())
+
+
+# The doors by which requests come in. They say when a request begins, starts its response, fails
+# and ends; what happens then stands in `core.lifecycle`, and for WSGI, once more, in `core.plain`.
+DOORS = [
+    name
+    for name in MODULES
+    if name.partition(".")[0] in ("asgi", "wsgi", "frameworks", "jobs", "calls")
+]
+
+
+@pytest.mark.parametrize("module", DOORS)
+def test_doors_leave_the_steps_of_a_request_to_the_lifecycle(module: str) -> None:
+    """No door points the context at a record, or closes one, by itself."""
+    source = MODULES[module].read_text(encoding="utf-8")
+    calls = [
+        ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)
+    ]
+    entered = {call for call in calls if call.startswith("enter(") and call != "enter(None)"}
+    assert entered == set()
+    assert not [call for call in calls if "record.close(" in call or ".ended =" in call]
+
+
+def test_the_record_is_data() -> None:
+    """The record of a request calls nothing of settings, pipeline or resolver."""
+    used = ours_among(imports_of(MODULES["core.record"]))
+    assert {name for name in used if name.startswith("core.")} == set()
