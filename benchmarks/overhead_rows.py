@@ -272,7 +272,8 @@ class _WsgiFloor2:
 # --- ours -------------------------------------------------------------------------------------
 
 _FIELDS = {"id": "42", "username": "ada", "email": "ada@shop.example"}
-_WALK = {"include_ip": True, "trusted_proxies": ["10.0.0.0/8"]}
+_PRIVATE = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8"]
+_WALK = {"include_ip": True, "trusted_proxies": _PRIVATE}
 
 
 def _header_resolver(request: Any) -> Any:
@@ -316,6 +317,16 @@ def _set_dict(interface: str) -> Any:
     return build
 
 
+def _set_dict_with_address(interface: str) -> Any:
+    def build() -> Any:
+        from usercontext import RequestData, set_user
+
+        ours = _ours(interface, request_data=RequestData(include_ip=True))
+        return ours, lambda: set_user({"id": "42"})
+
+    return build
+
+
 def _read(interface: str, **request_data: Any) -> Any:
     def build() -> Any:
         from usercontext import RequestData, get_user
@@ -326,7 +337,8 @@ def _read(interface: str, **request_data: Any) -> Any:
             user = get_user()
             if user is None or user.id != "42":
                 raise AssertionError(f"the row reads {user!r}")
-            if request_data and user.ip_address != "203.0.113.7":
+            expected = "203.0.113.7" if "trusted_proxies" in request_data else "10.0.0.2"
+            if request_data and user.ip_address != expected:
                 raise AssertionError(f"the row finds {user.ip_address!r}")
 
         return ours, read
@@ -579,6 +591,20 @@ ROWS: tuple[Row, ...] = (
         limit=_plus(45_000, "asgi.unread"),
     ),
     Row(
+        "asgi.set-dict-address",
+        "the app sets a dict of an id, `include_ip` on",
+        _set_dict_with_address("asgi"),
+        needs=("asgi.unread",),
+        limit=_plus(16_000, "asgi.unread"),
+    ),
+    Row(
+        "asgi.read-address",
+        "read through a resolver of one header, `include_ip` on",
+        _read("asgi", include_ip=True),
+        needs=("asgi.unread",),
+        limit=_plus(45_000, "asgi.unread"),
+    ),
+    Row(
         "asgi.read-walk",
         "the same with the trusted-proxy walk",
         _read("asgi", **_WALK),
@@ -625,7 +651,7 @@ ROWS: tuple[Row, ...] = (
         "usercontext, list body, the user neither set nor read",
         _unread("wsgi"),
         needs=("wsgi.floor2",),
-        limit=_times(1.4, "wsgi.floor2"),
+        limit=_times(1.3, "wsgi.floor2"),
     ),
     Row(
         "wsgi.set-ready",
@@ -640,6 +666,20 @@ ROWS: tuple[Row, ...] = (
         _set_dict("wsgi"),
         needs=("wsgi.unread",),
         limit=_plus(16_000, "wsgi.unread"),
+    ),
+    Row(
+        "wsgi.set-dict-address",
+        "the app sets a dict of an id, `include_ip` on",
+        _set_dict_with_address("wsgi"),
+        needs=("wsgi.unread",),
+        limit=_plus(16_000, "wsgi.unread"),
+    ),
+    Row(
+        "wsgi.read-address",
+        "read through a resolver of one header, `include_ip` on",
+        _read("wsgi", include_ip=True),
+        needs=("wsgi.unread",),
+        limit=_plus(60_000, "wsgi.unread"),
     ),
     Row(
         "wsgi.read-walk",

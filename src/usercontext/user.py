@@ -30,6 +30,7 @@ __all__ = [
     "User",
     "identity_in",
     "is_nobody",
+    "quick_user",
     "read_user",
 ]
 
@@ -415,6 +416,42 @@ _IDS = ("pk", "id", "get_id()", "identity")
 _USERNAMES = ("get_username()", "username", "display_name")
 _EMAILS = ("email",)
 _NAMES = ("get_full_name()", "name")
+
+
+def quick_user(fields: dict[Any, Any]) -> User | None:
+    """Return the user of a dict with an id, in few steps: None where there is more to it."""
+    try:
+        id = fields.get("id")  # noqa: A001
+        if id is not None:
+            id = _identifier("id", id)  # noqa: A001
+        if id is None:
+            return None
+        values: _Values = (id, None, None, None, None, _NO_EXTRAS)
+        if len(fields) > 1:
+            values = _all_values(fields, id)
+    except Exception:  # noqa: BLE001 - what is wrong with it is found on the longer way
+        return None
+    user = _new_user(User)
+    _set_values(user, values)
+    return user
+
+
+def _all_values(fields: dict[Any, Any], id: str) -> _Values:  # noqa: A002
+    get = fields.get
+    username, email, ip_address, name = (
+        get("username"),
+        get("email"),
+        get("ip_address"),
+        get("name"),
+    )
+    return (
+        id,
+        None if username is None else _identifier("username", username),
+        None if email is None else _text("email", email),
+        None if ip_address is None else _address(ip_address),
+        None if name is None else _name(name),
+        _NO_EXTRAS if fields.keys() <= _FIELD_SET else _extras(fields),
+    )
 
 
 def read_user(value: object) -> tuple[User | None, bool]:

@@ -10,15 +10,13 @@ from usercontext.core.context import configure, configure_joined, join
 from usercontext.core.interface import check_interface
 from usercontext.core.lifecycle import (
     begin,
-    begin_plain,
     end_now,
-    end_plain,
     fail_now,
     inside,
-    pause_plain,
     resolve_early_now,
     started_now,
 )
+from usercontext.core.plain import PlainWSGI
 from usercontext.core.record import KEY, RequestRecord
 from usercontext.exceptions import ConfigurationError
 from usercontext.optional import importing
@@ -34,7 +32,7 @@ __all__ = ["UserContextMiddleware"]
 _MAX_WRAPPED = 20  # middlewares in each other
 
 
-class UserContextMiddleware:
+class UserContextMiddleware(PlainWSGI):
     """Give every request of a WSGI app a user of its own.
 
     Flask: `app.wsgi_app = UserContextMiddleware(app.wsgi_app, ...)`; Django:
@@ -65,29 +63,14 @@ class UserContextMiddleware:
             _import_request()
         return _make_request
 
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve one request."""
-        settings = self._joined.joined
-        record = RequestRecord(environ, settings)
-        if environ.setdefault(KEY, record) is not record or "asgi.scope" in environ:
-            outer = _outer_record(environ, record)
-            if outer is not None:
-                return self._serve_inside(outer, environ, start_response)
-        if not settings.is_plain:
-            return _serve_with_clients(self.app, record, environ, start_response)
-        token = begin_plain(record)
-        try:
-            body = self.app(environ, start_response)
-        except BaseException as error:
-            if isinstance(error, Exception):
-                fail_now(record, error)
-            end_plain(record, token)
-            raise
-        if type(body) is list or type(body) is tuple:
-            end_plain(record, token)
-            return body
-        pause_plain(token)
-        return _until_closed(body, record, environ, None)
+    def _outer_record(self, environ: Environ, record: RequestRecord) -> RequestRecord | None:
+        """Return the open record that a middleware further out made, or put ours in its place."""
+        for source in (environ, environ.get("asgi.scope", {})):
+            outer = source.get(KEY)
+            if isinstance(outer, RequestRecord) and outer is not record and outer.ended is None:
+                return outer
+        environ[KEY] = record
+        return None
 
     def _serve_inside(
         self, record: RequestRecord, environ: Environ, start_response: StartResponse
@@ -103,6 +86,37 @@ class UserContextMiddleware:
         if type(body) is list or type(body) is tuple or _is_file(body, environ):
             return body
         return (_SizedBody if hasattr(body, "__len__") else ResponseBody)(body, record, owned=False)
+
+    def _serve_with_clients(
+        self, record: RequestRecord, environ: Environ, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        with inside(record):
+            scopes = begin(record)
+            try:
+                if record.settings.eager:
+                    resolve_early_now(record)
+                body = self.app(environ, _push_at_start(record, start_response))
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    fail_now(record, error)
+                end_now(record, scopes)
+                raise
+        return self._until_closed(body, record, environ, scopes)
+
+    def _until_closed(
+        self,
+        body: Iterable[bytes],
+        record: RequestRecord,
+        environ: Environ,
+        scopes: ClientScopes | None = None,
+    ) -> Iterable[bytes]:
+        """Keep the request open until its body is closed, where the body runs code of the app."""
+        if type(body) is list or type(body) is tuple or _is_file(body, environ):
+            # Wrapped, it would lose the server's `sendfile`.
+            end_now(record, scopes)
+            return body
+        kind = _SizedBody if hasattr(body, "__len__") else ResponseBody
+        return kind(body, record, scopes=scopes)
 
 
 def _check_wrapped(middleware: UserContextMiddleware) -> None:
@@ -120,16 +134,6 @@ def _check_wrapped(middleware: UserContextMiddleware) -> None:
                 "app.wsgi_app again: write app.wsgi_app = UserContextMiddleware(app.wsgi_app, ...)"
             )
         within = getattr(within, "app", None) or getattr(within, "wsgi_app", None)
-
-
-def _outer_record(environ: Environ, record: RequestRecord) -> RequestRecord | None:
-    """Return the open record that a middleware further out made, or put ours in its place."""
-    for source in (environ, environ.get("asgi.scope", {})):
-        outer = source.get(KEY)
-        if isinstance(outer, RequestRecord) and outer is not record and outer.ended is None:
-            return outer
-    environ[KEY] = record
-    return None
 
 
 def _import_request() -> type[Any]:
@@ -173,18 +177,6 @@ def _request_class() -> type[Any]:
 
 def _make_request(environ: Any) -> object:
     return _request_class()(environ)
-
-
-def _until_closed(
-    body: Iterable[bytes], record: RequestRecord, environ: Environ, scopes: ClientScopes | None
-) -> Iterable[bytes]:
-    """Keep the request open until its body is closed, where the body runs code of the app."""
-    if type(body) is list or type(body) is tuple or _is_file(body, environ):
-        # Wrapped, it would lose the server's `sendfile`.
-        end_now(record, scopes)
-        return body
-    kind = _SizedBody if hasattr(body, "__len__") else ResponseBody
-    return kind(body, record, scopes=scopes)
 
 
 def _is_file(body: object, environ: Environ) -> bool:
@@ -269,23 +261,6 @@ class _SizedBody(ResponseBody):
 
     def __len__(self) -> int:
         return len(self._body)  # type: ignore[arg-type]
-
-
-def _serve_with_clients(
-    app: WSGIApp, record: RequestRecord, environ: Environ, start_response: StartResponse
-) -> Iterable[bytes]:
-    with inside(record):
-        scopes = begin(record)
-        try:
-            if record.settings.eager:
-                resolve_early_now(record)
-            body = app(environ, _push_at_start(record, start_response))
-        except BaseException as error:
-            if isinstance(error, Exception):
-                fail_now(record, error)
-            end_now(record, scopes)
-            raise
-    return _until_closed(body, record, environ, scopes)
 
 
 def _push_at_start(record: RequestRecord, start_response: StartResponse) -> StartResponse:

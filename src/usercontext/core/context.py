@@ -40,6 +40,7 @@ __all__ = [
     "describe",
     "isolate_clients",
     "join",
+    "keep_address",
     "make_default",
     "needs_push",
     "outgoing",
@@ -122,8 +123,10 @@ def join(own: Settings, record: RequestRecord, source: Mapping[str, Any]) -> Non
 
 def ask(record: RequestRecord) -> User | None:
     """Return the user of a record without address, calling a resolver that can be called here."""
-    if record.user is UNKNOWN and resolution.ask(record):
-        _hand_on(record)
+    is_new = record.user is UNKNOWN and resolution.ask(record)
+    # The first question of `became_known`: a call more would be felt at every read.
+    if is_new and (record.settings.clients or record.state is not None):
+        became_known(record)
     user = record.user
     return None if user is UNKNOWN else user
 
@@ -140,32 +143,42 @@ async def resolve_within(record: RequestRecord) -> None:
         became_known(record)
 
 
-def _hand_on(record: RequestRecord) -> None:
-    if record.settings.clients or record.state is not None:
-        became_known(record)
-
-
 def collected_address(record: RequestRecord) -> str | None:
     """Return the client's address if it may be reported, found once per request."""
-    if not record.settings.includes_ip:
+    settings = record.settings
+    if not settings.includes_ip:
         return None
-    state = record.state
-    if state is None or state.address is UNKNOWN:
-        root = record.root
-        state = root.state or root.make_state()
-        if state.address is UNKNOWN:
-            state.address = _find_address(record.settings, root.source)
+    root = record if type(record) is RequestRecord else record.root
+    state = root.state
+    if state is None:
+        state = root.make_state()
+    if state.address is UNKNOWN:
+        try:
+            if root.source is not None:
+                state.address = settings.request_data.ip_address(root.source)
+            elif state.observed is not None:
+                state.address = settings.request_data.observed_ip_address(state.observed)
+            else:
+                state.address = None
+        except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here
+            state.address = None
+            failure("client address", "the client's address could not be found")
     return state.address
 
 
-def _find_address(settings: Settings, source: Mapping[str, Any] | None) -> str | None:
-    if source is None:
-        return None
-    try:
-        return settings.request_data.ip_address(source)
-    except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here
-        failure("client address", "the client's address could not be found")
-        return None
+def keep_address(record: RequestRecord) -> None:
+    """Keep what tells the client's address before the scope goes, to be read if a report asks."""
+    root = record if type(record) is RequestRecord else record.root
+    if root.source is None:
+        return
+    state = root.state
+    if state is None:
+        state = root.make_state()
+    if state.address is UNKNOWN and state.observed is None:
+        try:
+            state.observed = record.settings.request_data.observe(root.source)
+        except Exception:  # noqa: BLE001
+            failure("client address", "the client's address could not be found")
 
 
 def user_of(record: RequestRecord, *, resolve: bool = True) -> User | None:
@@ -355,10 +368,8 @@ def report(record: RequestRecord, event: Event, client: Reporter) -> str | None:
     """Send an event with the user of its record, or hold it until the user is known."""
     user = _reported_user(record)
     if _is_awaited(record):
-        state = record.root.make_state()
-        if state.pending is None:
-            state.pending = []
-        state.pending.append(event)
+        waiting = record.root.make_state().__dict__.setdefault("pending", [])  # in one step
+        waiting.append(event)
         return str(event["event_id"])
     return _send(record, event, user, client)
 

@@ -41,13 +41,13 @@ __all__ = [
     "end",
     "end_now",
     "end_plain",
+    "end_record",
     "end_scopes",
     "fail",
     "fail_now",
     "flush_at_end",
     "inside",
     "is_open",
-    "pause_plain",
     "resolve",
     "resolve_early",
     "resolve_early_now",
@@ -230,9 +230,10 @@ def _close(record: RequestRecord) -> None:
             context.complete_pending(record)
         if state.request is not None or state.data is not None:
             state.request = state.data = None
-    if (state is None or state.address is UNKNOWN) and record.user is not UNKNOWN:
-        # While there is a scope to find it in: it belongs to the known user.
-        context.collected_address(record)
+    is_sought = state is None or state.address is UNKNOWN
+    if is_sought and record.user is not UNKNOWN and record.settings.includes_ip:
+        # While there is a scope to find it in: the address belongs to the known user.
+        context.keep_address(record)
     record.ended = monotonic()
     record.source = None
 
@@ -244,28 +245,27 @@ def _close(record: RequestRecord) -> None:
 begin_plain: Callable[[RequestRecord], Token[RequestRecord | None]] = enter
 
 
-def pause_plain(token: Token[RequestRecord | None]) -> None:
-    """Leave a request without clients that goes on elsewhere, such as in its body."""
-    try:
-        reset(token)
-    except ValueError:
-        leave(token)
-
-
 def end_plain(record: RequestRecord, token: Token[RequestRecord | None]) -> None:
     """End a request without clients."""
     try:
         reset(token)
     except ValueError:
         leave(token)
-    if record.user is UNKNOWN and record.state is None:
-        record.ended = 0.0
-        record.source = None
-    elif record.state is None and not record.settings.includes_ip:
-        record.ended = monotonic()
-        record.source = None
-    else:
+    end_record(record)
+
+
+def end_record(record: RequestRecord) -> None:
+    """End the record of a request without clients, which is not the current one any more."""
+    if record.state is not None:
         _close(record)
+        return
+    if record.user is UNKNOWN:
+        record.ended = 0.0
+    else:
+        if record.settings.includes_ip:
+            context.keep_address(record)
+        record.ended = monotonic()
+    record.source = None
 
 
 # --- all of them, around a block ----------------------------------------------------------------

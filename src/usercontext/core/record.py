@@ -6,6 +6,7 @@ mutable, so that child tasks and threads write where the request reads.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from _contextvars import ContextVar, Token  # one module fewer to load than by `contextvars`
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextvars import Context as Variables
 
+    from usercontext.address.client import Observed
     from usercontext.core.settings import Settings
     from usercontext.types import Event
     from usercontext.user import User
@@ -32,6 +34,7 @@ __all__ = [
     "current",
     "enter",
     "leave",
+    "locks",
     "record_in",
     "reset",
 ]
@@ -55,6 +58,23 @@ _current: ContextVar[RequestRecord | None] = ContextVar("usercontext", default=N
 Resolution: TypeAlias = "list[Callable[[], object]]"
 
 
+class _Locks:
+    """The one lock of all records, held for the few instructions that settle who a user is.
+
+    Never while foreign code runs; made again in the child of a fork, as another thread of the
+    parent may have held it.
+    """
+
+    def __init__(self) -> None:
+        self.settling = threading.Lock()
+
+
+locks: Final = _Locks()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=locks.__init__)  # type: ignore[misc]
+
+
 class _State:
     """What few requests need: made on first use, so that the others do not pay for it.
 
@@ -62,6 +82,8 @@ class _State:
     """
 
     address: str | Unknown | None = UNKNOWN
+    #: What the address can be read from, once there is no scope any more.
+    observed: Observed | None = None
     data: object = None
     request: object = None
     withheld: bool = False
@@ -123,15 +145,23 @@ class RequestRecord:
 
     def ask_again(self) -> None:
         """Forget the answer of a resolver, so that one is asked when a report needs the user."""
-        if not self.is_explicit:
-            self.user = UNKNOWN
-            self.resolution = None
+        with locks.settling:
+            if not self.is_explicit:
+                self.user = UNKNOWN
+                self.resolution = None
 
     def make_state(self) -> _State:
         """Return the state, made on first use."""
-        if self.state is None:
-            self.state = _State()
-        return self.state
+        state = self.state
+        if state is None:
+            # Two threads at once would each fill a state of their own. `with` costs three times
+            # as much, and nothing in between can fail.
+            locks.settling.acquire()
+            state = self.state
+            if state is None:
+                state = self.state = _State()
+            locks.settling.release()
+        return state
 
     def known(self) -> User | Unknown | None:
         """Return the user without address, or UNKNOWN; None once detached work came too late."""
@@ -144,8 +174,9 @@ class RequestRecord:
 
     def claim(self, user: User | None) -> None:
         """Take what the app says: it wins whole, whatever a resolver answers."""
-        self.user = user
-        self.resolution = None
+        with locks.settling:
+            self.user = user
+            self.resolution = None
         if self.ended is not None:
             self.ended = monotonic()
 

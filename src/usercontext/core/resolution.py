@@ -6,18 +6,17 @@ is asked from outside, hands the user on.
 
 from __future__ import annotations
 
-import os
 import threading
 from _contextvars import ContextVar  # as in `record`
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from usercontext import event_loop
-from usercontext.core.record import UNKNOWN, Resolution, Unknown, leave
+from usercontext.core.record import UNKNOWN, Resolution, Unknown, leave, locks
 from usercontext.diagnostics import failure, warn_once
 from usercontext.exceptions import InvalidUserError
 from usercontext.source import is_environ
-from usercontext.user import User, is_nobody, read_user
+from usercontext.user import User, is_nobody, quick_user, read_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,27 +29,19 @@ __all__ = ["as_user", "ask", "is_inside", "resolve", "resolve_within"]
 
 _MAX_NAMES = 20
 
-# Guards the few instructions that claim and settle; never held while foreign code runs.
-_claims = threading.Lock()
-
 # The call that this context runs inside of: only there the user is nobody, as nothing recurses.
 _inside: ContextVar[Resolution | None] = ContextVar("usercontext.resolution", default=None)
 
 
-def _renew_lock() -> None:
-    # Another thread of the parent may have held it at the moment of the fork.
-    global _claims  # noqa: PLW0603
-    _claims = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
-
-
 def as_user(value: object, cause: str) -> User | None:
     """Return what `User.of` makes of a value; what is no user is logged once and is nobody."""
-    if type(value) is User and value._values[0] is not None:
-        return value
+    kind = type(value)
+    if kind is dict:
+        user = quick_user(value)  # type: ignore[arg-type]
+        if user is not None:
+            return user
+    elif kind is User and value._values[0] is not None:  # type: ignore[attr-defined]
+        return value  # type: ignore[return-value]
     if isinstance(value, CoroutineType):
         _warn_coroutine(value, cause)
         return None
@@ -104,22 +95,24 @@ def _warn_coroutine(value: CoroutineType[Any, Any, Any], cause: str) -> None:
 def _claim(record: RequestRecord) -> Resolution | None:
     """Return the right to call the resolver, or None where another has it or had it."""
     claimed: Resolution = []
-    _claims.acquire()  # `with` costs three times as much, and nothing in between can fail
+    lock = locks.settling
+    lock.acquire()  # `with` costs three times as much, and nothing in between can fail
     if record.resolution is None and record.user is UNKNOWN:
         record.resolution = claimed
-    _claims.release()
+    lock.release()
     return claimed if record.resolution is claimed else None
 
 
 def _settle(record: RequestRecord, resolution: Resolution, user: User | Unknown | None) -> bool:
     """End a call; UNKNOWN gives the claim back. Return whether this made the user known."""
-    _claims.acquire()
+    lock = locks.settling
+    lock.acquire()
     settled = record.resolution is resolution and record.user is UNKNOWN
     if settled:
         record.user = user
         if user is UNKNOWN:
             record.resolution = None
-    _claims.release()
+    lock.release()
     if resolution:
         _wake(resolution)
     return settled and user is not UNKNOWN
@@ -181,7 +174,7 @@ def _await_other(record: RequestRecord) -> None:
 
 def _wait_for(record: RequestRecord, waker: Callable[[], object]) -> bool:
     """Have a waker called when the call under way ends; return whether there is one."""
-    with _claims:
+    with locks.settling:
         resolution = record.resolution
         if resolution is None or record.user is not UNKNOWN:
             return False
@@ -205,7 +198,11 @@ def _run(record: RequestRecord, claimed: Resolution) -> bool:
     resolver: Any = settings.resolver
     user: User | Unknown | None = UNKNOWN
     try:
-        request = _request_of(record)
+        make_request = settings.make_request
+        if record.state is None and record.source is not None and make_request is not None:
+            request = make_request(record.source)  # as `_request_of`, in a call less at each read
+        else:
+            request = _request_of(record)
         if settings.is_async:
             found = event_loop.run_blocking(resolver, request, timeout=settings.resolver_timeout)
         else:
@@ -282,7 +279,7 @@ async def resolve_within(record: RequestRecord) -> bool:
 
     if await event_loop.run_within(settings.resolver_timeout, note_outcome):
         return any(outcome)
-    with _claims:
+    with locks.settling:
         if record.user is UNKNOWN:
             record.user = None
     _note_failure_to_answer(settings)
