@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -66,22 +65,23 @@ class UserContextMiddleware:
     def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
         check_interface(app, "ASGI")
         self.app = app
-        self._own = configure(make_request=self._request_maker(options), **options)
-        self._joined = configure_joined(self._own)
+        self.own = configure(make_request=self.request_maker(options), **options)
+        self._joined = configure_joined(self.own)
         _mark_awaitable(_Exchange.send)
         _mark_awaitable(_RecordingExchange.send)
 
     @staticmethod
-    def _request_maker(options: ContextOptions) -> Callable[[Any], object]:
+    def request_maker(options: ContextOptions) -> Callable[[Any], object]:
         """Return what makes the resolver's request of a scope: frameworks may have their own."""
         if options.get("resolver") is not None:
             _import_connection()
         return _make_connection
 
-    def _around(self, app: ASGIApp) -> Self:
+    def around(self, app: ASGIApp) -> Self:
         """Return the same middleware, configured once, around another app."""
-        around = copy(self)
-        around.app = app
+        # Some frameworks go around an app at each request, where `copy()` costs more than all else.
+        around = object.__new__(type(self))
+        vars(around).update(vars(self), app=app)
         return around
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,7 +114,7 @@ class UserContextMiddleware:
         self, record: RequestRecord, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Serve a mounted app, or one that is wrapped twice: the record is there already."""
-        async with serving_inside(self._own, record, scope):
+        async with serving_inside(self.own, record, scope):
             if record.settings.recording:
                 send = _RecordingExchange(receive, send, record).send
             await self.app(scope, receive, send)

@@ -53,11 +53,11 @@ class UserContextMiddleware(PlainWSGI):
     def __init__(self, app: WSGIApp, **options: Unpack[ContextOptions]) -> None:
         check_interface(app, "WSGI")
         self.app = app
-        self._own = configure(make_request=self._request_maker(options), **options)
-        self._joined = configure_joined(self._own)
+        self.own = configure(make_request=self.request_maker(options), **options)
+        self._joined = configure_joined(self.own)
 
     @staticmethod
-    def _request_maker(options: ContextOptions) -> Callable[[Any], object]:
+    def request_maker(options: ContextOptions) -> Callable[[Any], object]:
         """Return what makes the resolver's request of an environ: frameworks may have their own."""
         if options.get("resolver") is not None:
             _import_request()
@@ -77,7 +77,7 @@ class UserContextMiddleware(PlainWSGI):
     ) -> Iterable[bytes]:
         """Serve a mounted app, or one that is wrapped twice: the record is there already."""
         _check_wrapped(self)
-        join(self._own, record, environ)
+        join(self.own, record, environ)
         environ[KEY] = record
         with inside(record):
             if record.settings.eager:

@@ -79,7 +79,7 @@ class _Middleware(UserContextMiddleware):
     """The ASGI middleware, with BlackSheep's own request for the resolver."""
 
     @staticmethod
-    def _request_maker(options: ContextOptions) -> Callable[[Any], object]:  # noqa: ARG004
+    def request_maker(options: ContextOptions) -> Callable[[Any], object]:  # noqa: ARG004
         return _request_of
 
 
@@ -102,7 +102,7 @@ def _around(kind: type[Application]) -> type[Application]:
         _usercontext_is_outermost = True
 
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            app = vars(self)["_usercontext"]._around(super().__call__)
+            app = vars(self)["_usercontext"].around(super().__call__)
             try:
                 await app(scope, receive, send)
             finally:

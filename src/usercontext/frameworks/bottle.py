@@ -96,7 +96,7 @@ class _Middleware(UserContextMiddleware):
     """The WSGI middleware, whose resolver gets a request of Bottle's."""
 
     @staticmethod
-    def _request_maker(_options: ContextOptions) -> Callable[[Any], object]:
+    def request_maker(_options: ContextOptions) -> Callable[[Any], object]:
         return _make_request
 
 

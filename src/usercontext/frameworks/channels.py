@@ -39,7 +39,7 @@ class UserContextMiddleware(asgi.UserContextMiddleware):
         super().__init__(app, **options)
 
     @staticmethod
-    def _request_maker(options: ContextOptions) -> Callable[[Any], object]:  # noqa: ARG004
+    def request_maker(options: ContextOptions) -> Callable[[Any], object]:  # noqa: ARG004
         return _scope_itself
 
 

@@ -85,7 +85,7 @@ class UserContext:
         """
         stack = _stack_of(app)
         _initialised.add(stack)
-        around: Any = self._middleware._around
+        around: Any = self._middleware.around
         stack.add_middleware(around, position=MiddlewarePosition.BEFORE_EXCEPTION)
         again: Any = _Again
         stack.add_middleware(again, position=MiddlewarePosition.BEFORE_EXCEPTION)

@@ -104,7 +104,7 @@ class _ASGIMiddleware(asgi.UserContextMiddleware):
         await super().__call__(scope, receive, send)
 
     @staticmethod
-    def _request_maker(_options: ContextOptions) -> Callable[[Any], object]:
+    def request_maker(_options: ContextOptions) -> Callable[[Any], object]:
         return _asgi_request
 
 
@@ -118,7 +118,7 @@ class _WSGIMiddleware(wsgi.UserContextMiddleware):
         return super().__call__(environ, start_response)
 
     @staticmethod
-    def _request_maker(_options: ContextOptions) -> Callable[[Any], object]:
+    def request_maker(_options: ContextOptions) -> Callable[[Any], object]:
         return _wsgi_request
 
 

@@ -79,14 +79,14 @@ class UserContext(InitPlugin):
         # An app may start several times, as it does in tests.
         if not isinstance(app.asgi_handler, _Middleware):
             inner: Any = app.asgi_handler
-            app.asgi_handler = self._middleware._around(_Watched(inner))  # type: ignore[assignment]
+            app.asgi_handler = self._middleware.around(_Watched(inner))  # type: ignore[assignment]
 
 
 class _Middleware(UserContextMiddleware):
     """The ASGI middleware, whose resolver gets Litestar's own connection."""
 
     @staticmethod
-    def _request_maker(_options: ContextOptions) -> Callable[[Any], object]:
+    def request_maker(_options: ContextOptions) -> Callable[[Any], object]:
         return ASGIConnection
 
 
@@ -112,7 +112,7 @@ class _First:
                     raise
                 answered.append(error)
 
-        await self._middleware._around(app)(scope, receive, send)
+        await self._middleware.around(app)(scope, receive, send)
         if answered:
             raise answered[0]
 

@@ -126,7 +126,7 @@ class _Middleware(UserContextMiddleware):
         self._router = router
         super().__init__(app, **options)
 
-    def _request_maker(  # type: ignore[override]
+    def request_maker(  # type: ignore[override]
         self, _options: ContextOptions
     ) -> Callable[[Any], object]:
         return self.make_request

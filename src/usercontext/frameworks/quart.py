@@ -82,7 +82,7 @@ class UserContext:
         _check(app)
         app.extensions[_NAME] = self
         inner: Any = app.asgi_app
-        app.asgi_app = self._middleware._around(inner)  # type: ignore[assignment,method-assign]
+        app.asgi_app = self._middleware.around(inner)  # type: ignore[assignment,method-assign]
         for signal in (got_request_exception, got_websocket_exception, got_background_exception):
             signal.connect(_report, app)
 
@@ -91,7 +91,7 @@ class _Middleware(UserContextMiddleware):
     """The ASGI middleware, whose resolver gets Quart's own request."""
 
     @staticmethod
-    def _request_maker(_options: ContextOptions) -> Callable[[Any], object]:
+    def request_maker(_options: ContextOptions) -> Callable[[Any], object]:
         return _request_of
 
 

@@ -104,8 +104,8 @@ class UserContext:
         async with Serving(record, _is_error):
             await handle(request)
 
-    def _around(self, app: ASGIApp) -> ASGIApp:
-        return self._middleware._around(app)
+    def around(self, app: ASGIApp) -> ASGIApp:
+        return self._middleware.around(app)
 
 
 def _around(kind: type[Sanic[Any, Any]]) -> type[Sanic[Any, Any]]:
@@ -116,7 +116,7 @@ def _around(kind: type[Sanic[Any, Any]]) -> type[Sanic[Any, Any]]:
             await self.ctx.usercontext._serve(request, super().handle_request)
 
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            app = self.ctx.usercontext._around(super().__call__)
+            app = self.ctx.usercontext.around(super().__call__)
             await app(scope, receive, send)
 
     Served.__name__, Served.__qualname__ = kind.__name__, kind.__qualname__

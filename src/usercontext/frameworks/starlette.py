@@ -67,7 +67,7 @@ class UserContext:
         build = app.build_middleware_stack
 
         def build_around() -> ASGIApp:
-            return self._middleware._around(build())
+            return self._middleware.around(build())
 
         app.build_middleware_stack = build_around  # type: ignore[method-assign]
 

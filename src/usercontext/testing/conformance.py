@@ -239,8 +239,8 @@ def _without_frameworks(middleware: Any, app: Any, options: dict[str, Any]) -> A
     resolver = options.pop("resolver", None)
     wrapped = middleware(app, **options)
     if resolver is not None:
-        wrapped._own = configure(resolver=resolver, make_request=dict, **options)
-        wrapped._joined = configure_joined(wrapped._own)
+        wrapped.own = configure(resolver=resolver, make_request=dict, **options)
+        wrapped._joined = configure_joined(wrapped.own)
     return wrapped
 
 

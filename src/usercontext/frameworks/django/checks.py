@@ -165,7 +165,7 @@ def _wrapping(path: str | None) -> Iterator[Settings]:
         if app is None:
             return
         if _is_wrapper(type(app)):
-            yield app._own
+            yield app.own
         app = getattr(app, "app", None) or getattr(app, "application", None)
 
 
