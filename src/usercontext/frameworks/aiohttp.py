@@ -16,7 +16,7 @@ from usercontext.core.lifecycle import (
 )
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks._identity import identity_of
+from usercontext.frameworks.base import identity_of
 from usercontext.optional import importing
 
 with importing("aiohttp", "aiohttp", purpose="usercontext.frameworks.aiohttp"):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.lifecycle import fail
-from usercontext.core.record import KEY, UNKNOWN, RequestRecord, enter, leave
+from usercontext.core.record import UNKNOWN, enter, leave
 from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks.base import no_app, record_in
 from usercontext.optional import importing
 
 with importing("blacksheep", "blacksheep", purpose="usercontext.frameworks.blacksheep"):
@@ -59,7 +60,7 @@ class UserContext:
     """
 
     def __init__(self, app: Application | None = None, **options: Unpack[ContextOptions]) -> None:
-        self._middleware = _Middleware(_no_app, **options)
+        self._middleware = _Middleware(no_app, **options)
         if app is not None:
             self.init_app(app)
 
@@ -137,10 +138,6 @@ def _around(kind: type[Application]) -> type[Application]:
     return Served
 
 
-async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stand where the app will be."""
-
-
 async def _serve(request: Request, handler: Callable[[Request], Awaitable[Any]]) -> Any:
     """Keep the request for the resolver; report an error that ends a websocket."""
     scope: Any = request.scope
@@ -171,8 +168,8 @@ def _reporting(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
 
 async def _report(request: Request, error: Exception) -> None:
     scope: Any = request.scope
-    record = scope.get(KEY) if scope else None
-    if isinstance(record, RequestRecord):
+    record = record_in(scope) if scope else None
+    if record is not None:
         await fail(record, error)
 
 

@@ -6,11 +6,11 @@ from functools import wraps
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Unpack
 
-from usercontext.core.lifecycle import fail_now
 from usercontext.core.options import checked
 from usercontext.core.passage import attach
 from usercontext.core.record import current
 from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks.base import fail_current_now
 from usercontext.optional import importing
 from usercontext.wsgi import UserContextMiddleware
 
@@ -127,13 +127,10 @@ def _reporting(app: WSGIApp) -> WSGIApp:
 
 
 def _report(error: object) -> None:
-    record = current()
-    if record is None or not isinstance(error, Exception):
-        return
-    fail_now(record, _original(error))
+    fail_current_now(_original(error))
 
 
-def _original(error: Exception) -> Exception:
+def _original(error: Any) -> object:
     """Return the error of a mounted WSGI app, which Bottle raises anew, itself its argument."""
     while error.args and type(error.args[0]) is type(error):
         error = error.args[0]

@@ -40,6 +40,7 @@ class UserContextMiddleware(asgi.UserContextMiddleware):
 
     @staticmethod
     def request_maker(options: ContextOptions) -> Callable[[Any], object]:  # noqa: ARG004
+        """Return what hands the resolver the scope, which consumers have too."""
         return _scope_itself
 
 

@@ -10,9 +10,9 @@ from usercontext.asgi import UserContextMiddleware
 from usercontext.core.capture import mark_reported
 from usercontext.core.lifecycle import fail
 from usercontext.core.passage import of_error
-from usercontext.core.record import KEY, UNKNOWN, RequestRecord
+from usercontext.core.record import UNKNOWN
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks._identity import identity_of
+from usercontext.frameworks.base import identity_of, no_app, record_in
 from usercontext.optional import importing
 
 with importing("connexion", "connexion", purpose="usercontext.frameworks.connexion"):
@@ -73,7 +73,7 @@ class UserContext:
         app: AbstractApp | ConnexionMiddleware | None = None,
         **options: Unpack[ContextOptions],
     ) -> None:
-        self._middleware = UserContextMiddleware(_no_app, **options)
+        self._middleware = UserContextMiddleware(no_app, **options)
         if app is not None:
             self.init_app(app)
 
@@ -105,8 +105,8 @@ class _Again:
         try:
             await self.app(scope, receive, send)
         except RuntimeError as error:
-            record, cause = scope.get(KEY), error.__cause__
-            if isinstance(record, RequestRecord) and cause is not None and of_error(cause)[0]:
+            record, cause = record_in(scope), error.__cause__
+            if record is not None and cause is not None and of_error(cause)[0]:
                 mark_reported(error, record)
             raise
 
@@ -124,8 +124,8 @@ class _Reporter:
         try:
             await self.app(scope, receive, send)
         except Exception as error:
-            record = scope.get(KEY)
-            if isinstance(record, RequestRecord) and not self._is_answered(error):
+            record = record_in(scope)
+            if record is not None and not self._is_answered(error):
                 await fail(record, error)
             raise
 
@@ -135,10 +135,6 @@ class _Reporter:
         if isinstance(error, ProblemException):
             return bool(error.status < 500)
         return isinstance(error, HTTPException)
-
-
-async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stand where the app will be."""
 
 
 def _stack_of(app: object) -> ConnexionMiddleware:

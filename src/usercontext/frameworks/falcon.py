@@ -9,7 +9,7 @@ from usercontext.core.lifecycle import fail, fail_now
 from usercontext.core.passage import attach
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks._identity import identity_of
+from usercontext.frameworks.base import identity_of
 from usercontext.optional import importing
 
 with importing("falcon", "falcon", purpose="usercontext.frameworks.falcon"):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias
 
 from usercontext.core.current import resolve_user, set_user
-from usercontext.frameworks._identity import identity_of
+from usercontext.frameworks.base import identity_of
 from usercontext.optional import importing
 from usercontext.user import User
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Unpack
 
-from usercontext.core.lifecycle import fail_now
 from usercontext.core.options import checked
-from usercontext.core.record import UNKNOWN, current
+from usercontext.core.record import UNKNOWN
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks.base import fail_current_now
 from usercontext.optional import importing
 from usercontext.wsgi import UserContextMiddleware
 
@@ -139,10 +139,7 @@ def _warn_initialised_twice(app: flask.Flask) -> None:
 
 def _report(_sender: object, exception: BaseException | None = None, **_extra: Any) -> None:
     """Report an error that Flask answers with a 500, while its request is still there."""
-    record = current()
-    if record is None or not isinstance(exception, Exception):
-        return
-    fail_now(record, exception)
+    fail_current_now(exception)
 
 
 def _reporting(teardown: Callable[..., None]) -> Callable[..., None]:

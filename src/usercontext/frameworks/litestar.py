@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.lifecycle import fail
 from usercontext.core.passage import attach
-from usercontext.core.record import KEY, UNKNOWN, RequestRecord
+from usercontext.core.record import UNKNOWN
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks._identity import identity_of
+from usercontext.frameworks.base import identity_of, no_app, record_in
 from usercontext.optional import importing
 
 with importing("litestar", "litestar", purpose="usercontext.frameworks.litestar"):
@@ -59,7 +59,7 @@ class UserContext(InitPlugin):
     """
 
     def __init__(self, **options: Unpack[ContextOptions]) -> None:
-        self._middleware = _Middleware(_no_app, **options)
+        self._middleware = _Middleware(no_app, **options)
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Put the middleware around an app, and listen for its errors; Litestar calls this."""
@@ -133,15 +133,11 @@ class _Watched:
         await self.app(scope, receive, watched)
 
 
-async def _no_app(scope: Any, receive: Any, send: Any) -> None:
-    """Stand where an app will be put."""
-
-
 async def _note(error: Exception, scope: Any) -> None:
     """Keep an error until its answer tells whether the app has handled it."""
     scope[_ERROR] = error
-    record = scope.get(KEY)
-    if isinstance(record, RequestRecord):
+    record = record_in(scope)
+    if record is not None:
         attach(error, record)
 
 
@@ -155,6 +151,6 @@ def _is_failure(message: Any, error: Exception) -> bool:
 
 
 async def _report(error: Exception, scope: Any) -> None:
-    record = scope.get(KEY)
-    if isinstance(record, RequestRecord):
+    record = record_in(scope)
+    if record is not None:
         await fail(record, error)

@@ -11,7 +11,7 @@ from usercontext.core.passage import attach
 from usercontext.core.record import KEY, RequestRecord
 from usercontext.core.settings import default
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks._identity import identity_of
+from usercontext.frameworks.base import identity_of
 from usercontext.optional import importing
 from usercontext.user import User
 from usercontext.wsgi import UserContextMiddleware

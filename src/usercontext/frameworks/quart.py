@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext.asgi import UserContextMiddleware
-from usercontext.core.lifecycle import fail
-from usercontext.core.record import KEY, UNKNOWN, current
+from usercontext.core.record import KEY, UNKNOWN
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks.base import fail_current, no_app
 from usercontext.optional import importing
 
 with importing("quart", "quart", purpose="usercontext.frameworks.quart"):
@@ -69,7 +69,7 @@ class UserContext:
     """
 
     def __init__(self, app: quart.Quart | None = None, **options: Unpack[ContextOptions]) -> None:
-        self._middleware = _Middleware(_no_app, **options)
+        self._middleware = _Middleware(no_app, **options)
         if app is not None:
             self.init_app(app)
 
@@ -93,10 +93,6 @@ class _Middleware(UserContextMiddleware):
     @staticmethod
     def request_maker(_options: ContextOptions) -> Callable[[Any], object]:
         return _request_of
-
-
-async def _no_app(scope: Any, receive: Any, send: Any) -> None:
-    """Stand where `init_app` will put the app."""
 
 
 def _check(app: quart.Quart) -> None:
@@ -143,7 +139,4 @@ def _request_of(scope: Any) -> BaseRequestWebsocket:
 
 async def _report(_sender: object, exception: BaseException | None = None, **_extra: Any) -> None:
     """Report an error that Quart answers or logs itself, while its request is still there."""
-    record = current()
-    if record is None or not isinstance(exception, Exception):
-        return
-    await fail(record, exception)
+    await fail_current(exception)

@@ -20,7 +20,7 @@ from usercontext.core.lifecycle import (
 )
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks._identity import identity_of
+from usercontext.frameworks.base import identity_of, no_app, record_in
 from usercontext.optional import importing
 
 with importing("sanic", "sanic", purpose="usercontext.frameworks.sanic"):
@@ -71,7 +71,7 @@ class UserContext:
         self._joined = configure_joined(self._own)
         # Over ASGI the resolver waits for Sanic's own request, which is made inside.
         early: Any = {k: v for k, v in options.items() if k not in ("resolver", "resolve")}
-        self._middleware = asgi.UserContextMiddleware(_no_app, **early)
+        self._middleware = asgi.UserContextMiddleware(no_app, **early)
         if app is not None:
             self.init_app(app)
 
@@ -105,6 +105,7 @@ class UserContext:
             await handle(request)
 
     def around(self, app: ASGIApp) -> ASGIApp:
+        """Return an app inside of the middleware, for where a server of ASGI runs it."""
         return self._middleware.around(app)
 
 
@@ -121,10 +122,6 @@ def _around(kind: type[Sanic[Any, Any]]) -> type[Sanic[Any, Any]]:
 
     Served.__name__, Served.__qualname__ = kind.__name__, kind.__qualname__
     return Served
-
-
-async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stand where the app will be."""
 
 
 def _check(app: object) -> None:
@@ -146,8 +143,8 @@ def _check(app: object) -> None:
 
 async def _report(request: Request, exception: BaseException, **_context: Any) -> None:
     """Report an error that Sanic answers itself, while its request is still there."""
-    record = vars(request.ctx).get(KEY)
-    if not isinstance(record, RequestRecord) or not isinstance(exception, Exception):
+    record = record_in(vars(request.ctx))
+    if record is None or not isinstance(exception, Exception):
         return
     if _is_error(exception) and not _is_answered(request, exception):
         await fail(record, exception)
@@ -171,8 +168,8 @@ def _is_answered(request: Request, error: Exception) -> bool:
 
 
 async def _push_at_start(request: Request, _response: object) -> None:
-    record = vars(request.ctx).get(KEY)
-    if isinstance(record, RequestRecord):
+    record = record_in(vars(request.ctx))
+    if record is not None:
         await started(record)
         # A client that leaves with its answer has Sanic cancel what is left to do.
         await complete(record)

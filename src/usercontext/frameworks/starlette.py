@@ -8,7 +8,7 @@ from weakref import WeakSet
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.record import UNKNOWN
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks._identity import identity_of
+from usercontext.frameworks.base import identity_of, no_app
 from usercontext.optional import importing
 
 with importing("starlette", "starlette", purpose="usercontext.frameworks.starlette"):
@@ -16,7 +16,7 @@ with importing("starlette", "starlette", purpose="usercontext.frameworks.starlet
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
     from usercontext.core.options import ContextOptions
 
@@ -52,7 +52,7 @@ class UserContext:
     """
 
     def __init__(self, app: Starlette | None = None, **options: Unpack[ContextOptions]) -> None:
-        self._middleware = UserContextMiddleware(_no_app, **options)
+        self._middleware = UserContextMiddleware(no_app, **options)
         if app is not None:
             self.init_app(app)
 
@@ -70,10 +70,6 @@ class UserContext:
             return self._middleware.around(build())
 
         app.build_middleware_stack = build_around  # type: ignore[method-assign]
-
-
-async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stand where `init_app` will put the app."""
 
 
 def _check(app: Starlette) -> None:

@@ -11,7 +11,7 @@ from usercontext.core.context import configure, configure_joined
 from usercontext.core.lifecycle import RequestScope, Serving, fail_now, inside, started, started_now
 from usercontext.core.record import KEY, RequestRecord
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks._identity import identity_of
+from usercontext.frameworks.base import identity_of
 from usercontext.optional import importing
 
 with importing("tornado", "tornado", purpose="usercontext.frameworks.tornado"):
