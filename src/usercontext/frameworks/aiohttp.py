@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from usercontext.core.options import ContextOptions
 
-__all__ = ["UserContextMiddleware", "request_user", "setup"]
+__all__ = ["UserContext", "UserContextMiddleware", "request_user", "setup"]
 
 # From 3.14 on aiohttp warns of keys that are text. Unlike attributes, clones of a request share it.
 _KEY: Any = web.RequestKey(KEY, RequestRecord) if hasattr(web, "RequestKey") else KEY
@@ -46,7 +46,7 @@ def request_user(request: web.Request) -> object:
 class UserContextMiddleware:
     """Give every request and websocket of an aiohttp app a user of its own.
 
-    It stands first: `web.Application(middlewares=[UserContextMiddleware(...), ...])`. `setup`
+    It stands first: `web.Application(middlewares=[UserContext(...), ...])`. `setup`
     does that and more. A body that the app's code produces as it is sent, such as an async
     generator, is sent inside of it, before a middleware further out gets the response.
 
@@ -92,6 +92,10 @@ class UserContextMiddleware:
             if _runs_code(response):
                 await _send(request, response)
             return response
+
+
+#: The name that every framework's entry point has.
+UserContext = UserContextMiddleware
 
 
 def setup(app: web.Application, **options: Unpack[ContextOptions]) -> None:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from usercontext.core.options import ContextOptions
     from usercontext.types import ASGIApp
 
-__all__ = ["UserContextMiddleware", "scope_user"]
+__all__ = ["UserContext", "UserContextMiddleware", "scope_user"]
 
 
 class UserContextMiddleware(asgi.UserContextMiddleware):
     """Give every websocket of Channels a user of its own, and report its consumers' errors.
 
     It stands inside of the authentication, which hands on a copy of the scope:
-    `AuthMiddlewareStack(UserContextMiddleware(URLRouter([...])))`.
+    `AuthMiddlewareStack(UserContext(URLRouter([...])))`.
 
     Args:
         app: the router, or a consumer's `as_asgi()`.
@@ -42,6 +42,10 @@ class UserContextMiddleware(asgi.UserContextMiddleware):
     def request_maker(options: ContextOptions) -> Callable[[Any], object]:  # noqa: ARG004
         """Return what hands the resolver the scope, which consumers have too."""
         return _scope_itself
+
+
+#: The name that every framework's entry point has.
+UserContext = UserContextMiddleware
 
 
 def _scope_itself(scope: Any) -> object:

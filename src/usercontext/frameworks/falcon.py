@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from usercontext.core.options import ContextOptions
 
-__all__ = ["request_user", "wrap"]
+__all__ = ["UserContext", "request_user", "wrap"]
 
 
 def request_user(request: Any) -> object:
@@ -79,6 +79,10 @@ def wrap(
         f"wrap() takes a falcon.App or a falcon.asgi.App, not {type(app).__name__}: wrap the app "
         "itself, and add other middlewares around what wrap() returns"
     )
+
+
+#: The name that every framework's entry point has.
+UserContext = wrap
 
 
 async def _receive_nothing() -> dict[str, Any]:
