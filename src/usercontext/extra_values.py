@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.exceptions import InvalidUserError
 
@@ -49,6 +49,7 @@ _SEPARATOR = len(", ")
 _NAMED = len(": , ")
 _MORE = len("1000000000 more")
 
+_SIZED: Final = frozenset({type({}.items()), list, tuple})
 #: The real name of a class: that of a metaclass may raise.
 _name_of: Callable[[type], str] = type.__dict__["__name__"].__get__
 
@@ -332,10 +333,7 @@ class Copier:
         """Return a copy of what a mapping holds, in which are so many levels more."""
         limits = self._limits
         self._take(len("{}") + self._reserved + limits.each)
-        first = list(islice(pairs, limits.keys + 1))
-        is_cut = len(first) > limits.keys
-        if is_cut:
-            del first[limits.keys - 1 :]
+        first, is_cut = _first(pairs, limits.keys)
         result: dict[str, Any] = {}
         withheld, each, is_quick = limits.withheld, limits.each, self._is_quick
         for key, item in first:
@@ -412,11 +410,13 @@ class Copier:
         limits = self._limits
         each, is_quick = limits.each + _SEPARATOR, self._is_quick
         self._take(len("[]") + self._reserved + limits.each)
-        items = list(islice(value, limits.items + 1))
-        is_cut = len(items) > limits.items
-        if is_cut:
-            del items[limits.items - 1 :]
-        elif limits.withheld is not None and len(items) == 2 and isinstance(items[0], str | bytes):
+        items, is_cut = _first(value, limits.items)
+        if (
+            not is_cut
+            and limits.withheld is not None
+            and len(items) == 2
+            and isinstance(items[0], str | bytes)
+        ):
             # A name and its value, as lists of headers and of a form's fields have them.
             instead = limits.withheld(items[0])
             if instead is not None:
@@ -472,6 +472,17 @@ def name_of(key: Any, limits: Limits) -> str:
     if limits.unusable is None:
         raise UnusableError(key, is_key=True)
     return safe_str(key, 256)
+
+
+def _first(values: Any, most: int) -> tuple[list[Any], bool]:
+    """Return the values that are copied, in one step of C, and whether there are more."""
+    if type(values) in _SIZED and len(values) <= most:
+        return list(values), False
+    first = list(islice(values, most + 1))
+    is_cut = len(first) > most
+    if is_cut:  # the mark takes a place as well
+        del first[most - 1 :]
+    return first, is_cut
 
 
 def _pairs_of(mapping: Any) -> Iterable[tuple[Any, Any]]:
