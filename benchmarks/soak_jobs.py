@@ -11,6 +11,7 @@ they do not all agree on a Redis client. Exit status 1 if any user was wrong or 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib
 import os
 import random
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 USERS = [f"user-{number:02}" for number in range(50)]
+# One for all: brokers and pools are bound to theirs.
+LOOP = asyncio.new_event_loop()
 APPS = "tests.jobs.apps"
 
 
@@ -73,19 +76,14 @@ def _huey(stack: ExitStack, kind: str) -> Callable[[str], object]:
 
 
 def _taskiq(stack: ExitStack, kind: str) -> Callable[[str], object]:
-    import asyncio
-
     tests: Any = importlib.import_module("tests.jobs.test_taskiq")
     app: Any = importlib.import_module(f"{APPS}.taskiq_app")
     options = ["--use-process-pool"] if kind == "processes" else []
     stack.enter_context(tests.run_worker(app, kind, *options, JOBS_STARTER="1"))
-    loop = asyncio.new_event_loop()
-    return lambda label: loop.run_until_complete(app.sync_look.kiq(label))
+    return lambda label: LOOP.run_until_complete(app.sync_look.kiq(label))
 
 
 def _saq(stack: ExitStack, kind: str) -> Callable[[str], object]:
-    import asyncio
-
     import saq
 
     from usercontext.jobs.saq import UserContext
@@ -95,19 +93,15 @@ def _saq(stack: ExitStack, kind: str) -> Callable[[str], object]:
     stack.enter_context(tests.run_worker(kind, JOBS_STARTER="1"))
     queue = saq.Queue.from_url(app.URL, name=kind)
     UserContext(queue)
-    loop = asyncio.new_event_loop()
-    return lambda label: loop.run_until_complete(queue.enqueue("sync_look", label=label))
+    return lambda label: LOOP.run_until_complete(queue.enqueue("sync_look", label=label))
 
 
 def _arq(stack: ExitStack, kind: str) -> Callable[[str], object]:
-    import asyncio
-
     tests: Any = importlib.import_module("tests.jobs.test_arq")
     app: Any = importlib.import_module(f"{APPS}.arq_app")
     stack.enter_context(tests.run_worker(kind, JOBS_STARTER="1"))
-    loop = asyncio.new_event_loop()
-    pool = loop.run_until_complete(app.pool_of(kind))
-    return lambda label: loop.run_until_complete(pool.enqueue_job("look", label))
+    pool = LOOP.run_until_complete(app.pool_of(kind))
+    return lambda label: LOOP.run_until_complete(pool.enqueue_job("look", label))
 
 
 QUEUES: dict[str, tuple[Callable[[ExitStack, str], Callable[[str], object]], tuple[str, ...]]] = {
