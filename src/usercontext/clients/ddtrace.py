@@ -76,7 +76,7 @@ class DdtraceClient(TransactionClient):
             tracer.current_root_span, lambda span: not span.finished
         )
         self._started_in: WeakKeyDictionary[Any, ref[RequestRecord]] = WeakKeyDictionary()
-        super().__init__(self._root.opened)
+        super().__init__(self._root)
 
     def hook(self) -> None:
         """Register the processor, which is told of spans that start and finish."""
@@ -109,7 +109,7 @@ class DdtraceClient(TransactionClient):
             return
         with harmless(*_LOST):
             self._started_in[span] = ref(record)
-            self._root.get()
+            self._root.opened()
             self.name(span, self._get_user(resolve=False))
 
     def finish_root(self, span: Any) -> None:

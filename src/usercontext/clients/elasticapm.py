@@ -62,7 +62,7 @@ class ElasticapmClient(PayloadClient, TransactionClient):
         self._transaction: RequestTransaction[Any] = RequestTransaction(
             execution_context.get_transaction, lambda one: one.duration is None
         )
-        super().__init__(self._transaction.opened)
+        super().__init__(self._transaction)
 
     def hook(self) -> None:
         """Name the user of every error where it is captured.
@@ -78,10 +78,11 @@ class ElasticapmClient(PayloadClient, TransactionClient):
         if event_type != self._error:
             return
         self.fill(data)
-        record, transaction = record_of(self.error_of(data)), self._transaction.get()
-        if transaction is not None and record is not None and record is current() is record.root:
-            # The request may never get to the start of a response.
-            self.name(transaction, data["context"].get("user"))
+        record = record_of(self.error_of(data))
+        if record is not None and record is current() is record.root:
+            for transaction in self._transaction.opened():
+                # The request may never get to the start of a response.
+                self.name(transaction, data["context"].get("user"))
 
     def write(self, error: dict[str, Any], user: dict[str, Any] | None) -> None:
         """Replace the user of an error."""
@@ -93,8 +94,10 @@ class ElasticapmClient(PayloadClient, TransactionClient):
 
     def request_scope(self, get_user: GetUser, /) -> None:
         """Find the transaction, where Elastic's middleware is outside of ours."""
+        del get_user
         self.hook()  # into a client that was made after `init()`
-        super().request_scope(get_user)
+        for one in self._transaction.opened():
+            self.start(one)
 
     def start(self, transaction: Any) -> None:
         """Replace the address that Elastic has collected, or remove it."""
@@ -125,9 +128,10 @@ def _replace_user(context: dict[str, Any], user: dict[str, Any] | None) -> None:
 
 
 def _clean_context(context: dict[str, Any], record: RequestRecord) -> None:
+    if not isinstance(context.get("request"), dict):
+        return
     clean_request(context, record, _PLACES)
-    request = context.get("request")
-    socket = request.get("socket") if isinstance(request, dict) else None
+    socket = context["request"].get("socket")
     if isinstance(socket, dict) and "remote_address" in socket:
         others = {name: one for name, one in socket.items() if name != "remote_address"}
         address = address_of(record)

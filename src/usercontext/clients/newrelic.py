@@ -57,8 +57,7 @@ class NewrelicClient(TransactionClient):
         self._fields = checked_fields(fields, FIELDS)
         with importing("newrelic", "newrelic", purpose="NewrelicClient"):
             from newrelic.agent import current_transaction
-        transaction = RequestTransaction[Any](current_transaction, lambda one: not one.end_time)
-        super().__init__(transaction.opened)
+        super().__init__(RequestTransaction(current_transaction, lambda one: not one.end_time))
 
     def is_sampled(self, transaction: Any) -> bool:
         """Return whether nothing has said that it is to be ignored."""

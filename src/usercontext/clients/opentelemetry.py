@@ -95,7 +95,7 @@ class OpenTelemetryClient(TransactionClient):
         self._spans = RequestSpans(lambda span: span.is_recording())
         self._asked: PerRequest[int] = PerRequest()
         self._written: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
-        super().__init__(self._spans.opened)
+        super().__init__(self._spans)
 
     def hook(self) -> None:
         """Add the processors to the providers."""

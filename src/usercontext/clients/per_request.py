@@ -30,9 +30,12 @@ class PerRequest(Generic[T]):
     def keep(self, value: T) -> None:
         """Keep a value for the current request."""
         record = current()
-        if record is None:
-            return
-        state = record.root.make_state()
+        if record is not None:
+            self.keep_for(record.root, value)
+
+    def keep_for(self, root: RequestRecord, value: T) -> None:
+        """Keep a value for a request."""
+        state = root.make_state()
         if state.kept is None:
             state.kept = {}
         state.kept[self] = value
@@ -40,7 +43,11 @@ class PerRequest(Generic[T]):
     def get(self) -> T | None:
         """Return the value of the current request; None outside, or where none was kept."""
         record = current()
-        state = None if record is None else record.root.state
+        return None if record is None else self.of(record.root)
+
+    def of(self, root: RequestRecord) -> T | None:
+        """Return the value of a request; None where none was kept."""
+        state = root.state
         if state is None or state.kept is None:
             return None
         value: T | None = state.kept.get(self)
@@ -67,25 +74,21 @@ class RequestTransaction(Generic[T]):
         self._kept: PerRequest[T] = PerRequest()
         self._owners: WeakKeyDictionary[T, ref[RequestRecord]] = WeakKeyDictionary()
 
-    def get(self) -> T | None:
-        """Return the open transaction of the current request; None outside of one."""
+    def opened(self) -> tuple[T, ...]:
+        """Return the open transaction of the current request; nothing outside of one."""
         record = current()
         if record is None:
-            return None
-        kept = self._kept.get()
+            return ()
+        root = record.root
+        kept = self._kept.of(root)
         if kept is not None and self._is_open(kept):
-            return kept
+            return (kept,)
         found = self._find()
-        if found is None or not self._may_take(found, record.root):
-            return None
-        self._owners[found] = ref(record.root)
-        self._kept.keep(found)
-        return found
-
-    def opened(self) -> tuple[T, ...]:
-        """Return what `get()` finds, if anything."""
-        found = self.get()
-        return () if found is None else (found,)
+        if found is None or not self._may_take(found, root):
+            return ()
+        self._owners[found] = ref(root)
+        self._kept.keep_for(root, found)
+        return (found,)
 
     def _may_take(self, transaction: T, root: RequestRecord) -> bool:
         owner = self._owners.get(transaction)
@@ -108,16 +111,20 @@ class RequestSpans:
 
     def keep(self, span: Any) -> None:
         """Keep a span for the current request."""
+        record = current()
+        if record is None:
+            return
         with self._lock:
-            spans = self._kept.get()
+            spans = self._kept.of(record.root)
             if spans is None:
                 spans = WeakSet()
-                self._kept.keep(spans)
+                self._kept.keep_for(record.root, spans)
             spans.add(span)
 
     def opened(self) -> list[Any]:
         """Return what is open of the current request."""
-        spans = self._kept.get()
+        record = current()
+        spans = None if record is None else self._kept.of(record.root)
         if spans is None:
             return []
         with self._lock:

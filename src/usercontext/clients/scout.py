@@ -61,7 +61,7 @@ class ScoutClient(TransactionClient):
     """
 
     def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
-        super().__init__(self._open)
+        super().__init__(self)
         self._fields = checked_fields(fields, FIELDS)
         with importing("scout-apm", "scout", purpose="ScoutClient"):
             from scout_apm.core.context import scout_context_var
@@ -106,7 +106,7 @@ class ScoutClient(TransactionClient):
             transaction.tags = _Tags(transaction.tags, owner)
         return owner
 
-    def _open(self) -> tuple[Any, ...]:
+    def opened(self) -> tuple[Any, ...]:
         """Return the open transaction of the current request, if there is one."""
         return self._open_of(current())
 

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from usercontext.clients.hooks import HookingClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from usercontext.types import GetUser
     from usercontext.user import User
 
-__all__ = ["TransactionClient"]
+__all__ = ["Opened", "TransactionClient"]
+
+
+class Opened(Protocol):
+    """What finds the transactions that are open around the current request."""
+
+    def opened(self) -> Collection[Any]:
+        """Return them."""
+        ...
 
 
 class TransactionClient(HookingClient):
     """Names the user in what a library has open around the current request.
 
     Args:
-        opened: finds what is open; see `RequestTransaction` and `RequestSpans`.
+        kept: finds what is open: a `RequestTransaction`, `RequestSpans`, or what does as they do.
     """
 
-    def __init__(self, opened: Callable[[], Collection[Any]]) -> None:
+    def __init__(self, kept: Opened) -> None:
         super().__init__()
-        self._opened = opened
+        self._kept = kept
 
     def is_sampled(self, transaction: Any) -> bool:  # noqa: ARG002
         """Return whether it will be sent."""
@@ -39,17 +47,19 @@ class TransactionClient(HookingClient):
     def request_scope(self, get_user: GetUser, /) -> None:
         """Find what is open, where the library's own middleware is outside of ours."""
         del get_user
-        for one in self._opened():
+        for one in self._kept.opened():
             self.start(one)
 
     def is_recording(self) -> bool:
         """Return whether the request is in a transaction that will be sent."""
-        opened = self._opened()
-        return bool(opened) and any(map(self.is_sampled, opened))
+        for one in self._kept.opened():  # noqa: SIM110 - each request pays for `any()`
+            if self.is_sampled(one):
+                return True
+        return False
 
     def set_user(self, user: User | None, /) -> None:
         """Replace the user of what is open."""
-        opened = self._opened()
+        opened = self._kept.opened()
         fields = user.to_dict() if opened and user is not None else None
         for one in opened:
             self.name(one, fields)

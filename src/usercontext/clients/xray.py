@@ -81,7 +81,7 @@ class XRayClient(TransactionClient):
         # A segment keeps its record, as long as X-Ray keeps the segment, and no record a segment.
         self._segments = RequestSpans(lambda segment: segment.in_progress)
         self._owners: WeakKeyDictionary[Any, RequestRecord] = WeakKeyDictionary()
-        super().__init__(self._segments.opened)
+        super().__init__(self._segments)
 
     def hook(self) -> None:
         """Have the recorder hand us the segments that begin and end."""
