@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from usercontext.core.options import ContextOptions
+    from usercontext.core.settings import Settings
     from usercontext.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["UserContextMiddleware"]
@@ -64,8 +65,8 @@ class UserContextMiddleware:
     @options_by_name
     def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
         check_interface(app, "ASGI")
-        self.app = app
-        self.own = configure(make_request=self.request_maker(options), **options)
+        self.app: ASGIApp = app
+        self.own: Settings = configure(make_request=self.request_maker(options), **options)
         self._joined = configure_joined(self.own)
         _mark_awaitable(_Exchange.send)
         _mark_awaitable(_RecordingExchange.send)

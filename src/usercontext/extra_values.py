@@ -229,22 +229,22 @@ class Limits:
         unreadable: Callable[[Any, Exception], str] | None = None,
         withheld: Callable[[Any], str | None] | None = None,
     ) -> None:
-        self.depth = depth
-        self.size = size
-        self.cut = cut
+        self.depth: int = depth
+        self.size: int = size
+        self.cut: str = cut
         # Each takes some room: of more than that many none would be kept.
-        self.keys = min(keys, size)
-        self.items = min(items, size)
-        self.text = text
-        self.each = each
-        self.tells_more = tells_more
-        self.sequences = sequences
-        self.mappings = mappings
-        self.weigh = weigh
-        self.describe = describe
-        self.unusable = unusable
-        self.unreadable = unreadable
-        self.withheld = withheld
+        self.keys: int = min(keys, size)
+        self.items: int = min(items, size)
+        self.text: int = text
+        self.each: int = each
+        self.tells_more: bool = tells_more
+        self.sequences: tuple[type, ...] = sequences
+        self.mappings: Callable[[Any], bool] = mappings
+        self.weigh: Callable[[str], int] = weigh
+        self.describe: Callable[[Any], Any] | None = describe
+        self.unusable: Callable[[Any], Any] | None = unusable
+        self.unreadable: Callable[[Any, Exception], str] | None = unreadable
+        self.withheld: Callable[[Any], str | None] | None = withheld
         more = _MORE if tells_more else 0
         #: What the mark of a cut takes at most.
         self.mark: int = _json_size(cut) + len(": true, ") + more

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from usercontext.core.clients import ClientScopes
     from usercontext.core.options import ContextOptions
+    from usercontext.core.settings import Settings
     from usercontext.types import Environ, ExcInfo, StartResponse, WSGIApp
 
 __all__ = ["UserContextMiddleware"]
@@ -53,7 +54,7 @@ class UserContextMiddleware(PlainWSGI):
     def __init__(self, app: WSGIApp, **options: Unpack[ContextOptions]) -> None:
         check_interface(app, "WSGI")
         self.app = app
-        self.own = configure(make_request=self.request_maker(options), **options)
+        self.own: Settings = configure(make_request=self.request_maker(options), **options)
         self._joined = configure_joined(self.own)
 
     @staticmethod

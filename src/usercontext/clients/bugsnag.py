@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from usercontext.clients.collected import Places, cleaned_environ
 from usercontext.clients.fields import renamed
@@ -33,8 +33,11 @@ class BugsnagClient(PayloadClient):
         MissingDependencyError: bugsnag is not installed.
     """
 
-    lost = ("bugsnag event", "an event of bugsnag went out without its user")
-    places = Places(address="clientIp")
+    lost: ClassVar[tuple[str, str]] = (
+        "bugsnag event",
+        "an event of bugsnag went out without its user",
+    )
+    places: ClassVar[Places] = Places(address="clientIp")
 
     def __init__(self) -> None:
         super().__init__()

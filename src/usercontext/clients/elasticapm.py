@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from usercontext.clients.collected import Places, address_of, clean_request, record_of
 from usercontext.clients.hooks import call_before
@@ -48,7 +48,10 @@ class ElasticapmClient(PayloadClient, TransactionClient):
         MissingDependencyError: elastic-apm is not installed.
     """
 
-    lost = ("elastic-apm error", "an error of Elastic went out without its user")
+    lost: ClassVar[tuple[str, str]] = (
+        "elastic-apm error",
+        "an error of Elastic went out without its user",
+    )
 
     def __init__(self, client: Any = None) -> None:
         with importing("elastic-apm", "elasticapm", purpose="ElasticapmClient"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from usercontext.clients.collected import (
     Places,
@@ -45,8 +45,11 @@ class HoneybadgerClient(PayloadClient):
         MissingDependencyError: honeybadger is not installed.
     """
 
-    lost = ("honeybadger notice", "a notice of honeybadger went out without its user")
-    places = Places(environ="cgi_data")
+    lost: ClassVar[tuple[str, str]] = (
+        "honeybadger notice",
+        "a notice of honeybadger went out without its user",
+    )
+    places: ClassVar[Places] = Places(environ="cgi_data")
 
     def __init__(self, *, fields: Mapping[str, str] | None = None) -> None:
         super().__init__()

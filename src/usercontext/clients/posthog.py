@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from usercontext.clients.fields import checked_fields, identifier, renamed
 from usercontext.clients.hooks import Chained
@@ -55,7 +55,10 @@ class PosthogClient(PayloadClient):
         MissingDependencyError: posthog is not installed.
     """
 
-    lost = ("posthog event", "an event of posthog went out without its user")
+    lost: ClassVar[tuple[str, str]] = (
+        "posthog event",
+        "an event of posthog went out without its user",
+    )
 
     def __init__(self, client: Any = None, *, fields: Mapping[str, str] | None = None) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from usercontext.clients.collected import Places
 from usercontext.clients.payload import PayloadClient
@@ -23,8 +23,11 @@ class PybrakeClient(PayloadClient):
         notifier: the `pybrake.Notifier` that the app reports with.
     """
 
-    lost = ("pybrake notice", "a notice of pybrake went out without its user")
-    places = Places("context")
+    lost: ClassVar[tuple[str, str]] = (
+        "pybrake notice",
+        "a notice of pybrake went out without its user",
+    )
+    places: ClassVar[Places] = Places("context")
 
     def __init__(self, notifier: Any) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from usercontext.clients.collected import Places
 from usercontext.clients.fields import identifier, renamed
@@ -29,8 +29,11 @@ class RaygunClient(PayloadClient):
         sender: the `raygun4py.raygunprovider.RaygunSender` that the app reports with.
     """
 
-    lost = ("raygun report", "a report of raygun went out without its user")
-    places = Places(address="iPAddress")
+    lost: ClassVar[tuple[str, str]] = (
+        "raygun report",
+        "a report of raygun went out without its user",
+    )
+    places: ClassVar[Places] = Places(address="iPAddress")
 
     def __init__(self, sender: Any) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from usercontext.clients.collected import address_of, cleaned_variables
 from usercontext.clients.hooks import put_back_after
@@ -35,7 +35,10 @@ class RollbarClient(PayloadClient):
         MissingDependencyError: rollbar is not installed.
     """
 
-    lost = ("rollbar item", "an item of rollbar went out without its user")
+    lost: ClassVar[tuple[str, str]] = (
+        "rollbar item",
+        "an item of rollbar went out without its user",
+    )
 
     def __init__(self) -> None:
         super().__init__()

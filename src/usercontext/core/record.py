@@ -66,7 +66,7 @@ class _Locks:
     """
 
     def __init__(self) -> None:
-        self.settling = threading.Lock()
+        self.settling: threading.Lock = threading.Lock()
 
 
 locks: Final = _Locks()

@@ -53,7 +53,7 @@ class Queue:
 
     def reset(self) -> None:
         """Begin empty, as the child of a fork does."""
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self.changed: threading.Condition = threading.Condition(self.lock)
         self._waiting: deque[Entry] = deque()
         self._taken: set[int] = set()
