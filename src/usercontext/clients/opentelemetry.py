@@ -78,7 +78,8 @@ class OpenTelemetryClient(TransactionClient):
             from opentelemetry import _logs, trace
             from opentelemetry.sdk._logs import LogRecordProcessor
             from opentelemetry.sdk.trace import SpanProcessor
-        self._kinds: Any = trace.SpanKind
+        self._server: Any = trace.SpanKind.SERVER
+        self._calls: Any = (trace.SpanKind.CLIENT, trace.SpanKind.PRODUCER)
         self._current_span: Any = trace.get_current_span
         self._providers = [
             _Provider(tracer_provider, trace.get_tracer_provider, "span"),
@@ -111,8 +112,8 @@ class OpenTelemetryClient(TransactionClient):
         if record is None or record.source is None:
             # The span that a job starts in is not the job's: other jobs may follow in it.
             return
-        span, calls = self._current_span(), (self._kinds.CLIENT, self._kinds.PRODUCER)
-        if span.is_recording() and getattr(span, "kind", None) not in calls:
+        span = self._current_span()
+        if span.is_recording() and getattr(span, "kind", None) not in self._calls:
             self._keep(span)
 
     def _keep(self, span: Any) -> None:
@@ -128,7 +129,7 @@ class OpenTelemetryClient(TransactionClient):
             return
         with harmless("OpenTelemetry span", "a span went out without its user"):
             self._keep(span)
-            if span.kind is self._kinds.SERVER:
+            if span.kind is self._server:
                 # It starts before anything has authenticated the request.
                 _ask_before_end(span, self._get_user)
                 self.name(span, self._get_user(resolve=False))
@@ -167,7 +168,7 @@ class OpenTelemetryClient(TransactionClient):
         if any(name in present and name not in ours for name in self._identity_names()):
             wanted = {}
         address = self._fields.get(_ADDRESS, "")
-        if span.kind is not self._kinds.SERVER and address in present.keys() - ours:
+        if span.kind is not self._server and address in present.keys() - ours:
             wanted.pop(address, None)
         for name in ours - wanted.keys():
             _remove(span, name)
@@ -186,12 +187,15 @@ class _Provider:
         self._given = given
         self._find = find
         self._kind = kind
+        self._method = f"add_{kind}_processor"
         self._added_to: object = None
 
     def add(self, processor: Any) -> None:
         provider = self._find() if self._given is None else self._given
-        add = getattr(provider, f"add_{self._kind}_processor", None)
-        if add is None or provider is self._added_to:
+        if provider is self._added_to:
+            return
+        add = getattr(provider, self._method, None)
+        if add is None:
             return
         self._added_to = provider
         multi = getattr(provider, f"_multi_{self._kind}_processor", None)
