@@ -38,7 +38,7 @@ LAYERS = [
     # all of it together
     ["initialise"],
     # where the user goes on to
-    ["jobs", "services"],
+    ["jobs", "services", "calls"],
     [""],
     ["inspector"],
     ["testing", "cli", "__main__"],
@@ -49,6 +49,9 @@ LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 OPTIONAL = {
     "asgi": {"starlette"},
     "wsgi": {"werkzeug"},
+    "calls.fastmcp": {"fastmcp"},
+    "calls.grpc": {"grpc"},
+    "calls.mcp": {"mcp"},
     "carried": {"itsdangerous"},
     "event_loop": {"gevent", "trio"},
     "frameworks.aiohttp": {"aiohttp"},

@@ -323,6 +323,9 @@ def _pull(record: RequestRecord | None, *, resolve: bool) -> dict[str, Any] | No
 def describe(record: RequestRecord, event: Event) -> None:
     """Put what may be reported of the request into an event."""
     root, settings = record.root, record.settings
+    if root.state is not None and root.state.call is not None:
+        event["transaction"] = root.state.call["name"]
+        event.setdefault("contexts", {})["call"] = dict(root.state.call)
     if root.source is None:
         return
     data = None if root.state is None else root.state.data

@@ -87,6 +87,8 @@ class _State:
     data: object = None
     request: object = None
     withheld: bool = False
+    #: Which call it is, where it is not an HTTP request: names alone.
+    call: Mapping[str, Any] | None = None
     #: Reports that wait for the user.
     pending: list[Event] | None = None
     #: What reporting clients keep of the request: here, so that it goes with the record.
