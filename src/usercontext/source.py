@@ -22,11 +22,13 @@ __all__ = [
     "headers",
     "host",
     "is_environ",
+    "lambda_context",
     "method",
     "path",
     "peers",
     "query",
     "scheme",
+    "seconds_left",
     "server",
     "server_software",
     "snapshot",
@@ -289,3 +291,27 @@ def without_addresses(source: Source, names_address: Callable[[str], bool]) -> d
 
 def _without_address_lines(found: Any, names_address: Callable[[str], bool]) -> Any:
     return [pair for pair in _pairs(found) if not names_address(_text(pair[0]))]
+
+
+# -- where it runs --
+
+
+def lambda_context(source: Source) -> object:
+    """Return what AWS Lambda says of an invocation, where Mangum or apig-wsgi serve it."""
+    found = source.get("aws.context")
+    return source.get("apig_wsgi.context") if found is None else found
+
+
+def seconds_left(context: Any, most: float = 2.0, kept: float = 0.1) -> float:
+    """Return how long an invocation of AWS Lambda may still send what waits.
+
+    Args:
+        context: what Lambda gives a handler beside the event.
+        most: the longest time.
+        kept: seconds that are left to the handler's return.
+    """
+    try:
+        left = float(context.get_remaining_time_in_millis()) / 1000
+    except (AttributeError, TypeError, ValueError):
+        return most
+    return min(most, max(left - kept, 0.0))

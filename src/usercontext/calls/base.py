@@ -30,10 +30,13 @@ class CallContext:
 
     Args:
         options: see `ContextOptions`.
+        is_http: whether calls are carried by HTTP requests, for which the resolver of `init()`
+            was written.
     """
 
-    def __init__(self, options: ContextOptions) -> None:
+    def __init__(self, options: ContextOptions, *, is_http: bool = True) -> None:
         self._own = configure(**options)
+        self._is_http = is_http
         self._alone: tuple[Settings, Settings] | None = None
 
     @property
@@ -47,7 +50,8 @@ class CallContext:
             return self._own.merged_under_once(outer.settings)
         base, joined = default(), self._alone
         if joined is None or joined[0] is not base:
-            joined = self._alone = (base, self._own.merged_under(base))
+            join = self._own.merged_under if self._is_http else self._own.without_resolver_of
+            joined = self._alone = (base, join(base))
         return joined[1]
 
     def record(

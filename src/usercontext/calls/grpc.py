@@ -52,7 +52,7 @@ class _Interceptor:
     """
 
     def __init__(self, **options: Unpack[ContextOptions]) -> None:
-        self._calls = CallContext(options)
+        self._calls = CallContext(options, is_http=False)
 
     def _running(self, method: str, context: Any) -> RunningCall:
         lines = tuple(context.invocation_metadata() or ())

@@ -20,7 +20,7 @@ from usercontext.core.settings import (
     replace_default,
 )
 from usercontext.diagnostics import failure, harmless
-from usercontext.source import snapshot
+from usercontext.source import lambda_context, snapshot
 from usercontext.user import AUTO_ADDRESS, User
 
 if TYPE_CHECKING:
@@ -328,6 +328,9 @@ def describe(record: RequestRecord, event: Event) -> None:
         event.setdefault("contexts", {})["call"] = dict(root.state.call)
     if root.source is None:
         return
+    if lambda_context(root.source) is not None:
+        # So that the request's end sees that there is something to send.
+        root.make_state()
     data = None if root.state is None else root.state.data
     is_withheld = _is_withheld(record)
     # A report of the built-in client can be finished on its thread, of what is copied now.

@@ -22,6 +22,7 @@ from usercontext.core.record import UNKNOWN, RequestRecord, current, enter, leav
 from usercontext.core.settings import default
 from usercontext.diagnostics import harmless
 from usercontext.event_loop import run_in_own_thread
+from usercontext.source import lambda_context, seconds_left
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -230,12 +231,22 @@ def _close(record: RequestRecord) -> None:
             context.complete_pending(record)
         if state.request is not None or state.data is not None:
             state.request = state.data = None
+        if record.source is not None:
+            _flush_before_freeze(record.source)
     is_sought = state is None or state.address is UNKNOWN
     if is_sought and record.user is not UNKNOWN and record.settings.includes_ip:
         # While there is a scope to find it in: the address belongs to the known user.
         context.keep_address(record)
     record.ended = monotonic()
     record.source = None
+
+
+def _flush_before_freeze(source: Mapping[str, Any]) -> None:
+    """Send what waits, where the process is stopped once the response is there: in AWS Lambda."""
+    context, client = lambda_context(source), default().client
+    if context is not None and client is not None:
+        with harmless("flush", "reports could not be sent before the invocation's end"):
+            client.flush(seconds_left(context))
 
 
 # A request without clients, which is nearly every one, begins and ends in fewer steps: each
