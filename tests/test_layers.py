@@ -52,6 +52,8 @@ OPTIONAL = {
     "calls.fastmcp": {"fastmcp"},
     "calls.grpc": {"grpc"},
     "calls.mcp": {"mcp"},
+    "calls.socketio": {"socketio"},
+    "calls.strawberry": {"strawberry"},
     "carried": {"itsdangerous"},
     "event_loop": {"gevent", "trio"},
     "frameworks.aiohttp": {"aiohttp"},

@@ -22,6 +22,7 @@ __all__ = [
     "headers",
     "host",
     "is_environ",
+    "is_websocket",
     "lambda_context",
     "method",
     "path",
@@ -72,6 +73,11 @@ def _text(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("latin-1")
     return value if isinstance(value, str) else ""
+
+
+def is_websocket(source: Source | None) -> bool:
+    """Return whether this is the scope of a websocket."""
+    return source is not None and source.get("type") == "websocket"
 
 
 # -- who is connected --

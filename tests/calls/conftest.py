@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 # Before it is imported: its asserts are to say what they saw.
-pytest.register_assert_rewrite("tests.calls.promises")
+pytest.register_assert_rewrite("tests.calls.promises", "tests.calls.graphql_promises")
 
+import usercontext  # noqa: E402
 from tests.conftest import imports_of, is_missing  # noqa: E402
+from usercontext.testing import RecordingClient  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,3 +42,11 @@ def collected() -> Iterator[None]:
     """Have what a library leaves to the collector collected in the module that left it."""
     yield
     gc.collect()
+
+
+@pytest.fixture
+def recorder() -> RecordingClient:
+    """Take the reports of the process."""
+    taken = RecordingClient()
+    usercontext.init(None, client=taken)
+    return taken

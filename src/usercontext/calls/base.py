@@ -119,6 +119,7 @@ class RunningCall(Running):
         record: the call's, fresh.
         packages: those of the library, see `original_error`.
         is_error: tells the exceptions that are reported from those that are an answer.
+        is_own: see `Running`.
     """
 
     __slots__ = ("_packages",)
@@ -128,8 +129,10 @@ class RunningCall(Running):
         record: RequestRecord,
         packages: tuple[str, ...] = (),
         is_error: Callable[[BaseException], bool] | None = None,
+        *,
+        is_own: bool = True,
     ) -> None:
-        super().__init__(record, is_error=is_error)
+        super().__init__(record, is_error=is_error, is_own=is_own)
         self._packages = packages
 
     def fail(self, error: BaseException) -> None:
