@@ -250,6 +250,18 @@ def test_what_the_app_gives_a_span_wins_whole(when: str, spans: Telemetry) -> No
     assert spans.users()["query"] == explicit
 
 
+def test_a_user_given_after_the_start_is_not_blended_with_ours(spans: Telemetry) -> None:
+    """A span of ada's request that the app says is bob's keeps none of ada's fields."""
+
+    def handler() -> None:
+        set_user(ADA)
+        with spans.provider.get_tracer("shop").start_as_current_span("query") as span:
+            span.set_attribute("user.id", "bob")
+
+    serve("wsgi", "outside", spans, handler)
+    assert spans.users()["query"] == {"user.id": "bob"}
+
+
 def test_nothing_goes_into_baggage(spans: Telemetry) -> None:
     """Services that the app calls are not told who its user is."""
     carried: dict[str, str] = {}

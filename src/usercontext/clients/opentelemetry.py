@@ -14,7 +14,7 @@ from usercontext.diagnostics import harmless
 from usercontext.optional import importing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from usercontext.core.record import RequestRecord
     from usercontext.types import GetUser
@@ -135,6 +135,14 @@ class OpenTelemetryClient(TransactionClient):
                 self.name(span, self._get_user(resolve=False))
             else:
                 self.name(span, self._pull())
+            _call_before_end(span, self._unblend)
+
+    def _unblend(self, span: Any) -> None:
+        """Take ours off a span that the app has given another user since it started."""
+        present, written = span.attributes, self._written.get(span, {})
+        names = self._identity_names()
+        if any(name in present and present[name] != written.get(name) for name in names):
+            self.name(span, None)
 
     def emit_log(self, log: Any) -> None:
         """Name the known user of a log record; what the log processor calls."""
@@ -221,6 +229,18 @@ def _ask_before_end(span: Any, get_user: GetUser) -> None:
         end(*args, **kwargs)
 
     span.end = ask_and_end
+
+
+def _call_before_end(span: Any, function: Callable[[Any], None]) -> None:
+    end = span.end
+
+    def call_and_end(*args: Any, **kwargs: Any) -> None:
+        if span.is_recording():
+            with harmless("OpenTelemetry span", "a span went out with our user beside another"):
+                function(span)
+        end(*args, **kwargs)
+
+    span.end = call_and_end
 
 
 def _is_unresolved(record: RequestRecord) -> bool:
