@@ -30,7 +30,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # Short, and open to the user that the server runs as.
     folder = tmp_path_factory.mktemp("postgres")
     for parent in (folder, *folder.parents[:3]):
-        parent.chmod(0o755)
+        parent.chmod(parent.stat().st_mode | 0o055)
     with postgres_server(folder) as url, pytest.MonkeyPatch.context() as patch:
         patch.setenv("JOBS_POSTGRES", url)
         yield url
