@@ -72,6 +72,9 @@ def init(
         has_dsn = client is not None
     elif dsn is not None and dsn != ENVIRONMENT_VARIABLE:
         raise ConfigurationError("init() takes a DSN or client=, not both: leave one of them out")
+    own_text = getattr(client, "exception_text", None)
+    if isinstance(own_text, str):
+        context_options.setdefault("exception_text", own_text)
     context = configure(client=client, **context_options)
     _close_client(make_default(context).client, unless=client)
     _watch(unhandled=has_dsn if capture_unhandled is None else capture_unhandled, level=level)

@@ -24,6 +24,7 @@ __all__ = [
     "is_environ",
     "is_websocket",
     "lambda_context",
+    "lines",
     "method",
     "path",
     "peers",
@@ -179,22 +180,42 @@ def query(source: Source) -> str:
 def headers(source: Source) -> dict[str, str]:
     """Return the headers by their names in lower case, in order, lines of one name joined."""
     joined: dict[str, str] = {}
-    for name, value in _environ_lines(source) if is_environ(source) else _scope_lines(source):
+    for name, value in lines(source):
         joined[name] = f"{joined[name]},{value}" if name in joined else value
     return joined
 
 
-def _scope_lines(scope: Source) -> Iterator[tuple[str, str]]:
+def lines(
+    source: Source, *, without: frozenset[bytes | str] = frozenset()
+) -> Iterator[tuple[str, str]]:
+    """Yield names, in lower case, and values of the headers, one by one.
+
+    Args:
+        source: a scope or an environ.
+        without: the keys of headers to pass over, as scopes and environs have them.
+    """
+    if is_environ(source):
+        return _environ_lines(source, without)
+    return _scope_lines(source, without)
+
+
+def _scope_lines(
+    scope: Source, without: frozenset[bytes | str] = frozenset()
+) -> Iterator[tuple[str, str]]:
     for key, value in _pairs(scope.get("headers")):
+        if isinstance(key, bytes) and key in without:
+            continue
         name = _text(key).lower()[:_MAX_NAME]
         if name:
             yield name, _text(value)
 
 
-def _environ_lines(environ: Source) -> Iterator[tuple[str, str]]:
+def _environ_lines(
+    environ: Source, without: frozenset[bytes | str] = frozenset()
+) -> Iterator[tuple[str, str]]:
     pairs: list[tuple[Any, Any]] = list(environ.items())
     for key, value in pairs:
-        if not isinstance(key, str) or not isinstance(value, str):
+        if not isinstance(key, str) or not isinstance(value, str) or key in without:
             continue
         if key.startswith("HTTP_"):
             yield key[5:].replace("_", "-").lower()[:_MAX_NAME], value

@@ -333,26 +333,36 @@ def describe(record: RequestRecord, event: Event) -> None:
         root.make_state()
     data = None if root.state is None else root.state.data
     is_withheld = _is_withheld(record)
+    handed_over = data, _secrets_of(settings, data)  # now, as the app may change it
     # A report of the built-in client can be finished on its thread, of what is copied now.
     later: Callable[..., object] | None = getattr(event, "later", None)
     may_wait = later is not None and (data is None or not settings.request_data.include_data)
     copied = snapshot(root.source) if may_wait else None
     if later is None or copied is None:
-        _describe(event, settings, root.source, data, is_withheld)
+        _describe(event, settings, root.source, handed_over, is_withheld)
         return
     event["request"] = None  # its place
-    later(_describe, settings, copied, data, is_withheld, weight=_SOURCE_BYTES)
+    later(_describe, settings, copied, handed_over, is_withheld, weight=_SOURCE_BYTES)
+
+
+def _secrets_of(settings: Settings, data: object) -> tuple[str, ...]:
+    if data is None or settings.exception_text == "full":
+        return ()
+    from usercontext.request.withheld import secrets_of_data
+
+    return secrets_of_data(data)
 
 
 def _describe(
     event: Event,
     settings: Settings,
     source: Source,
-    data: object,
+    handed_over: tuple[object, tuple[str, ...]],
     is_withheld: bool,
 ) -> None:
     from usercontext.request import description  # only a request that is reported needs it
 
+    data, secrets = handed_over
     include_ip = settings.includes_ip and not is_withheld
     request = description.collect(settings.request_data, source, data=data, include_ip=include_ip)
     if request:
@@ -368,6 +378,17 @@ def _describe(
         withheld.append({"what": "user and address", "rule": "set_reporting(False)"})
     told["address"]["included"] = include_ip
     event.setdefault("contexts", {}).setdefault("usercontext", {}).update(told)
+    if settings.exception_text != "full":
+        from usercontext.request.withheld import hide_in_event
+
+        hides_addresses = not include_ip or settings.request_data.anonymize_ip is not False
+        hide_in_event(
+            event,
+            settings.request_data,
+            source,
+            secrets=secrets,
+            hides_addresses=hides_addresses,
+        )
 
 
 def report(record: RequestRecord, event: Event, client: Reporter) -> str | None:

@@ -33,6 +33,9 @@ class ContextOptions(TypedDict, total=False):
     resolve: "lazy" (default), when a report first needs the user, or "eager", before the app.
     resolver_timeout: seconds that anything waits for a resolver running elsewhere; default 1.
     resolver_thread: run a sync resolver of an ASGI app in a worker thread; default False.
+    exception_text: "safe" (default): texts of errors are told without the input that they quote,
+        and without what the request holds and `request_data` leaves out; "full": as they are;
+        "none": the classes of exceptions alone.
     ignore_errors: exception classes and dotted names that are never reported; by default
         `"starlette.requests.ClientDisconnect"` and its like in other frameworks are left out where
         nothing handles them.
@@ -52,6 +55,7 @@ class ContextOptions(TypedDict, total=False):
     resolver_timeout: float
     resolver_thread: bool
     detached_ttl: float | None
+    exception_text: Literal["safe", "full", "none"]
     ignore_errors: Iterable[type[BaseException] | str]
     carried: CarriedIdentity | None
 
@@ -124,6 +128,10 @@ def _resolve(name: str, value: object) -> object:
     )
 
 
+def _exception_text(name: str, value: object) -> object:
+    return checks.choice(name, value, "safe", "full", "none")
+
+
 def _seconds_or_none(name: str, value: object) -> float | None:
     return None if value is None else checks.seconds(name, value)
 
@@ -152,6 +160,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "carried": _carried,
     "request_data": _request_data,
     "clients": _clients,
+    "exception_text": _exception_text,
     "ignore_errors": _ignored_errors,
     "resolve": _resolve,
     "resolver_timeout": checks.seconds,

@@ -72,6 +72,7 @@ class Settings:
         self.detached_ttl: float | None = options.get("detached_ttl", 300.0)
         self.carried: CarriedIdentity | None = options.get("carried")
         self.ignored: IgnoredErrors | None = options.get("ignore_errors")
+        self.exception_text: str = options.get("exception_text", "safe")
         self.client: Reporter | None = options.get("client")
         self.make_request: Callable[[Any], object] | None = options.get("make_request")
         self.scrubber: Scrubber = scrubber

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.core import capture
 from usercontext.core.record import record_in
+from usercontext.core.settings import default
 from usercontext.diagnostics import harmless
+from usercontext.privacy.error_texts import safe_error_text, safe_text
 
 if TYPE_CHECKING:
     import logging
@@ -159,6 +161,17 @@ def _context_of(told: Mapping[str, Any]) -> Context | None:
     return None
 
 
+def _message_of(record: logging.LogRecord) -> str:
+    """Return what a record says, without the input that errors among its arguments quote."""
+    if default().exception_text == "full":
+        return record.getMessage()
+    args: Any = record.args
+    if isinstance(args, tuple) and any(isinstance(one, BaseException) for one in args):
+        shown = tuple(safe_error_text(a) if isinstance(a, BaseException) else a for a in args)
+        return safe_text(str(record.msg) % shown)
+    return safe_text(record.getMessage())
+
+
 def _make_handler(level: str | int) -> logging.Handler:
     import logging
 
@@ -171,6 +184,7 @@ def _make_handler(level: str | int) -> logging.Handler:
             with harmless("capture_logging", "a log record could not be reported"):
                 error = record.exc_info[1] if record.exc_info else None
                 shown = _LEVELS.get(record.levelname, "debug")
-                capture.capture_record(error, record.getMessage(), level=shown, logger=record.name)
+                text = _message_of(record)
+                capture.capture_record(error, text, level=shown, logger=record.name)
 
     return Handler(level)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from usercontext.address.headers import is_address_header
-from usercontext.address.search import find_addresses
+from usercontext.address.search import find_addresses, may_hold_ipv6
 from usercontext.checks import listed
 from usercontext.exceptions import ConfigurationError
 from usercontext.privacy.pseudonyms import digest
@@ -309,7 +309,7 @@ def _without_pattern(rule: ScrubRule, text: str) -> str:
     if rule.pattern == "email":
         spans = _find_emails(text) if "@" in text or "%40" in text else ()
     else:
-        has_any = text.count(".") >= 3 or text.count(":") >= 2
+        has_any = text.count(".") >= 3 or may_hold_ipv6(text)
         spans = _spans_of_addresses(text) if has_any else ()
     shown: list[str] = []
     at = 0

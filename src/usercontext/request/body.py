@@ -8,7 +8,7 @@ from typing import Any
 from usercontext.extra_values import Limits, bounded, kind_of, safe_str
 from usercontext.privacy.secret_names import FILTERED, is_secret
 
-__all__ = ["BODY", "copied"]
+__all__ = ["BODY", "copied", "parsed"]
 
 _MAX_ITEMS = 100
 _MAX_NAME = 256
@@ -51,10 +51,11 @@ def copied(value: object, *, hides: Callable[[str], bool]) -> Any:
     def shown(text: str) -> str:
         return FILTERED if hides(text[:_MAX_PARSED]) else text
 
-    return bounded(_parsed(value), BODY, shown=shown)
+    return bounded(parsed(value), BODY, shown=shown)
 
 
-def _parsed(value: object) -> object:
+def parsed(value: object) -> object:
+    """Return what a form or JSON says; anything else as it is."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         value = bytes(value[: _MAX_PARSED + 1]).decode("utf-8", "replace")
     if not isinstance(value, str):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from usercontext.request import RequestData
     from usercontext.source import Source
 
-__all__ = ["collect", "explain", "hidden_addresses"]
+__all__ = ["collect", "explain", "hidden_addresses", "unquoted"]
 
 _MAX_HEADERS = 128
 _MAX_VALUE = 2048
@@ -247,7 +247,7 @@ def _filtered_query(query: str, hidden: HiddenAddresses) -> str:
 
 def _filtered_pair(pair: str, hidden: HiddenAddresses) -> str:
     name, equals, value = pair.partition("=")
-    plain_name, plain_value = _unquoted(name), _unquoted(value)
+    plain_name, plain_value = unquoted(name), unquoted(value)
     if hidden.is_in(plain_name):
         return FILTERED
     # A value may itself be a URL or a form: "next=/x?token=…".
@@ -257,7 +257,8 @@ def _filtered_pair(pair: str, hidden: HiddenAddresses) -> str:
     return "".join(c if c.isprintable() and c.isascii() else "?" for c in name + equals + value)
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
+    """Return what a text of a query or cookie says, also where it was encoded twice."""
     from urllib.parse import unquote_plus
 
     once = unquote_plus(text, "utf-8", "replace")
@@ -309,9 +310,9 @@ def _shown_url(options: RequestData, url: str, hidden: HiddenAddresses) -> str:
 def _cookies(headers: dict[str, str], hidden: HiddenAddresses) -> dict[str, str]:
     shown: dict[str, str] = {}
     for name, value in _cookie_pairs(headers.get("cookie", "")):
-        if hidden.is_in(_unquoted(name)):
+        if hidden.is_in(unquoted(name)):
             continue
-        secret = is_secret(name) or hidden.is_in(_unquoted(value[: _MAX_VALUE + 64]))
+        secret = is_secret(name) or hidden.is_in(unquoted(value[: _MAX_VALUE + 64]))
         shown[_cut(name, 256)] = FILTERED if secret else _cut(value, _MAX_VALUE)
     return shown
 

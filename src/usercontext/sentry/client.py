@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from usercontext import checks
 from usercontext.clients.base import BaseClient
+from usercontext.core.record import current
+from usercontext.core.settings import default
 from usercontext.diagnostics import failure, warn_once
 from usercontext.event_loop import run_in_own_thread
 from usercontext.sentry import options as check
@@ -59,6 +61,8 @@ class SentryClient(BaseClient):
             rules apply after it.
         include_local_variables: whether the app's own frames show their variables; names that
             look secret are filtered.
+        exception_text: "safe", the texts of errors without the input that they quote; "full", as
+            they are; "none", the classes alone. By default what `init()` was given, or "safe".
         in_app_include: modules that are the app's own although they are installed.
         in_app_exclude: modules that are not the app's own.
         max_queue: how many events may wait for the background thread; further ones are dropped.
@@ -94,6 +98,7 @@ class SentryClient(BaseClient):
         sample_rate: float = 1.0,
         before_send: Callable[[Event], Event | None] | None = None,
         include_local_variables: bool = False,
+        exception_text: Literal["safe", "full", "none"] | None = None,
         in_app_include: Iterable[str] = (),
         in_app_exclude: Iterable[str] = (),
         max_queue: int = _MAX_QUEUE,
@@ -110,6 +115,10 @@ class SentryClient(BaseClient):
         transport: Transport | Literal["httpx"] | None = None,
     ) -> None:
         self._environment = check.environment(environment)
+        #: What was asked for here; None: what applies to the request, or else `init()` says.
+        self.exception_text: Literal["safe", "full", "none"] | None = checks.choice(
+            "exception_text", exception_text, "safe", "full", "none", None
+        )
         before_send = checks.function("before_send", before_send)
         sample_rate = check.fraction("sample_rate", sample_rate)
         traces = StackTraces(
@@ -124,6 +133,7 @@ class SentryClient(BaseClient):
             release=check.release(release),
             environment=self._environment,
             server_name=check.server_name(server_name),
+            exception_text=self._exception_text,
         )
         waits = QueueOptions(
             max_queue=checks.count("max_queue", max_queue),
@@ -161,6 +171,12 @@ class SentryClient(BaseClient):
     def __repr__(self) -> str:
         target = "nothing" if self._target is None else str(self._target)
         return f"<SentryClient to {target!r}, environment {self._environment!r}>"
+
+    def _exception_text(self) -> str:
+        if self.exception_text is not None:
+            return self.exception_text
+        record = current()
+        return (default() if record is None else record.settings).exception_text
 
     def setup(self, get_user: GetUser, /) -> None:
         """Remember whom to ask for the user of what this client captures on its own."""

@@ -46,6 +46,7 @@ class RecordingClient(BaseClient):
         self.get_user: GetUser | None = None
         self._recording = recording
         self._client = SentryClient(transport=_Recorder(self.events), **options)
+        self.exception_text: str | None = self._client.exception_text
 
     def clear(self) -> None:
         """Forget what has been recorded."""

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext._version import __version__
 from usercontext.extra_values import safe_str
+from usercontext.privacy.error_texts import safe_error_text, safe_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from usercontext.sentry.event.draft import Draft
@@ -65,8 +67,10 @@ class EventBuilder:
         release: str | None = None,
         environment: str = "production",
         server_name: str | None = None,
+        exception_text: Callable[[], str] = lambda: "safe",
     ) -> None:
         self._traces = traces
+        self._exception_text = exception_text
         self._common: Event = {"platform": "python", "environment": environment}
         if release is not None:
             self._common["release"] = release
@@ -141,7 +145,7 @@ class EventBuilder:
         kind = type(error)
         value: dict[str, Any] = {
             "type": safe_str(kind.__name__ or "Error", _MAX_NAME),
-            "value": _text(error),
+            "value": _text(error, self._exception_text()),
             "mechanism": mechanism,
         }
         if kind.__module__ and kind.__module__ != "builtins":
@@ -231,10 +235,14 @@ def _origins(error: BaseException, number: int) -> list[tuple[BaseException, int
     return origins
 
 
-def _text(error: BaseException) -> str:
-    text = safe_str(error, _MAX_TEXT)
+def _text(error: BaseException, option: str) -> str:
+    if option == "none":
+        return ""
+    text = safe_str(error if option == "full" else safe_error_text(error), _MAX_TEXT)
     notes = getattr(error, "__notes__", None)
     if not isinstance(notes, list | tuple):
         return text
     lines = [safe_str(note, _MAX_TEXT) for note in notes[:_MAX_NOTES] if isinstance(note, str)]
+    if option != "full":
+        lines = [safe_text(line) for line in lines]
     return safe_str("\n".join([text, *lines]), _MAX_TEXT)
