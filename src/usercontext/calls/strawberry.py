@@ -57,7 +57,7 @@ class UserContext:
         setattr(schema, _MARK, self)
 
 
-class _Serving(SchemaExtension):
+class _Serving(SchemaExtension):  # type: ignore[misc, unused-ignore]
     """The hook around every operation that is executed at once."""
 
     def __init__(self, operations: OperationContext) -> None:
