@@ -43,7 +43,7 @@ class UserContext:
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, server: FastMCP[Any], **options: Unpack[ContextOptions]) -> None:
+    def __init__(self, server: Any, **options: Unpack[ContextOptions]) -> None:
         _check(server)
         # First of all: what other middlewares do is of the message, too.
         server.middleware.insert(0, _Serving(CallContext(options)))
