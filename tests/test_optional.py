@@ -132,7 +132,7 @@ def test_sending_needs_httpx() -> None:
 FRAMEWORKS = sorted(
     path.stem
     for path in (Path(usercontext.__file__).parent / "frameworks").iterdir()
-    if not path.name.startswith("_") and path.stem != "channels"
+    if not path.name.startswith("_") and path.stem not in ("base", "channels")
 )
 
 

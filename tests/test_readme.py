@@ -20,6 +20,7 @@ NEEDED = {
     "README": "fastapi",
     "tutorial": "fastapi",
     "delivery": "httpx",
+    "inspector": "sentry_sdk",
     "resolvers": "jwt",
     "services": "starlette",
     "django-rest-framework": "rest_framework",
@@ -115,6 +116,8 @@ def test_the_code_runs(page: Path, tmp_path: Path) -> None:
     if needed:
         pytest.importorskip(needed)
         pytest.importorskip("httpx")
+    if page.parent.name == "calls":
+        pytest.importorskip("mcp")
     if page.parent.name == "clients":
         pytest.importorskip(CLIENTS[page.stem])
         pytest.importorskip("werkzeug")
