@@ -276,3 +276,13 @@ def test_scrub_rules_come_first() -> None:
     with usercontext.isolation_scope(user=User(**ADA, ip_address="203.0.113.7")):
         text = Carrier(["https://a.internal"]).header("https", "a.internal", None)
     assert carried.read(text, ("host", "a.internal")) == User(id="ada")
+
+
+@pytest.mark.parametrize(
+    "host", ["https://ada:pa55word@shop.example", "https://shop.example/?token=pa55word"]
+)
+def test_an_error_shows_no_password(host: str) -> None:
+    """What is wrong with a host is said without a password or a token that stands in it."""
+    with pytest.raises(ConfigurationError, match=r"shop\.example") as caught:
+        Carrier(hosts=[host])
+    assert "pa55word" not in str(caught.value)

@@ -91,6 +91,14 @@ def _warn_unconfigured() -> None:
     )
 
 
+def _shown(text: str) -> str:
+    """Return an origin for a message, without a password or a token that stands in it."""
+    scheme, separator, rest = text.rpartition("://")
+    place = rest.partition("?")[0].rpartition("@")
+    hidden = "...@" if place[1] else ""
+    return repr(f"{scheme}{separator}{hidden}{place[2]}"[:100])
+
+
 def _origin_of(text: object, *, allow_plain_http: bool) -> tuple[str, str, int]:
     if not isinstance(text, str) or not text:
         raise ConfigurationError(f"hosts must hold texts, not {type(text).__name__}")
@@ -98,16 +106,16 @@ def _origin_of(text: object, *, allow_plain_http: bool) -> tuple[str, str, int]:
         parts = urlsplit(text if "://" in text else f"https://{text}")
         host, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError as error:
-        raise ConfigurationError(f"hosts: {text!r:.100} is no origin: {error}") from None
+        raise ConfigurationError(f"hosts: {_shown(text)} is no origin: {error}") from None
     is_origin = host and parts.scheme in _PORTS and parts.path in ("", "/")
     if not is_origin or parts.query or parts.fragment or "@" in parts.netloc or "*" in host:
         raise ConfigurationError(
-            f"hosts: {text!r:.100} is no origin: write scheme, host and port alone, such as "
+            f"hosts: {_shown(text)} is no origin: write scheme, host and port alone, such as "
             '"https://billing.internal:8443"; there are no wildcards'
         )
     if parts.scheme == "http" and not (allow_plain_http or _is_loopback(host)):
         raise ConfigurationError(
-            f"hosts: {text!r:.100} would be told over plain http, where anybody on the way can "
+            f"hosts: {_shown(text)} would be told over plain http, where anybody on the way can "
             "repeat it: write https://, or allow_plain_http=True if the network is yours alone"
         )
     return parts.scheme, host, port or _PORTS[parts.scheme]
