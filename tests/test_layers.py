@@ -198,6 +198,18 @@ def test_doors_leave_the_steps_of_a_request_to_the_lifecycle(module: str) -> Non
     assert not [call for call in calls if "record.close(" in call or ".ended =" in call]
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("frameworks.")])
+def test_frameworks_find_records_and_refuse_apps_in_one_place(module: str) -> None:
+    """What every framework's module does in the same way stands in `frameworks.base`."""
+    source = MODULES[module].read_text(encoding="utf-8")
+    calls = [
+        ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)
+    ]
+    finds = [one for one in calls if one.startswith("isinstance(") and "RequestRecord" in one]
+    assert len(finds) == (module == "frameworks.base")
+    assert "a UserContext already" not in source or module == "frameworks.base"
+
+
 def test_the_record_is_data() -> None:
     """The record of a request calls nothing of settings, pipeline or resolver."""
     used = ours_among(imports_of(MODULES["core.record"]))

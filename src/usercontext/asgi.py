@@ -45,6 +45,19 @@ _LAST = {
 }
 
 
+def _import_connection() -> type[Any]:
+    with importing("starlette", "asgi", purpose="A resolver over ASGI"):
+        from starlette.requests import HTTPConnection
+    return HTTPConnection
+
+
+_connection_class = cache(_import_connection)
+
+
+def _make_connection(scope: Any) -> object:
+    return _connection_class()(scope)
+
+
 class UserContextMiddleware:
     """Give every HTTP request and websocket of an ASGI app a user of its own.
 
@@ -62,21 +75,19 @@ class UserContextMiddleware:
         MissingDependencyError: a resolver is given, and starlette is not installed.
     """
 
+    #: What makes the resolver's request of a scope; frameworks have their own.
+    make_request: Callable[[Any], object] = staticmethod(_make_connection)
+
     @options_by_name
     def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
         check_interface(app, "ASGI")
         self.app: ASGIApp = app
-        self.own: Settings = configure(make_request=self.request_maker(options), **options)
+        if self.make_request is _make_connection and options.get("resolver") is not None:
+            _import_connection()
+        self.own: Settings = configure(make_request=self.make_request, **options)
         self._joined = configure_joined(self.own)
         _mark_awaitable(_Exchange.send)
         _mark_awaitable(_RecordingExchange.send)
-
-    @staticmethod
-    def request_maker(options: ContextOptions) -> Callable[[Any], object]:
-        """Return what makes the resolver's request of a scope: frameworks may have their own."""
-        if options.get("resolver") is not None:
-            _import_connection()
-        return _make_connection
 
     def around(self, app: ASGIApp) -> Self:
         """Return the same middleware, configured once, around another app."""
@@ -153,19 +164,6 @@ def _mark_awaitable(function: Any) -> None:
     from asyncio import coroutines
 
     function._is_coroutine = coroutines._is_coroutine  # type: ignore[attr-defined]
-
-
-def _import_connection() -> type[Any]:
-    with importing("starlette", "asgi", purpose="A resolver over ASGI"):
-        from starlette.requests import HTTPConnection
-    return HTTPConnection
-
-
-_connection_class = cache(_import_connection)
-
-
-def _make_connection(scope: Any) -> object:
-    return _connection_class()(scope)
 
 
 class _Exchange:

@@ -33,6 +33,49 @@ __all__ = ["UserContextMiddleware"]
 _MAX_WRAPPED = 20  # middlewares in each other
 
 
+def _import_request() -> type[Any]:
+    with importing("werkzeug", "wsgi", purpose="A resolver over WSGI"):
+        from werkzeug.wrappers import Request
+    return Request
+
+
+@cache
+def _request_class() -> type[Any]:
+    from werkzeug.datastructures import EnvironHeaders
+
+    whole: Any = _import_request()
+
+    class Request(whole):  # type: ignore[misc]
+        """Werkzeug's Request, filled when more than its headers is asked for.
+
+        Filling it takes more than twice as long as reading a header, which is what most
+        resolvers do. It is shallow and unpopulated: the body stays the app's, and the environ
+        holds nothing of ours.
+        """
+
+        _is_filled = False
+
+        def __init__(self, environ: Environ) -> None:
+            self.environ = environ
+
+        @cached_property
+        def headers(self) -> Any:
+            return EnvironHeaders(self.environ)
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__") or self._is_filled:
+                raise AttributeError(f"a request has no {name!r}")
+            self._is_filled = True
+            super().__init__(self.environ, populate_request=False, shallow=True)
+            return getattr(self, name)
+
+    return Request
+
+
+def _make_request(environ: Any) -> object:
+    return _request_class()(environ)
+
+
 class UserContextMiddleware(PlainWSGI):
     """Give every request of a WSGI app a user of its own.
 
@@ -50,19 +93,17 @@ class UserContextMiddleware(PlainWSGI):
         MissingDependencyError: a resolver is given, and werkzeug is not installed.
     """
 
+    #: What makes the resolver's request of an environ; frameworks have their own.
+    make_request: Callable[[Any], object] = staticmethod(_make_request)
+
     @options_by_name
     def __init__(self, app: WSGIApp, **options: Unpack[ContextOptions]) -> None:
         check_interface(app, "WSGI")
         self.app = app
-        self.own: Settings = configure(make_request=self.request_maker(options), **options)
-        self._joined = configure_joined(self.own)
-
-    @staticmethod
-    def request_maker(options: ContextOptions) -> Callable[[Any], object]:
-        """Return what makes the resolver's request of an environ: frameworks may have their own."""
-        if options.get("resolver") is not None:
+        if self.make_request is _make_request and options.get("resolver") is not None:
             _import_request()
-        return _make_request
+        self.own: Settings = configure(make_request=self.make_request, **options)
+        self._joined = configure_joined(self.own)
 
     def _outer_record(self, environ: Environ, record: RequestRecord) -> RequestRecord | None:
         """Return the open record that a middleware further out made, or put ours in its place."""
@@ -135,49 +176,6 @@ def _check_wrapped(middleware: UserContextMiddleware) -> None:
                 "app.wsgi_app again: write app.wsgi_app = UserContextMiddleware(app.wsgi_app, ...)"
             )
         within = getattr(within, "app", None) or getattr(within, "wsgi_app", None)
-
-
-def _import_request() -> type[Any]:
-    with importing("werkzeug", "wsgi", purpose="A resolver over WSGI"):
-        from werkzeug.wrappers import Request
-    return Request
-
-
-@cache
-def _request_class() -> type[Any]:
-    from werkzeug.datastructures import EnvironHeaders
-
-    whole: Any = _import_request()
-
-    class Request(whole):  # type: ignore[misc]
-        """Werkzeug's Request, filled when more than its headers is asked for.
-
-        Filling it takes more than twice as long as reading a header, which is what most
-        resolvers do. It is shallow and unpopulated: the body stays the app's, and the environ
-        holds nothing of ours.
-        """
-
-        _is_filled = False
-
-        def __init__(self, environ: Environ) -> None:
-            self.environ = environ
-
-        @cached_property
-        def headers(self) -> Any:
-            return EnvironHeaders(self.environ)
-
-        def __getattr__(self, name: str) -> Any:
-            if name.startswith("__") or self._is_filled:
-                raise AttributeError(f"a request has no {name!r}")
-            self._is_filled = True
-            super().__init__(self.environ, populate_request=False, shallow=True)
-            return getattr(self, name)
-
-    return Request
-
-
-def _make_request(environ: Any) -> object:
-    return _request_class()(environ)
 
 
 def _is_file(body: object, environ: Environ) -> bool:

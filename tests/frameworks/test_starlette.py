@@ -375,7 +375,7 @@ def test_a_second_context_is_refused() -> None:
     """Only one of them could be meant."""
     app = make_app()
     UserContext(app)
-    with pytest.raises(ConfigurationError, match="give all options to one"):
+    with pytest.raises(ConfigurationError, match="keep one, and give it all options"):
         UserContext(app)
 
 

@@ -10,13 +10,12 @@ from usercontext.core.lifecycle import (
     RequestScope,
     Serving,
     flush_at_end,
-    is_open,
     serving_inside,
     started,
 )
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import identity_of
+from usercontext.frameworks.base import identity_of, open_record_in, record_in
 from usercontext.optional import importing
 
 with importing("aiohttp", "aiohttp", purpose="usercontext.frameworks.aiohttp"):
@@ -72,8 +71,8 @@ class UserContextMiddleware:
     ) -> web.StreamResponse:
         """Serve one request."""
         source = RequestScope(request, _PARTS)
-        found = request.get(_KEY)
-        if is_open(found):
+        found = open_record_in(request, _KEY)
+        if found is not None:
             vars(request)[KEY] = found
             async with serving_inside(self._own, found, source):
                 return await handler(request)
@@ -138,8 +137,8 @@ def _check(app: object) -> None:
 
 
 async def _push_at_start(request: web.Request, _response: web.StreamResponse) -> None:
-    record = request.get(_KEY)
-    if isinstance(record, RequestRecord):
+    record = record_in(request, _KEY)
+    if record is not None:
         await started(record)
 
 

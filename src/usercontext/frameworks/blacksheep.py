@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.lifecycle import fail
 from usercontext.core.record import UNKNOWN, enter, leave
-from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import no_app, record_in
+from usercontext.frameworks.base import (
+    check_app,
+    check_first,
+    check_waiting,
+    no_app,
+    record_in,
+)
 from usercontext.optional import importing
 
 with importing("blacksheep", "blacksheep", purpose="usercontext.frameworks.blacksheep"):
@@ -76,14 +81,6 @@ class UserContext:
         app.__class__ = _around(type(app))
 
 
-class _Middleware(UserContextMiddleware):
-    """The ASGI middleware, with BlackSheep's own request for the resolver."""
-
-    @staticmethod
-    def request_maker(options: ContextOptions) -> Callable[[Any], object]:  # noqa: ARG004
-        return _request_of
-
-
 def _request_of(scope: Any) -> Request:
     found = scope.get(_REQUEST)
     if found is None:
@@ -94,6 +91,12 @@ def _request_of(scope: Any) -> Request:
         found.scope = scope
     request: Request = found
     return request
+
+
+class _Middleware(UserContextMiddleware):
+    """The ASGI middleware, with BlackSheep's own request for the resolver."""
+
+    make_request = staticmethod(_request_of)
 
 
 def _around(kind: type[Application]) -> type[Application]:
@@ -173,19 +176,9 @@ async def _report(request: Request, error: Exception) -> None:
         await fail(record, error)
 
 
-def _check(app: object) -> None:
-    if not isinstance(app, Application):
-        raise ConfigurationError(
-            f"UserContext takes a BlackSheep Application, not {type(app).__name__}: write "
-            "UserContext(app), where app = Application()"
-        )
-    if "_usercontext" in vars(app):
-        raise ConfigurationError(
-            "this app has a UserContext already: keep one, and give it all options; an app that "
-            "is mounted in it may have one of its own"
-        )
-    if app.started:
-        raise ConfigurationError(
-            "the app has started, and its middlewares are fixed: write UserContext(app) where "
-            "the app is made"
-        )
+def _check(app: Application) -> None:
+    hint = "write UserContext(app), where app = Application()"
+    check_app(app, Application, "a BlackSheep Application", hint)
+    hint = "an app that is mounted in it may have one of its own"
+    check_first("_usercontext" in vars(app), hint=hint)
+    check_waiting(app.started, hint="write UserContext(app) where the app is made")

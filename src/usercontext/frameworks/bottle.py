@@ -10,7 +10,7 @@ from usercontext.core.options import checked
 from usercontext.core.passage import attach
 from usercontext.core.record import current
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import fail_current_now
+from usercontext.frameworks.base import check_first, fail_current_now
 from usercontext.optional import importing
 from usercontext.wsgi import UserContextMiddleware
 
@@ -58,11 +58,7 @@ class UserContext:
                 "app.install(UserContext(...)); any other WSGI app takes "
                 "usercontext.wsgi.UserContextMiddleware(app)"
             )
-        if any(isinstance(plugin, UserContext) for plugin in app.plugins):
-            raise ConfigurationError(
-                "this app has a UserContext already, and two could disagree about its users: "
-                "install one, with all options"
-            )
+        check_first(any(isinstance(plugin, UserContext) for plugin in app.plugins))
         # Past the `__setattr__` of Bottle, which lets nobody wrap what another plugin has set.
         vars(app)["wsgi"] = _Middleware(_reporting(app.wsgi), **self._options)
 
@@ -92,19 +88,17 @@ class UserContext:
         return call
 
 
-class _Middleware(UserContextMiddleware):
-    """The WSGI middleware, whose resolver gets a request of Bottle's."""
-
-    @staticmethod
-    def request_maker(_options: ContextOptions) -> Callable[[Any], object]:
-        return _make_request
-
-
 def _make_request(environ: Any) -> object:
     # Past `__init__`, which would put this request in place of Bottle's own into the environ.
     request = bottle.BaseRequest.__new__(bottle.BaseRequest)
     request.environ = environ
     return request
+
+
+class _Middleware(UserContextMiddleware):
+    """The WSGI middleware, whose resolver gets a request of Bottle's."""
+
+    make_request = staticmethod(_make_request)
 
 
 def _reporting(app: WSGIApp) -> WSGIApp:

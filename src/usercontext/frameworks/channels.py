@@ -10,12 +10,14 @@ from usercontext.diagnostics import warn_once
 from usercontext.frameworks.django.users import is_read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from usercontext.core.options import ContextOptions
     from usercontext.types import ASGIApp
 
 __all__ = ["UserContext", "UserContextMiddleware", "scope_user"]
+
+
+def _scope_itself(scope: Any) -> object:
+    return scope
 
 
 class UserContextMiddleware(asgi.UserContextMiddleware):
@@ -33,23 +35,17 @@ class UserContextMiddleware(asgi.UserContextMiddleware):
         ConfigurationError: an option is wrong; the message names it and the fix.
     """
 
+    #: The resolver is handed the scope, which consumers have too.
+    make_request = staticmethod(_scope_itself)
+
     def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
         if options.get("resolver") is None:
             options["resolver"] = scope_user
         super().__init__(app, **options)
 
-    @staticmethod
-    def request_maker(options: ContextOptions) -> Callable[[Any], object]:  # noqa: ARG004
-        """Return what hands the resolver the scope, which consumers have too."""
-        return _scope_itself
-
 
 #: The name that every framework's entry point has.
 UserContext = UserContextMiddleware
-
-
-def _scope_itself(scope: Any) -> object:
-    return scope
 
 
 def scope_user(scope: Any) -> object:

@@ -11,8 +11,14 @@ from usercontext.core.capture import mark_reported
 from usercontext.core.lifecycle import fail
 from usercontext.core.passage import of_error
 from usercontext.core.record import UNKNOWN
-from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import identity_of, no_app, record_in
+from usercontext.frameworks.base import (
+    check_app,
+    check_first,
+    check_waiting,
+    identity_of,
+    no_app,
+    record_in,
+)
 from usercontext.optional import importing
 
 with importing("connexion", "connexion", purpose="usercontext.frameworks.connexion"):
@@ -137,20 +143,11 @@ class _Reporter:
         return isinstance(error, HTTPException)
 
 
-def _stack_of(app: object) -> ConnexionMiddleware:
+def _stack_of(app: AbstractApp | ConnexionMiddleware) -> ConnexionMiddleware:
     stack = app.middleware if isinstance(app, AbstractApp) else app
-    if not isinstance(stack, ConnexionMiddleware):
-        raise ConfigurationError(
-            f"UserContext takes a Connexion app, not {type(app).__name__}: write "
-            "UserContext(app), where app = AsyncApp(__name__) or FlaskApp(__name__)"
-        )
-    if stack in _initialised:
-        raise ConfigurationError(
-            "this app has a UserContext already: keep one, and give it all options"
-        )
-    if stack.middleware_stack is not None:
-        raise ConfigurationError(
-            "the app has started, and its middlewares are fixed: write UserContext(app) where "
-            "the app is made, before its first request"
-        )
+    hint = "write UserContext(app), where app = AsyncApp(__name__) or FlaskApp(__name__)"
+    check_app(stack, ConnexionMiddleware, "a Connexion app", hint)
+    check_first(stack in _initialised)
+    hint = "write UserContext(app) where the app is made, before its first request"
+    check_waiting(stack.middleware_stack is not None, hint=hint)
     return stack

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 from usercontext import asgi, wsgi
 from usercontext.core.lifecycle import fail, fail_now
 from usercontext.core.passage import attach
-from usercontext.core.record import KEY, UNKNOWN, RequestRecord
+from usercontext.core.record import UNKNOWN
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import identity_of
+from usercontext.frameworks.base import identity_of, open_record_in
 from usercontext.optional import importing
 
 with importing("falcon", "falcon", purpose="usercontext.frameworks.falcon"):
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from usercontext.core.options import ContextOptions
+    from usercontext.core.record import RequestRecord
 
 __all__ = ["UserContext", "request_user", "wrap"]
 
@@ -102,28 +103,22 @@ class _ASGIMiddleware(asgi.UserContextMiddleware):
     """The ASGI middleware, whose resolver gets Falcon's request."""
 
     watch: _Watch
+    make_request = staticmethod(_asgi_request)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.watch.renew()
         await super().__call__(scope, receive, send)
-
-    @staticmethod
-    def request_maker(_options: ContextOptions) -> Callable[[Any], object]:
-        return _asgi_request
 
 
 class _WSGIMiddleware(wsgi.UserContextMiddleware):
     """The WSGI middleware, whose resolver gets Falcon's request."""
 
     watch: _Watch
+    make_request = staticmethod(_wsgi_request)
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         self.watch.renew()
         return super().__call__(environ, start_response)
-
-    @staticmethod
-    def request_maker(_options: ContextOptions) -> Callable[[Any], object]:
-        return _wsgi_request
 
 
 class _Watch:
@@ -164,11 +159,9 @@ class _Requests:
 
 def _record_of(source: Mapping[str, Any], request: object) -> RequestRecord | None:
     """Return the record of a request, which from now on knows Falcon's own."""
-    record = source.get(KEY)
-    if not isinstance(record, RequestRecord) or record.ended is not None:
-        return None
+    record = open_record_in(source)
     # A resolver from further out was written for another kind of request.
-    if record.settings.make_request in (_asgi_request, _wsgi_request):
+    if record is not None and record.settings.make_request in (_asgi_request, _wsgi_request):
         record.make_state().request = request
     return record
 

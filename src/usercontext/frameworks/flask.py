@@ -9,7 +9,7 @@ from usercontext.core.options import checked
 from usercontext.core.record import UNKNOWN
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import fail_current_now
+from usercontext.frameworks.base import check_app, check_first, fail_current_now
 from usercontext.optional import importing
 from usercontext.wsgi import UserContextMiddleware
 
@@ -91,11 +91,7 @@ class UserContext:
         if present is self:
             _warn_initialised_twice(app)
             return
-        if present is not None:
-            raise ConfigurationError(
-                f"app {app.name!r} has a UserContext already, and two could disagree about its "
-                "users: keep one, and give it all options"
-            )
+        check_first(present, app=f"app {app.name!r}")
         _check_unused(app)
         app.extensions[_EXTENSION] = self
         app.wsgi_app = UserContextMiddleware(  # type: ignore[assignment,method-assign]
@@ -112,12 +108,13 @@ def _import_flask_login() -> None:
 
 
 def _check_app(app: object) -> None:
-    if not isinstance(app, flask.Flask):
-        raise ConfigurationError(
-            f"UserContext takes a Flask app, not {type(app).__name__}: write UserContext(app), "
-            "where app = Flask(__name__); any other WSGI app takes "
-            "usercontext.wsgi.UserContextMiddleware(app)"
-        )
+    check_app(
+        app,
+        flask.Flask,
+        "a Flask app",
+        "write UserContext(app), where app = Flask(__name__); any other WSGI app takes "
+        "usercontext.wsgi.UserContextMiddleware(app)",
+    )
 
 
 def _check_unused(app: flask.Flask) -> None:

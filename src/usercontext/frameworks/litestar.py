@@ -18,8 +18,6 @@ with importing("litestar", "litestar", purpose="usercontext.frameworks.litestar"
     from litestar.plugins import InitPlugin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from litestar import Litestar
     from litestar.config.app import AppConfig
 
@@ -85,9 +83,7 @@ class UserContext(InitPlugin):
 class _Middleware(UserContextMiddleware):
     """The ASGI middleware, whose resolver gets Litestar's own connection."""
 
-    @staticmethod
-    def request_maker(_options: ContextOptions) -> Callable[[Any], object]:
-        return ASGIConnection
+    make_request = ASGIConnection
 
 
 class _First:

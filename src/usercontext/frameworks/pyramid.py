@@ -8,10 +8,9 @@ from usercontext.core.context import ask
 from usercontext.core.lifecycle import fail_now
 from usercontext.core.options import checked
 from usercontext.core.passage import attach
-from usercontext.core.record import KEY, RequestRecord
 from usercontext.core.settings import default
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import identity_of
+from usercontext.frameworks.base import identity_of, open_record_in, record_in
 from usercontext.optional import importing
 from usercontext.user import User
 from usercontext.wsgi import UserContextMiddleware
@@ -26,7 +25,7 @@ with importing("pyramid", "pyramid", purpose="usercontext.frameworks.pyramid"):
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from usercontext.core.options import ContextOptions
+    from usercontext.core.record import RequestRecord
     from usercontext.types import Environ, StartResponse
 
 __all__ = ["includeme", "request_user"]
@@ -92,18 +91,16 @@ class _Served:
 
     def _choose(self, environ: Environ, _router: object) -> UserContextMiddleware:
         """Leave the question who it is to who was asked it further out, if anybody was."""
-        record = environ.get(KEY)
-        outer = default()
-        if isinstance(record, RequestRecord) and record.ended is None:
-            outer = record.settings
+        record = open_record_in(environ)
+        outer = default() if record is None else record.settings
         return self._ready if outer.resolver is None else self._plain
 
     def _serve(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         watched = _Watched(self._router)
         response = self._policy(environ, watched)
-        record = environ.get(KEY)
+        record = record_in(environ)
         error = getattr(watched.request, "exception", None)
-        if isinstance(record, RequestRecord) and _is_failure(error, response):
+        if record is not None and _is_failure(error, response):
             fail_now(record, error)
         body: Iterable[bytes] = response(environ, start_response)
         return body
@@ -125,11 +122,6 @@ class _Middleware(UserContextMiddleware):
     def __init__(self, app: Any, router: Any, options: dict[str, Any]) -> None:
         self._router = router
         super().__init__(app, **options)
-
-    def request_maker(  # type: ignore[override]
-        self, _options: ContextOptions
-    ) -> Callable[[Any], object]:
-        return self.make_request
 
     def make_request(self, environ: Any) -> object:
         """Make a request of Pyramid's, for a resolver that is asked before there is one."""
@@ -159,8 +151,8 @@ class _Watched:
 
 def _record_of(request: Any) -> RequestRecord | None:
     """Return the open record of a request, which from now on knows Pyramid's own."""
-    record = request.environ.get(KEY)
-    if not isinstance(record, RequestRecord) or record.ended is not None:
+    record = open_record_in(request.environ)
+    if record is None:
         return None
     # A resolver from further out was written for another kind of request.
     if isinstance(getattr(record.settings.make_request, "__self__", None), _Middleware):

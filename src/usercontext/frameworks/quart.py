@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.record import KEY, UNKNOWN
 from usercontext.diagnostics import warn_once
-from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import fail_current, no_app
+from usercontext.frameworks.base import check_app, check_first, fail_current, no_app
 from usercontext.optional import importing
 
 with importing("quart", "quart", purpose="usercontext.frameworks.quart"):
@@ -22,8 +21,6 @@ with importing("quart", "quart", purpose="usercontext.frameworks.quart"):
     from werkzeug.datastructures import Headers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContext", "request_user"]
@@ -87,28 +84,6 @@ class UserContext:
             signal.connect(_report, app)
 
 
-class _Middleware(UserContextMiddleware):
-    """The ASGI middleware, whose resolver gets Quart's own request."""
-
-    @staticmethod
-    def request_maker(_options: ContextOptions) -> Callable[[Any], object]:
-        return _request_of
-
-
-def _check(app: quart.Quart) -> None:
-    if not isinstance(app, quart.Quart):
-        raise ConfigurationError(
-            f"UserContext takes a Quart app, not {type(app).__name__}: around another ASGI app "
-            "write UserContextMiddleware(app) of usercontext.asgi; Flask has its own in "
-            "usercontext.frameworks.flask"
-        )
-    if _NAME in app.extensions:
-        raise ConfigurationError(
-            "this app has its UserContext already: give all options to one, and call init_app "
-            "once for each app"
-        )
-
-
 def _current_request() -> BaseRequestWebsocket | None:
     if quart.has_request_context():
         return quart.request._get_current_object()  # type: ignore[attr-defined,no-any-return]
@@ -135,6 +110,23 @@ def _request_of(scope: Any) -> BaseRequestWebsocket:
         scope.get("http_version", "1.1"),
         scope,
     )
+
+
+class _Middleware(UserContextMiddleware):
+    """The ASGI middleware, whose resolver gets Quart's own request."""
+
+    make_request = staticmethod(_request_of)
+
+
+def _check(app: quart.Quart) -> None:
+    check_app(
+        app,
+        quart.Quart,
+        "a Quart app",
+        "around another ASGI app write UserContextMiddleware(app) of usercontext.asgi; Flask has "
+        "its own in usercontext.frameworks.flask",
+    )
+    check_first(_NAME in app.extensions)
 
 
 async def _report(_sender: object, exception: BaseException | None = None, **_extra: Any) -> None:

@@ -14,13 +14,19 @@ from usercontext.core.lifecycle import (
     complete,
     fail,
     flush_at_end,
-    is_open,
     serving_inside,
     started,
 )
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord
-from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import identity_of, no_app, record_in
+from usercontext.frameworks.base import (
+    check_app,
+    check_first,
+    check_waiting,
+    identity_of,
+    no_app,
+    open_record_in,
+    record_in,
+)
 from usercontext.optional import importing
 
 with importing("sanic", "sanic", purpose="usercontext.frameworks.sanic"):
@@ -93,8 +99,8 @@ class UserContext:
 
     async def _serve(self, request: Request, handle: Callable[[Request], Awaitable[None]]) -> None:
         source = RequestScope(request, _PARTS)
-        found = request.scope.get(KEY) if request.app.asgi else None
-        if is_open(found):
+        found = open_record_in(request.scope) if request.app.asgi else None
+        if found is not None:
             vars(request.ctx)[KEY] = found
             async with serving_inside(self._own, found, source):
                 await handle(request)
@@ -124,21 +130,13 @@ def _around(kind: type[Sanic[Any, Any]]) -> type[Sanic[Any, Any]]:
     return Served
 
 
-def _check(app: object) -> None:
-    if not isinstance(app, Sanic):
-        raise ConfigurationError(
-            f"UserContext takes a Sanic app, not {type(app).__name__}: write UserContext(app), "
-            'where app = Sanic("Shop"); the blueprints of the app are served by it too'
-        )
-    if hasattr(app.ctx, "usercontext"):
-        raise ConfigurationError(
-            f"app {app.name!r} has a UserContext already: keep one, and give it all options"
-        )
-    if app.state.is_started:
-        raise ConfigurationError(
-            f"app {app.name!r} has started: write UserContext(app) where the app is made, before "
-            "it runs"
-        )
+def _check(app: Sanic[Any, Any]) -> None:
+    hint = 'write UserContext(app), where app = Sanic("Shop"), which serves its blueprints, too'
+    check_app(app, Sanic, "a Sanic app", hint)
+    name = f"app {app.name!r}"
+    check_first(hasattr(app.ctx, "usercontext"), app=name)
+    hint = "write UserContext(app) where the app is made, before it runs"
+    check_waiting(app.state.is_started, app=name, hint=hint)
 
 
 async def _report(request: Request, exception: BaseException, **_context: Any) -> None:

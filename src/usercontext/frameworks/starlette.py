@@ -7,8 +7,13 @@ from weakref import WeakSet
 
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.record import UNKNOWN
-from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import identity_of, no_app
+from usercontext.frameworks.base import (
+    check_app,
+    check_first,
+    check_waiting,
+    identity_of,
+    no_app,
+)
 from usercontext.optional import importing
 
 with importing("starlette", "starlette", purpose="usercontext.frameworks.starlette"):
@@ -73,18 +78,13 @@ class UserContext:
 
 
 def _check(app: Starlette) -> None:
-    if not isinstance(app, Starlette):
-        raise ConfigurationError(
-            f"UserContext takes a Starlette or FastAPI app, not {type(app).__name__}: around "
-            "another ASGI app write UserContextMiddleware(app) of usercontext.asgi"
-        )
-    if app in _initialised:
-        raise ConfigurationError(
-            "this app has its UserContext already: give all options to one; an app mounted in "
-            "it may have a UserContext of its own"
-        )
-    if app.middleware_stack is not None:
-        raise ConfigurationError(
-            "the app has started, and its middlewares are built: write UserContext(app) where "
-            "the app is made, before its first request"
-        )
+    check_app(
+        app,
+        Starlette,
+        "a Starlette or FastAPI app",
+        "around another ASGI app write UserContextMiddleware(app) of usercontext.asgi",
+    )
+    hint = "an app mounted in it may have a UserContext of its own"
+    check_first(app in _initialised, hint=hint)
+    hint = "write UserContext(app) where the app is made, before its first request"
+    check_waiting(app.middleware_stack is not None, hint=hint)

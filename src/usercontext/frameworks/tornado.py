@@ -10,8 +10,7 @@ from weakref import WeakSet
 from usercontext.core.context import configure, configure_joined
 from usercontext.core.lifecycle import RequestScope, Serving, fail_now, inside, started, started_now
 from usercontext.core.record import KEY, RequestRecord
-from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import identity_of
+from usercontext.frameworks.base import check_app, check_first, identity_of
 from usercontext.optional import importing
 
 with importing("tornado", "tornado", purpose="usercontext.frameworks.tornado"):
@@ -160,17 +159,11 @@ class _Served(RequestHandler):
             super().on_connection_close()
 
 
-def _check(application: object) -> None:
-    if not isinstance(application, Application):
-        raise ConfigurationError(
-            f"UserContext takes a tornado.web.Application, not {type(application).__name__}: "
-            "write UserContext(application), where application = Application([...])"
-        )
-    if application in _initialised:
-        raise ConfigurationError(
-            "this application has a UserContext already: keep one, and give it all options; an "
-            "application that it routes to may have one of its own"
-        )
+def _check(application: Application) -> None:
+    hint = "write UserContext(application), where application = Application([...])"
+    check_app(application, Application, "a tornado.web.Application", hint)
+    hint = "an application that it routes to may have one of its own"
+    check_first(application in _initialised, app="this application", hint=hint)
 
 
 def _is_error(handler: RequestHandler, error: Exception) -> bool:

@@ -25,6 +25,7 @@ from usercontext.core.lifecycle import (
 from usercontext.core.record import KEY, RequestRecord
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
+from usercontext.frameworks.base import open_record_in, record_in
 from usercontext.frameworks.django import checks, signals
 from usercontext.frameworks.django.bodies import end_part, end_with
 from usercontext.frameworks.django.configuration import read_options
@@ -83,9 +84,9 @@ class UserContextMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """Serve one request."""
         source = signals.source_of(request)
-        record: Any = source.get(KEY)
-        is_ours = not isinstance(record, RequestRecord) or record.ended is not None
-        if is_ours:
+        record = open_record_in(source)
+        is_ours = record is None
+        if record is None:
             source[KEY] = record = RequestRecord(source, self._settings())
         else:
             self._join(record, source)
@@ -102,8 +103,8 @@ class UserContextMiddleware:
         In an async chain Django announces the error from a thread of a pool: a query there
         would open a connection that nobody closes.
         """
-        record = signals.source_of(request).get(KEY)
-        if isinstance(record, RequestRecord) and not signals.is_answered(error):
+        record = record_in(signals.source_of(request))
+        if record is not None and not signals.is_answered(error):
             signals.ask_at_last(record)
 
     def _settings(self) -> Settings:

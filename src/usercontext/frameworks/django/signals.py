@@ -14,8 +14,9 @@ from django.http.multipartparser import MultiPartParserError
 from usercontext import event_loop
 from usercontext.core.capture import report_unhandled
 from usercontext.core.context import ask
-from usercontext.core.record import KEY, UNKNOWN, RequestRecord, current
+from usercontext.core.record import UNKNOWN, RequestRecord, current
 from usercontext.core.settings import default
+from usercontext.frameworks.base import record_in
 from usercontext.frameworks.django.users import in_foreign_thread, request_user
 
 if TYPE_CHECKING:
@@ -63,10 +64,10 @@ def source_of(request: HttpRequest) -> dict[str, Any]:
 def _report(*, request: HttpRequest | None = None, **_extra: Any) -> None:
     """Report an error that Django answers with a 500, while its request is still there."""
     error = sys.exc_info()[1]
-    record = current() if request is None else source_of(request).get(KEY)
+    record = current() if request is None else record_in(source_of(request))
     if not isinstance(error, Exception):
         return
-    if not isinstance(record, RequestRecord):
+    if record is None:
         if request is None:
             return
         # A middleware further out has failed: the error is nobody's, and reported all the same.
@@ -104,7 +105,7 @@ def _logged_out(*, request: HttpRequest | None = None, **_extra: Any) -> None:
 
 
 def _record_asking_django(request: HttpRequest | None) -> RequestRecord | None:
-    record = None if request is None else source_of(request).get(KEY)
-    if isinstance(record, RequestRecord) and record.settings.resolver is request_user:
+    record = None if request is None else record_in(source_of(request))
+    if record is not None and record.settings.resolver is request_user:
         return record
     return None
