@@ -12,6 +12,7 @@ from usercontext.core.current import (
     get_client_address,
     get_user,
     isolation_scope,
+    resolve_again,
     resolve_user,
     set_reporting,
     set_request_data,
@@ -19,6 +20,7 @@ from usercontext.core.current import (
     update_user,
     use_user,
 )
+from usercontext.core.record import NOT_YET
 from usercontext.core.settings import Settings as UserContext
 from usercontext.exceptions import (
     ConfigurationError,
@@ -32,6 +34,7 @@ from usercontext.request import RequestData
 from usercontext.user import User
 
 __all__ = [
+    "NOT_YET",
     "ClientAddress",
     "ConfigurationError",
     "InvalidDsnError",
@@ -53,6 +56,7 @@ __all__ = [
     "get_user",
     "init",
     "isolation_scope",
+    "resolve_again",
     "resolve_user",
     "set_reporting",
     "set_request_data",

@@ -123,6 +123,8 @@ def join(own: Settings, record: RequestRecord, source: Mapping[str, Any]) -> Non
 
 def ask(record: RequestRecord) -> User | None:
     """Return the user of a record without address, calling a resolver that can be called here."""
+    if record.settings.held is not None:
+        resolution.follow(record)
     is_new = record.user is UNKNOWN and resolution.ask(record)
     # The first question of `became_known`: a call more would be felt at every read.
     if is_new and (record.settings.clients or record.state is not None):
@@ -133,12 +135,14 @@ def ask(record: RequestRecord) -> User | None:
 
 async def resolve(record: RequestRecord) -> None:
     """Make the user of an open record known, awaiting an async resolver."""
+    resolution.follow(record)
     if await resolution.resolve(record):
         became_known(record)
 
 
 async def resolve_within(record: RequestRecord) -> None:
     """Make the user known within `resolver_timeout`; a resolver that hangs means nobody."""
+    resolution.follow(record)
     if await resolution.resolve_within(record):
         became_known(record)
 
@@ -184,6 +188,9 @@ def keep_address(record: RequestRecord) -> None:
 def user_of(record: RequestRecord, *, resolve: bool = True) -> User | None:
     """Return the user of a record with its address; peek only, unless `resolve`."""
     settings = record.settings
+    if settings.held is not None:
+        resolution.follow(record)
+        resolve = resolve or (record.user is UNKNOWN and resolution.is_found(record))
     user = record.user if record.ended is None else record.known()
     if user is UNKNOWN:
         if settings.resolver is None:

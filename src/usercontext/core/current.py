@@ -27,6 +27,7 @@ __all__ = [
     "get_client_address",
     "get_user",
     "isolation_scope",
+    "resolve_again",
     "resolve_user",
     "set_reporting",
     "set_request_data",
@@ -196,6 +197,20 @@ async def resolve_user() -> User | None:
         return None
     await context.resolve(record)
     return context.user_of(record)
+
+
+def resolve_again() -> None:
+    """Forget what the resolver has answered for the current request, so that it is asked again.
+
+    For a login, a logout or a switch of users in the middle of a request, where the resolver is
+    the app's own: the ready ones follow their framework by themselves. A user that the app has
+    set itself stays. Outside a request, and after its end, this changes nothing.
+    """
+    record = current()
+    if record is None or record.ended is not None or record.is_explicit:
+        return
+    record.ask_again()
+    context.became_known(record)
 
 
 def get_client_address() -> ClientAddress | None:

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KEY",
+    "NOT_YET",
     "UNKNOWN",
     "BlockRecord",
+    "Followed",
     "JobRecord",
     "RequestRecord",
     "Unknown",
@@ -48,14 +50,33 @@ class Unknown(Enum):
 
     UNKNOWN = "UNKNOWN"
 
+    def __repr__(self) -> str:
+        return "usercontext.NOT_YET"
+
 
 UNKNOWN: Final = Unknown.UNKNOWN
+
+#: What a resolver returns when it cannot know the user yet: it is asked again at the next question.
+NOT_YET: Final = UNKNOWN
 
 _current: ContextVar[RequestRecord | None] = ContextVar("usercontext", default=None)
 
 
 #: A call of the resolver under way, told apart by its identity: who waits for it to end.
 Resolution: TypeAlias = "list[Callable[[], object]]"
+
+
+class Followed(list["Callable[[], object]"]):
+    """A call of a resolver that follows its framework.
+
+    Attributes:
+        held: what the framework held as its user when the resolver answered.
+    """
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held: object = UNKNOWN
 
 
 class _Locks:

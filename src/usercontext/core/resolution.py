@@ -12,7 +12,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from usercontext import event_loop
-from usercontext.core.record import UNKNOWN, Resolution, Unknown, leave, locks
+from usercontext.core.record import UNKNOWN, Followed, Resolution, Unknown, leave, locks
 from usercontext.diagnostics import failure, warn_once
 from usercontext.exceptions import InvalidUserError
 from usercontext.source import is_environ
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from usercontext.core.record import RequestRecord
     from usercontext.core.settings import Settings
 
-__all__ = ["as_user", "ask", "is_inside", "resolve", "resolve_within"]
+__all__ = ["as_user", "ask", "follow", "is_found", "is_inside", "resolve", "resolve_within"]
 
 
 _MAX_NAMES = 20
@@ -94,7 +94,7 @@ def _warn_coroutine(value: CoroutineType[Any, Any, Any], cause: str) -> None:
 
 def _claim(record: RequestRecord) -> Resolution | None:
     """Return the right to call the resolver, or None where another has it or had it."""
-    claimed: Resolution = []
+    claimed: Resolution = [] if record.settings.held is None else Followed()
     lock = locks.settling
     lock.acquire()  # `with` costs three times as much, and nothing in between can fail
     if record.resolution is None and record.user is UNKNOWN:
@@ -105,6 +105,8 @@ def _claim(record: RequestRecord) -> Resolution | None:
 
 def _settle(record: RequestRecord, resolution: Resolution, user: User | Unknown | None) -> bool:
     """End a call; UNKNOWN gives the claim back. Return whether this made the user known."""
+    if type(resolution) is Followed:
+        resolution.held = _held_by_framework(record)
     lock = locks.settling
     lock.acquire()
     settled = record.resolution is resolution and record.user is UNKNOWN
@@ -126,6 +128,37 @@ def _wake(resolution: Resolution) -> None:
         except RuntimeError:
             # The loop of that task has been closed meanwhile: nobody is left to wake.
             continue
+
+
+def _held_by_framework(record: RequestRecord) -> object:
+    """Return what the framework holds as its user now; UNKNOWN where it cannot be seen."""
+    held, state, source = record.settings.held, record.state, record.root.source
+    if held is None or record.ended is not None:
+        return UNKNOWN
+    try:
+        return held(source, None if state is None else state.request)
+    except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here, at every read
+        failure(f"{record.settings.resolver_name}: held", "the framework's user could not be seen")
+        return UNKNOWN
+
+
+def is_found(record: RequestRecord) -> bool:
+    """Return whether the framework has found its user, so that asking costs nothing."""
+    return _held_by_framework(record) is not UNKNOWN and not is_inside(record)
+
+
+def follow(record: RequestRecord) -> None:
+    """Forget an answer of the resolver where the framework holds another user by now."""
+    answered = record.resolution
+    if type(answered) is not Followed or record.user is UNKNOWN:
+        return
+    held = _held_by_framework(record)
+    if held is answered.held or held is UNKNOWN:
+        return
+    with locks.settling:
+        if record.resolution is answered:
+            record.user = UNKNOWN
+            record.resolution = None
 
 
 def _note_failure(settings: Settings) -> None:

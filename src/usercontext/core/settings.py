@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from usercontext.carried import CarriedIdentity
     from usercontext.core.ignored import IgnoredErrors
+    from usercontext.source import Source
     from usercontext.types import Event, Reporter, ReportingClient, Resolver
 
 __all__ = ["JoinedSettings", "Settings", "default", "join_again", "replace_default"]
@@ -82,6 +83,10 @@ class Settings:
         self.awaits: bool = self.is_async or bool(options.get("resolver_thread"))
         self.async_resolver: Callable[[Any], Awaitable[object]] | None = _async_resolver(
             self.resolver
+        )
+        #: Shows what the framework holds as its user now: see `usercontext.core.following`.
+        self.held: Callable[[Source | None, object], object] | None = getattr(
+            self.resolver, "held", None
         )
         self.isolating: tuple[ReportingClient, ...] = _overriding(self.clients, "request_scope")
         self.recording: tuple[ReportingClient, ...] = _overriding(self.clients, "is_recording")
