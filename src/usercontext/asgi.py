@@ -15,6 +15,7 @@ from usercontext.core.lifecycle import (
     complete,
     end_plain,
     fail,
+    fail_or_exit_now,
     flush_at_end,
     is_open,
     serving_inside,
@@ -118,6 +119,9 @@ class UserContextMiddleware:
                 await complete(record)
         except Exception as error:
             await fail(record, error)
+            raise
+        except SystemExit as error:
+            fail_or_exit_now(record, error)
             raise
         finally:
             end_plain(record, token)

@@ -11,7 +11,7 @@ from usercontext.core.interface import check_interface
 from usercontext.core.lifecycle import (
     begin,
     end_now,
-    fail_now,
+    fail_or_exit_now,
     inside,
     resolve_early_now,
     started_now,
@@ -139,8 +139,7 @@ class UserContextMiddleware(PlainWSGI):
                     resolve_early_now(record)
                 body = self.app(environ, _push_at_start(record, start_response))
             except BaseException as error:
-                if isinstance(error, Exception):
-                    fail_now(record, error)
+                fail_or_exit_now(record, error)
                 end_now(record, scopes)
                 raise
         return self._until_closed(body, record, environ, scopes)
@@ -226,7 +225,7 @@ class ResponseBody:
                 return next(self._iterator)  # type: ignore[arg-type]
             except StopIteration:
                 raise
-            except Exception as error:
+            except BaseException as error:
                 self._fail(error)
                 raise
 
@@ -248,9 +247,9 @@ class ResponseBody:
             self._fail(error)
             raise
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         if self._owned:
-            fail_now(self._record, error)
+            fail_or_exit_now(self._record, error)
 
 
 class _SizedBody(ResponseBody):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -60,6 +61,25 @@ def test_an_unhandled_error_is_reported_with_its_user(
         (value,) = event["exception"]["values"]
         assert value["type"] == "LookupError"
         assert value["mechanism"]["handled"] is False
+
+
+@pytest.mark.parametrize("resolve", ["lazy", "eager"])
+@pytest.mark.parametrize(("status", "reports"), [(1, 2), (0, 0), (None, 0)])
+def test_a_worker_that_is_ended_in_a_request_reports_it(
+    usercontext_recorder: RecordingClient, resolve: str, status: int | None, reports: int
+) -> None:
+    """SystemExit with a status, as a server's time-out raises it, is an error of its request."""
+
+    def stop() -> None:
+        sys.exit(status)
+
+    for call, middleware, app in (
+        (asgi_request, asgi.UserContextMiddleware, plain_asgi_app(stop)),
+        (wsgi_request, wsgi.UserContextMiddleware, plain_wsgi_app(stop)),
+    ):
+        with pytest.raises(SystemExit):
+            call(middleware(app, resolver=lambda _: ADA, resolve=resolve))  # type: ignore[operator]
+    assert users_of(usercontext_recorder) == [{"id": "1"}] * reports
 
 
 def test_a_handled_error_is_reported_when_the_app_says_so(

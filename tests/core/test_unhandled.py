@@ -84,6 +84,29 @@ def test_a_script_reports_its_crash(code: str, tmp_path: Path) -> None:
     assert (value["type"], value["mechanism"]["handled"]) == ("KeyError", False)
 
 
+EXITS = {
+    "a script": "import sys; sys.exit(3)",
+    "a scope": "import sys\nwith usercontext.isolation_scope(user={'id': 7}): sys.exit(3)",
+    "a thread": "import sys, threading; threading.Thread(target=lambda: sys.exit(3)).start()",
+    "a task": """
+import asyncio, sys
+
+async def main():
+    sys.exit(3)
+
+asyncio.run(main())
+""",
+}
+
+
+@pytest.mark.parametrize("code", EXITS.values(), ids=EXITS)
+def test_an_exit_is_no_crash(code: str, tmp_path: Path) -> None:
+    """A script, thread or task that calls `sys.exit()` outside a request ends as it was told to."""
+    start = f"import usercontext; usercontext.init('sqlite:///{tmp_path}/r.db')\n"
+    subprocess.run([sys.executable, "-c", start + code], check=False, stderr=subprocess.DEVNULL)
+    assert list(usercontext.sentry.read_reports(tmp_path / "r.db")) == []
+
+
 def test_what_was_reported_is_not_reported_again() -> None:
     """An error that the app reported itself, and raised on, is one report."""
     client = recorder()

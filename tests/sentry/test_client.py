@@ -112,8 +112,8 @@ def test_nothing_without_a_dsn() -> None:
 
 STOPS = [
     KeyboardInterrupt(),
+    SystemExit(),
     SystemExit(0),
-    SystemExit(1),
     GeneratorExit(),
     asyncio.CancelledError(),
 ]
@@ -124,6 +124,12 @@ def test_stops_are_not_captured(kept: Kept, error: BaseException) -> None:
     """Ways in which a program or task stops are no failures."""
     assert SentryClient(transport=kept).capture_exception(error) is None
     assert kept.discarded == []
+
+
+@pytest.mark.parametrize("status", [1, "cannot go on"])
+def test_an_exit_that_tells_of_a_failure_is_captured(kept: Kept, status: object) -> None:
+    """Servers end a worker that hangs by `SystemExit(1)`."""
+    assert SentryClient(transport=kept).capture_exception(SystemExit(status))
 
 
 def test_other_base_exceptions_are_captured(kept: Kept) -> None:

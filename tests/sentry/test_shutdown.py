@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -180,3 +181,63 @@ def test_killed_without_a_lifespan(
 
     assert code == -signal.SIGTERM
     assert len(list(read_reports(path))) == 3
+
+
+HANGS = """
+import os, threading
+import usercontext
+from usercontext.wsgi import UserContextMiddleware
+
+usercontext.init(os.environ["DSN"])
+
+def in_the_call(environ, start_response):
+    threading.Event().wait(60)
+
+def in_the_body(environ, start_response):
+    start_response("200 OK", [])
+    yield b"o"
+    threading.Event().wait(60)
+
+in_the_call, in_the_body = (
+    UserContextMiddleware(app, resolver=lambda request: {"id": 1})
+    for app in (in_the_call, in_the_body)
+)
+"""
+
+
+def ask_once(port: int) -> None:
+    """Send one request to a server that is about to start, and read what there is of an answer."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)) as one:
+            one.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            with suppress(OSError):
+                while one.recv(1024):
+                    pass
+            return
+        threading.Event().wait(0.05)
+
+
+@pytest.mark.parametrize("app", ["in_the_call", "in_the_body"])
+def test_time_out_of_a_worker(server: SentryServer, tmp_path: Path, app: str) -> None:
+    """A request for which gunicorn ends its worker is reported, with its user, before the end."""
+    if find_spec("gunicorn") is None:
+        pytest.skip("gunicorn is not installed")
+    (tmp_path / "app.py").write_text(HANGS)
+    port = free_port()
+    options = ("-b", f"127.0.0.1:{port}", "--timeout", "1", "--no-control-socket")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", *options, f"app:{app}"],
+        cwd=tmp_path,
+        env={**os.environ, "DSN": server.dsn},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        ask_once(port)
+        assert server.arrived.acquire(timeout=20)
+    finally:
+        terminate(process)
+        process.wait(30)
+    (event,) = server.events
+    assert event["exception"]["values"][-1]["type"] == "SystemExit"
+    assert event["user"] == {"id": "1"}

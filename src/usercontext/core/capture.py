@@ -65,7 +65,7 @@ def capture_message(message: str, level: str = "info") -> str | None:
     return _capture(records.current(), lambda client: client.build_message(message, level=level))
 
 
-def report_unhandled(error: Exception, record: RequestRecord) -> None:
+def report_unhandled(error: BaseException, record: RequestRecord) -> None:
     """Report an error that the app let pass, or that its framework swallowed.
 
     One raised in a `use_user` block names that block's user. Handlers further out, that find the

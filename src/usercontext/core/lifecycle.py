@@ -46,6 +46,7 @@ __all__ = [
     "end_scopes",
     "fail",
     "fail_now",
+    "fail_or_exit_now",
     "flush_at_end",
     "inside",
     "is_open",
@@ -58,6 +59,7 @@ __all__ = [
 ]
 
 _FLUSH_SECONDS = 2.0
+_FLUSH_BEFORE_KILL_SECONDS = 0.9
 
 
 class RequestScope(Mapping[str, Any]):
@@ -183,6 +185,20 @@ def fail_now(record: RequestRecord, error: Exception) -> None:
     report_unhandled(error, record)
 
 
+def fail_or_exit_now(record: RequestRecord, error: BaseException) -> None:
+    """Report what leaves an app if it is an error, or tells that the worker is ended for one.
+
+    A `SystemExit` with a status is how gunicorn ends a worker whose request takes too long: it
+    kills the process a second later, so the report is sent at once. Other stops are no errors.
+    """
+    if isinstance(error, Exception):
+        fail_now(record, error)
+    elif isinstance(error, SystemExit) and error.code not in (None, 0):
+        context.ask(record)
+        report_unhandled(error, record)
+        _flush(_FLUSH_BEFORE_KILL_SECONDS)
+
+
 # --- end ----------------------------------------------------------------------------------------
 
 
@@ -243,10 +259,16 @@ def _close(record: RequestRecord) -> None:
 
 def _flush_before_freeze(source: Mapping[str, Any]) -> None:
     """Send what waits, where the process is stopped once the response is there: in AWS Lambda."""
-    context, client = lambda_context(source), default().client
-    if context is not None and client is not None:
-        with harmless("flush", "reports could not be sent before the invocation's end"):
-            client.flush(seconds_left(context))
+    context = lambda_context(source)
+    if context is not None:
+        _flush(seconds_left(context))
+
+
+def _flush(seconds: float) -> None:
+    client = default().client
+    if client is not None:
+        with harmless("flush", "reports could not be sent before the process is stopped"):
+            client.flush(seconds)
 
 
 # A request without clients, which is nearly every one, begins and ends in fewer steps: each
@@ -322,6 +344,8 @@ class Serving:
         try:
             if isinstance(error, Exception) and (self._is_error is None or self._is_error(error)):
                 await fail(record, error)
+            elif isinstance(error, SystemExit):
+                fail_or_exit_now(record, error)
             elif kind is None or issubclass(kind, Exception):
                 # A task that is destroyed awaits nothing more.
                 await complete(record)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from usercontext.core.lifecycle import end_now, end_record, fail_now
+from usercontext.core.lifecycle import end_now, end_record, fail_or_exit_now
 from usercontext.core.record import KEY, UNKNOWN, RequestRecord, enter, leave, reset
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ class PlainWSGI:
         try:
             body = self.app(environ, start_response)
         except BaseException as error:
-            if isinstance(error, Exception):
-                fail_now(record, error)
+            fail_or_exit_now(record, error)
             leave(token)
             end_now(record, None)
             raise

@@ -66,7 +66,8 @@ def unwatch() -> None:
 
 
 def _report(error: object, context: Context | None = None) -> None:
-    if isinstance(error, BaseException):
+    # By `sys.exit()` a script, thread or task ends as it was told to.
+    if isinstance(error, BaseException) and not isinstance(error, SystemExit):
         with harmless("unhandled", _MESSAGE):
             capture.report_crash(error, None if context is None else record_in(context))
 

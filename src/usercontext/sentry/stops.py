@@ -1,4 +1,4 @@
-"""Exceptions by which a program stops: they are not failures, and never reported."""
+"""Exceptions by which a program stops: they are no failures, and never reported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 __all__ = ["is_stop"]
 
-_STOPS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+_STOPS = (KeyboardInterrupt, GeneratorExit)
 # Of modules that may not be installed or loaded.
 _STOPS_ELSEWHERE = (
     ("asyncio.exceptions", "CancelledError"),
@@ -16,9 +16,14 @@ _STOPS_ELSEWHERE = (
 
 
 def is_stop(error: BaseException) -> bool:
-    """Return whether an exception tells that the program, or a task, was told to stop."""
+    """Return whether an exception tells that the program, or a task, was told to stop.
+
+    `SystemExit` with a status other than 0 tells that it failed.
+    """
     if isinstance(error, Exception):
         return False
+    if isinstance(error, SystemExit):
+        return error.code in (None, 0)
     if isinstance(error, _STOPS):
         return True
     for module, name in _STOPS_ELSEWHERE:
