@@ -16,6 +16,7 @@ from django.core.wsgi import get_wsgi_application
 from django.urls import path
 from sentry_sdk.integrations.django import DjangoIntegration
 
+from tests.clients.sentry_sdk_kept import IS_3, of_version
 from tests.driver import asgi_call, environ_of, scope_of, wsgi_request
 from usercontext import RequestData, asgi, init, wsgi
 from usercontext.clients.sentry_sdk import SentrySdkClient
@@ -64,10 +65,9 @@ def main(interface: str, order: str) -> None:
         default_integrations=False,
         auto_enabling_integrations=False,
         integrations=[DjangoIntegration()],
-        send_default_pii=True,
-        traces_sample_rate=1.0,
         before_send=keep,
-        before_send_transaction=keep,
+        **of_version({"send_default_pii": True, "traces_sample_rate": 1.0}),
+        **({} if IS_3 else {"before_send_transaction": keep}),
     )
     options: Any = {
         "clients": [SentrySdkClient()],

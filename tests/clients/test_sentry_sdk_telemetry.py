@@ -13,6 +13,7 @@ import sentry_sdk.metrics
 from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
 from sentry_sdk.integrations.wsgi import SentryWsgiMiddleware
 
+from tests.clients.sentry_sdk_kept import IS_3, VERSION
 from tests.clients.serving import BOTH, serve
 from tests.driver import (
     asgi_call,
@@ -38,7 +39,6 @@ from usercontext.clients.sentry_sdk import SentrySdkClient
 
 pytestmark = pytest.mark.filterwarnings("ignore:The send_default_pii option is deprecated")
 
-VERSION = tuple(int(part) for part in sentry_sdk.VERSION.split(".")[:2])
 STREAMS = pytest.mark.skipif(VERSION < (2, 66), reason="sentry-sdk streams spans from 2.66 on")
 
 ADA = {"id": 1, "username": "ada"}
@@ -154,7 +154,8 @@ def test_a_bound_threads_logs_name_its_user(sentry: Any) -> None:
     assert users(kept) == ["1"]
 
 
-def test_a_jobs_spans_stay_in_their_trace(sentry: Any) -> None:
+@pytest.mark.skipif(IS_3, reason="version 3 has spans alone")
+def test_a_jobs_spans_stay_in_their_transaction(sentry: Any) -> None:
     """A job inside a traced request is a part of that request's transaction."""
     kept = sentry(traces_sample_rate=1.0)
     init(None, clients=[SentrySdkClient()])
@@ -167,6 +168,23 @@ def test_a_jobs_spans_stay_in_their_trace(sentry: Any) -> None:
     (transaction,) = kept.of("transaction")
     assert [span["op"] for span in transaction["spans"]] == ["job"]
     assert transaction.get("user") is None
+
+
+@STREAMS
+def test_a_jobs_streamed_spans_stay_in_their_trace(sentry: Any) -> None:
+    """A job inside a traced request is a part of that request's trace."""
+    kept = sentry(**STREAM)
+    init(None, clients=[SentrySdkClient()])
+
+    def handler() -> None:
+        with isolation_scope({"id": 2}), sentry_sdk.traces.start_span(name="job"):
+            pass
+
+    wsgi_request(SentryWsgiMiddleware(wsgi.UserContextMiddleware(plain_wsgi_app(handler))))
+    sentry_sdk.flush()
+    spans = [span for one in kept.of("span") for span in one["items"]]
+    assert [span["is_segment"] for span in spans] == [False, True]
+    assert len({span["trace_id"] for span in spans}) == 1
 
 
 # --- what the SDK's integrations write there ----------------------------------------------------

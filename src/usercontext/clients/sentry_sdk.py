@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from usercontext.clients.collected import (
-    Places,
-    clean_request,
-    cleaned_variables,
-    is_unasked,
-    record_of,
-)
+from usercontext.clients.collected import is_unasked
 from usercontext.clients.hooks import HookingClient
 from usercontext.clients.per_request import PerRequest
+from usercontext.clients.sentry_events import EventNaming, clean_attached_stacks
 from usercontext.clients.sentry_telemetry import clean_attributes, name_telemetry, theirs
 from usercontext.core.record import JobRecord, current, leave
 from usercontext.diagnostics import harmless, warn_once
@@ -22,9 +19,10 @@ from usercontext.optional import importing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
     from usercontext.core.record import RequestRecord
-    from usercontext.types import Event, GetUser
+    from usercontext.types import GetUser
     from usercontext.user import User
 
 __all__ = ["SentrySdkClient"]
@@ -36,21 +34,20 @@ _outside: ContextVar[tuple[Any, Any] | None] = ContextVar("usercontext.sentry_sd
 # The queues whose integration gives each job an isolation scope, by the name that it gives it.
 _ISOLATED = frozenset({"arq", "celery", "huey"})
 
-_PLACES = Places(environ="env")
-
 
 class SentrySdkClient(HookingClient):
     """Makes ours the user of every event, transaction, log, metric, streamed span and session.
 
     Inside a request ours is the whole truth: what Sentry's integrations or `set_user` of
     sentry-sdk put there is replaced, and removed where the user is nobody. Where nothing says
-    who the user is, without a resolver and without a `set_user` of ours, it stays. The addresses
-    that the SDK took from headers anyone can write are replaced or removed in any case. Scrub
-    rules have the last word over events. Outside of requests and `isolation_scope`s nothing is
-    changed.
+    who the user is, without a resolver and without a `set_user` of ours, whom the app told the SDK
+    stays. What the SDK collects by itself is taken out unless options of ours ask for it: the
+    framework's user, addresses from headers anyone can write, cookies and bodies. Scrub rules have
+    the last word over events. Outside of requests and `isolation_scope`s nothing is changed.
 
     What it cannot do: an address leaves only if sentry-sdk is told so, by
-    `data_collection={"user_info": True}` or `send_default_pii=True`; a warning says so. Logs,
+    `data_collection={"user_info": True}`, which is the default from version 3 on, or by
+    `send_default_pii=True` before; a warning says so. Logs,
     metrics and streamed spans take a user who was known before they were written, and only with
     that setting. The sessions of requests are counted by the SDK without users.
 
@@ -75,7 +72,8 @@ class SentrySdkClient(HookingClient):
 
     def hook(self) -> None:
         """Name the user of events from everywhere, `isolation_scope`s and bound threads too."""
-        self._scope.add_global_event_processor(_Naming(self._get_user, None, self._sdk))
+        self._scope.add_global_event_processor(EventNaming(self._get_user, None, self._sdk))
+        _ignore_integrations(self._scope.Scope)
         self._name_telemetry()
 
     def check_settings(self, *, includes_ip: bool) -> None:
@@ -85,10 +83,14 @@ class SentrySdkClient(HookingClient):
         """
         client = self._sdk.get_client()
         if includes_ip and client.is_active() and not _may_send_user(client):
+            # From version 3 on events keep theirs.
+            dropped_from = "what" if _has_pii_switch(client) else "the logs, metrics and spans that"
             warn_once(
                 "sentry-sdk drops addresses",
-                "include_ip has no effect on what sentry-sdk sends: it drops addresses unless "
-                'initialised with data_collection={"user_info": True} or send_default_pii=True',
+                "include_ip has no effect on %s sentry-sdk sends: it drops addresses unless "
+                "initialised with %s",
+                dropped_from,
+                _switches(client),
             )
 
     @contextmanager
@@ -111,7 +113,10 @@ class SentrySdkClient(HookingClient):
         try:
             with nullcontext() if inherits else self._fork(*start):
                 self._own_scopes(get_user)
-                yield
+                try:
+                    yield
+                finally:
+                    self._clean_spans()
         finally:
             leave(token, _outside.reset)
 
@@ -128,16 +133,25 @@ class SentrySdkClient(HookingClient):
         scopes = self._sdk.get_isolation_scope(), self._sdk.get_current_scope()
         # On both: integrations add their own processors, which blend users, and those of the
         # current scope run last.
-        processor = _Naming(get_user, current(), self._sdk)
+        processor = EventNaming(get_user, current(), self._sdk)
         for scope in scopes:
             scope.add_event_processor(processor)
         self._scopes.keep(scopes)
         for scope in scopes:
             _replace_user(scope, None)
 
+    def _clean_spans(self) -> None:
+        """Clean what was collected since: the span of a middleware outside of ours ends there."""
+        with harmless("sentry-sdk span", "a span of sentry-sdk was sent as it was collected"):
+            record = current()
+            if record is not None:
+                user = self._get_user(resolve=False) or {}
+                _clean_span(self._sdk.get_current_scope(), record, user.get("ip_address"))
+
     def _name_telemetry(self) -> None:
         client = self._sdk.get_client()
         if client.is_active():
+            clean_attached_stacks(client)
             name_telemetry(client, self._get_user, _may_send_user)
 
     def is_recording(self) -> bool:
@@ -148,8 +162,8 @@ class SentrySdkClient(HookingClient):
         span = self._sdk.get_current_scope()._span
         if getattr(span, "sampled", False):
             return True
-        options = client.options
-        return bool(options.get("enable_logs")) and _may_send_user(client)
+        # From version 3 on every request could log: there a line names who is known.
+        return bool(client.options.get("enable_logs")) and _may_send_user(client)
 
     def set_user(self, user: User | None, /) -> None:
         """Replace the user of the request's scopes, which logs, spans and sessions take."""
@@ -186,13 +200,17 @@ def _replace_user(scope: Any, user: dict[str, Any] | None) -> None:
     scope.set_user(user)
     # Sentry's middleware writes the first X-Forwarded-For here.
     scope.remove_attribute("user.ip_address")
-    span, record = scope._span, current()
-    if record is not None and hasattr(span, "remove_attribute"):
-        address = None if user is None else user.get("ip_address")
-        _clean_span(getattr(span, "_segment", span), record, address)
+    record = current()
+    if record is not None:
+        _clean_span(scope, record, None if user is None else user.get("ip_address"))
 
 
-def _clean_span(span: Any, record: RequestRecord, address: str | None) -> None:
+def _clean_span(scope: Any, record: RequestRecord, address: str | None) -> None:
+    """Clean the attributes of the span that a scope's span belongs to, if it has any."""
+    span = scope._span
+    span = getattr(span, "_segment", span)
+    if not hasattr(span, "remove_attribute"):
+        return
     attributes = dict(span.get_attributes())
     cleaned = dict(attributes)
     clean_attributes(cleaned, record, address)
@@ -217,70 +235,52 @@ class _OuterSession:
         self._session.update(**changes)
 
 
+def _ignore_integrations(scope: Any) -> None:
+    """Let a request's scopes take no user of the SDK's integrations, which is the framework's.
+
+    They write whoever has logged in, asked or not. The app's own `sentry_sdk.set_user()` passes.
+    """
+    set_user = scope.set_user
+    if getattr(set_user, "ignores_integrations", False):
+        return
+
+    @wraps(set_user)
+    def unless_integration(self: Any, value: Any) -> None:
+        # The scope of a request that is left already is told by our processor on it.
+        ours = current() is not None or any(
+            isinstance(one, EventNaming) for one in self._event_processors
+        )
+        if not ours or not _is_integration(sys._getframe(1)):
+            set_user(self, value)
+
+    unless_integration.ignores_integrations = True  # type: ignore[attr-defined]
+    scope.set_user = unless_integration
+
+
+def _is_integration(frame: FrameType | None) -> bool:
+    """Return whether an integration of the SDK has called, by itself or through the SDK's API."""
+    if frame is not None and frame.f_globals.get("__name__") == "sentry_sdk.api":
+        frame = frame.f_back
+    name = "" if frame is None else frame.f_globals.get("__name__")
+    return str(name).startswith("sentry_sdk.integrations.")
+
+
+def _has_pii_switch(client: Any) -> bool:
+    """Return whether the SDK has `send_default_pii`, which version 3 took out."""
+    return "send_default_pii" in client.options
+
+
+def _switches(client: Any) -> str:
+    """Return what lets the installed version send addresses."""
+    collection = 'data_collection={"user_info": True}'
+    if not _has_pii_switch(client):
+        return collection
+    has_collection = "data_collection" in client.options
+    return f"{collection} or send_default_pii=True" if has_collection else "send_default_pii=True"
+
+
 def _may_send_user(client: Any) -> bool:
     collection = client.options.get("data_collection") or {}
-    if collection.get("provided_by_user"):
+    if collection.get("provided_by_user") or not _has_pii_switch(client):
         return bool(collection.get("user_info"))
-    return bool(client.should_send_default_pii())
-
-
-class _Naming:
-    """The event processor that has the last word about the user of an event."""
-
-    def __init__(self, get_user: GetUser, bound: RequestRecord | None, sdk: Any) -> None:
-        self._get_user = get_user
-        self._bound = bound
-        self._sdk = sdk
-
-    def __call__(self, event: Event, hint: dict[str, Any]) -> Event:
-        with harmless("sentry-sdk event", "an event of sentry-sdk went out without its user"):
-            error = (hint.get("exc_info") or (None, None))[1]
-            record = record_of(error) or self._bound
-            if record is None:
-                return event
-            self._stay_last()
-            found = event.pop("user", None) or {}
-            told = theirs(found) if is_unasked(record) else {}
-            user = self._get_user(error) or {}
-            # Copies: the SDK's dicts are the request's.
-            clean_request(event, record, _PLACES)
-            _clean_frames(event, record)
-            if self._is_last(hint):
-                scrubber = record.settings.scrubber
-                # The user is scrubbed already, and a hash must not be hashed again.
-                event, told = scrubber.event(event), scrubber.user(told) or {}
-            if told or user:
-                event["user"] = {**told, **user}
-        return event
-
-    def _stay_last(self) -> None:
-        """Run once more behind processors that came later, such as that of Django's integration.
-
-        The SDK reads the list while it runs it. One without us is not the request's own.
-        """
-        processors: Any = getattr(self._sdk.get_current_scope(), "_event_processors", ())
-        if any(one is self for one in processors) and not isinstance(processors[-1], _Naming):
-            processors.append(self)
-
-    def _is_last(self, hint: dict[str, Any]) -> bool:
-        """Return whether no other of ours comes after this one: what is hashed is hashed once."""
-        runs = hint["usercontext"] = hint.get("usercontext", 0) + 1
-        scopes = (
-            self._sdk.get_global_scope(),
-            self._sdk.get_isolation_scope(),
-            self._sdk.get_current_scope(),
-        )
-        lists = [self._sdk.scope.global_event_processors, *(s._event_processors for s in scopes)]
-        return bool(runs >= sum(isinstance(one, _Naming) for each in lists for one in each))
-
-
-def _clean_frames(event: Event, record: RequestRecord) -> None:
-    """Hide withheld addresses in local variables: the SDK has made texts of them, for this event.
-
-    No other event has these frames, so that they are changed in place.
-    """
-    for place in ("exception", "threads"):
-        for one in (event.get(place) or {}).get("values") or ():
-            for frame in (one.get("stacktrace") or {}).get("frames") or ():
-                if frame.get("vars"):
-                    frame["vars"] = cleaned_variables(frame["vars"], record)
+    return bool(client.options["send_default_pii"])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from usercontext.core.record import RequestRecord
     from usercontext.types import GetUser
 
-__all__ = ["TelemetryNaming", "clean_attributes", "name_telemetry", "theirs"]
+__all__ = ["TelemetryNaming", "clean_attributes", "is_cookie", "name_telemetry", "theirs"]
 
 _NAMES: Final[Mapping[str, str]] = {
     "id": "user.id",
@@ -25,15 +25,23 @@ _NAMES: Final[Mapping[str, str]] = {
 }
 _HOOKS: Final = ("before_send_log", "before_send_metric", "before_send_span")
 _HEADER: Final = "http.request.header."
+_BODY: Final = "http.request.body.data"
 
 
 def name_telemetry(client: Any, get_user: GetUser, may_send_user: Callable[[Any], bool]) -> None:
     """Put our hooks before those that the SDK's client was initialised with, once."""
     options = client.options
     for name in _HOOKS:
-        configured = options.get(name) or options.get("_experiments", {}).get(name)
-        if not isinstance(configured, TelemetryNaming):
-            options[name] = TelemetryNaming(configured, get_user, lambda: may_send_user(client))
+        experiments = options.get("_experiments") or {}
+        configured = options.get(name) or experiments.get(name)
+        if isinstance(configured, TelemetryNaming):
+            continue
+        hook = TelemetryNaming(configured, get_user, lambda: may_send_user(client))
+        if name in options:
+            options[name] = hook
+        else:
+            # 2.66 and 2.67 look for the hook of spans there alone, in what all clients share.
+            options["_experiments"] = {**experiments, name: hook}
 
 
 class TelemetryNaming(Chained):
@@ -79,11 +87,27 @@ def theirs(user: Mapping[str, Any]) -> dict[str, Any]:
 def clean_attributes(
     attributes: dict[str, Any], record: RequestRecord, address: str | None
 ) -> None:
-    """Replace the address that the SDK took from the first X-Forwarded-For, or remove it."""
+    """Remove what our options do not ask for, and replace the address that the SDK found.
+
+    It took that one from the first X-Forwarded-For.
+    """
     for name in list(attributes):
         if name == "client.address" and address is not None:
             attributes[name] = address
-        elif name == "client.address" or (
-            name.startswith(_HEADER) and is_withheld(name.removeprefix(_HEADER), record)
-        ):
+        elif name == "client.address" or _is_unasked_attribute(name, record):
             del attributes[name]
+
+
+def _is_unasked_attribute(name: str, record: RequestRecord) -> bool:
+    asked = record.settings.request_data
+    if name == _BODY:
+        return not asked.include_data
+    header = name.removeprefix(_HEADER)
+    if header == name:
+        return False
+    return is_withheld(header, record) or (is_cookie(header) and not asked.include_cookies)
+
+
+def is_cookie(header: str) -> bool:
+    """Return whether a header holds cookies."""
+    return header.lower() in {"cookie", "set-cookie"}
