@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["failure", "failures", "forget", "harmless", "warn_once"]
+__all__ = ["error_once", "failure", "failures", "forget", "harmless", "warn_once"]
 
 # A cause is a short text such as "resolver app.auth.load_user". Past this many different
 # causes nothing new is logged: an endless supply of names must not fill memory.
@@ -42,6 +42,15 @@ def warn_once(cause: str, message: str, *args: object) -> None:
     import logging  # 18 ms, and only a process in trouble needs it
 
     logging.getLogger("usercontext").warning(message, *args)
+
+
+def error_once(cause: str, message: str, *args: object) -> None:
+    """Log an error in one line, where a traceback would tell nothing more."""
+    if not _count(cause):
+        return
+    import logging
+
+    logging.getLogger("usercontext").error(message, *args)
 
 
 def failure(cause: str, message: str, *args: object, error: BaseException | None = None) -> None:

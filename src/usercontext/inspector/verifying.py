@@ -159,8 +159,7 @@ def _sent(dsn: Dsn) -> Step:
     try:
         status, _ = server.exchange(*compressed(body))
     except NetworkError as error:
-        cause = error.__cause__ or error
-        return Step("event", False, f"no answer: {cause}", "see whether a proxy is in between")
+        return Step("event", False, error.reason, "see whether a proxy is in between")
     finally:
         server.close()
     if 200 <= status < 300:

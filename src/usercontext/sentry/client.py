@@ -19,6 +19,7 @@ from usercontext.sentry.delivery.build import (
     transport_to,
 )
 from usercontext.sentry.delivery.own_work import in_own_work, own_work
+from usercontext.sentry.delivery.proxies import named_proxy
 from usercontext.sentry.dsn import Dsn, sqlite_path
 from usercontext.sentry.event.builder import EventBuilder
 from usercontext.sentry.event.draft import Draft
@@ -73,13 +74,13 @@ class SentryClient(BaseClient):
             that they survive a crash, a restart and an outage. Several processes may share it.
         timeout: seconds for each of connecting, writing and reading.
         shutdown_timeout: seconds that the interpreter waits at exit for what is queued.
-        proxy: URL of an HTTP proxy, instead of the environment's.
+        proxy: URL of a proxy, of HTTP or SOCKS 5, instead of the environment's.
         ca_certs: file of the certificates to trust, instead of the usual ones.
         max_reports: how many reports an SQLite file, or the outbox, keeps.
         max_age: how long it keeps them: a timedelta or seconds.
         max_outbox_bytes: how large the outbox may grow, about; the oldest reports make room.
         transport: takes the finished events in place of the DSN's server or file; or "httpx",
-            which sends to the server by that package, as proxies that use SOCKS or want a
+            which sends to the server by that package, as HTTP proxies that want a
             password make us do anyway.
 
     Raises:
@@ -144,7 +145,7 @@ class SentryClient(BaseClient):
         )
         http = HttpOptions(
             timeout=checks.seconds("timeout", timeout),
-            proxy=check.proxy(proxy),
+            proxy=named_proxy(proxy),
             ca_certs=check.file_name("ca_certs", ca_certs),
             by_httpx=transport == "httpx",
         )

@@ -60,6 +60,13 @@ class Dsn:
         """The host's name or address, without port and brackets."""
         return urlsplit(self.endpoint).hostname or ""
 
+    @property
+    def place(self) -> str:
+        """Host and port, as a person needs them to find out why nobody answers there."""
+        parts = urlsplit(self.endpoint)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{port}"
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Dsn):
             return NotImplemented

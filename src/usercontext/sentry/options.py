@@ -20,7 +20,6 @@ __all__ = [
     "fraction",
     "names",
     "outbox",
-    "proxy",
     "release",
     "server_name",
     "transport",
@@ -90,15 +89,6 @@ def names(option: str, value: object) -> tuple[str, ...]:
     if all(isinstance(name, str) and name for name in result):
         return result
     raise ConfigurationError(f'{option} must hold module names alone: write {option}=["myapp"]')
-
-
-def proxy(value: object) -> str | None:
-    """Return a proxy's URL; the error does not show it, as a password may be in it."""
-    if value is None:
-        return None
-    if isinstance(value, str) and re.match(r"(?:https?|socks5h?)://[^/\s]+", value):
-        return value
-    raise ConfigurationError('proxy must be a URL: write proxy="http://proxy.example:3128"')
 
 
 def file_name(option: str, value: object) -> str | None:

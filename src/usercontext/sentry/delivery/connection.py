@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from usercontext.exceptions import ConfigurationError
 from usercontext.sentry.delivery.fork_guard import ForkGuard
 from usercontext.sentry.delivery.httpx_connection import HttpxConnection, Library
 from usercontext.sentry.delivery.network import NetworkError
+from usercontext.sentry.delivery.proxies import by_httpx_url, environment_proxy, is_plain
 from usercontext.sentry.delivery.socket_connection import Place, SocketConnection
 
 if TYPE_CHECKING:
@@ -30,14 +29,16 @@ class ServerConnection:
         dsn: the server and project.
         headers: what each request says.
         timeout: seconds for each of connecting, writing and reading.
-        proxy: URL of a proxy; without it the environment's `HTTPS_PROXY`, `HTTP_PROXY`,
-            `ALL_PROXY` and `NO_PROXY` count.
+        proxy: URL of a proxy, of HTTP or SOCKS 5; without it the environment's `HTTPS_PROXY`,
+            `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` count.
         ca_certs: file of the certificates to trust, instead of the usual ones.
         by_httpx: whether httpx is to send, also where a socket would do.
 
     Raises:
-        MissingDependencyError: neither httpx2 nor httpx is installed.
-        ConfigurationError: `ca_certs` cannot be read.
+        MissingDependencyError: neither httpx2 nor httpx is installed, or httpx is to use a SOCKS
+            proxy without socksio.
+        ConfigurationError: `ca_certs` cannot be read, or the environment's proxy is of an unknown
+            kind.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ServerConnection:
         self._forks = ForkGuard()
         self._lock = threading.Lock()
         self._way: Connection | None = None
+        self._find_proxy()  # A wrong one is refused here, and not by losing reports.
 
     def exchange(self, body: bytes, encoding: str | None) -> tuple[int, Mapping[str, str]]:
         """Post a body and return the answer's status and headers.
@@ -68,7 +70,7 @@ class ServerConnection:
             NetworkError: there was no answer, or another thread waits for one.
         """
         if not self._lock.acquire(timeout=self._timeout):
-            raise NetworkError
+            raise NetworkError("another thread waits for an answer")
         try:
             if self._way is None:
                 self._way = self._choose()
@@ -102,8 +104,8 @@ class ServerConnection:
             self._way = None
 
     def _choose(self) -> Connection:
-        proxy = self._proxy or _environment_proxy(self._dsn)
-        if self._by_httpx or not _is_plain(proxy):
+        proxy = self._find_proxy()
+        if self._by_httpx or not is_plain(proxy):
             return HttpxConnection(
                 self.library,
                 self._dsn,
@@ -122,29 +124,15 @@ class ServerConnection:
             ssl_context=self._ssl_context,
         )
 
+    def _find_proxy(self) -> str | None:
+        proxy = self._proxy or environment_proxy(self._dsn)
+        return by_httpx_url(proxy) if self._by_httpx else proxy
+
     def _ssl_context(self) -> ssl.SSLContext:
         if self._own_ssl_context is not None:
             return self._own_ssl_context
         # Reading all certificates takes long: only where there is one to check.
         return self.library.ssl_context()
-
-
-def _is_plain(proxy: str | None) -> bool:
-    """Return whether a proxy, if there is one, speaks plain HTTP and wants no password."""
-    if proxy is None:
-        return True
-    parts = urlsplit(proxy)
-    return parts.scheme == "http" and "@" not in parts.netloc and (parts.hostname or "").isascii()
-
-
-def _environment_proxy(dsn: Dsn) -> str | None:
-    """Return the proxy that the environment names for the DSN's server."""
-    proxies = getproxies()
-    scheme = dsn.endpoint.partition(":")[0]
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(dsn.host):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _ssl_context(ca_certs: str | None) -> ssl.SSLContext | None:

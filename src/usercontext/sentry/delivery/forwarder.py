@@ -218,8 +218,8 @@ class Forwarder:
         if not self._sender.is_limited():
             try:
                 reason = self._sender.post(event_id, payload)
-            except NetworkError:
-                self._sender.failed("keeps reports in %s", self._outbox.file.path)
+            except NetworkError as error:
+                self._sender.failed(error, "keeps reports in %s", self._outbox.file.path)
                 self._pause()
                 return False
             self._failures, self._retry_at = 0, 0.0

@@ -6,7 +6,7 @@ import random
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from usercontext.diagnostics import failure, warn_once
+from usercontext.diagnostics import error_once, warn_once
 from usercontext.sentry.delivery.compression import compressed
 from usercontext.sentry.delivery.destination import Destination, encoded
 from usercontext.sentry.delivery.envelope import (
@@ -74,14 +74,16 @@ class Sender:
         self.limits.update(status, answered, monotonic())
         return self._judge(status)
 
-    def failed(self, meanwhile: str, *args: object) -> None:
-        """Say once that the network failed, and what is done meanwhile."""
+    def failed(self, error: NetworkError, meanwhile: str, *args: object) -> None:
+        """Say, once for each reason, that the network failed, and what is done meanwhile."""
         self.is_down = True
-        failure(
-            f"network to {self._dsn.host}",
-            f"usercontext cannot reach %s and {meanwhile} until it can",
-            self._dsn.host,
+        place = self._dsn.place
+        error_once(
+            f"network to {place}: {error.reason}",
+            f"usercontext cannot reach %s and {meanwhile} until it can: %s",
+            place,
             *args,
+            error.reason,
         )
 
     def _judge(self, status: int) -> str | None:
@@ -127,10 +129,10 @@ class HttpDestination(Destination):
         while True:
             try:
                 return self.sender.post(event_id, payload)
-            except NetworkError:
+            except NetworkError as error:
                 pause = next(pauses, None)
                 if pause is None:
-                    self.sender.failed("drops reports")
+                    self.sender.failed(error, "drops reports")
                     return "network_error"
             self._pause(pause * random.uniform(0.5, 1.0))  # noqa: S311
 

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from usercontext.optional import importing
-from usercontext.sentry.delivery.network import NetworkError
+from usercontext.sentry.delivery.network import NetworkError, reason_of
 
 if TYPE_CHECKING:
     import ssl
@@ -94,7 +94,7 @@ class HttpxConnection:
             with _untraced():
                 return self._exchange({**self._headers, **coding}, body)
         except self._httpx.TransportError as error:
-            raise NetworkError from error
+            raise NetworkError(self._through(reason_of(error))) from error
 
     def close(self) -> None:
         """Close what is open."""
@@ -129,6 +129,12 @@ class HttpxConnection:
             finally:
                 response.close()
         return response.status_code, response.headers
+
+    def _through(self, reason: str) -> str:
+        """Name the proxy, without its password, in what is told of a way through it."""
+        if self._proxy is None:
+            return reason
+        return f"{reason}, through the proxy {self._proxy.rpartition('@')[2].rpartition('/')[2]}"
 
     def _connect(self) -> Any:
         # Reading all certificates takes long: only where there may be one to check.

@@ -7,10 +7,11 @@ import socket
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from usercontext.sentry.delivery.answer import read_answer
-from usercontext.sentry.delivery.network import NetworkError
+from usercontext.sentry.delivery.network import NetworkError, ProxyError, reason_of
+from usercontext.sentry.delivery.proxies import SOCKS
 
 if TYPE_CHECKING:
     import ssl
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Place", "SocketConnection"]
 
 _KEEPALIVE_SECONDS = 30.0
-_PORTS = {"http": 80, "https": 443}
+_PORTS = {"http": 80, "https": 443, **dict.fromkeys(SOCKS, 1080)}
 
 
 class Place(NamedTuple):
@@ -35,14 +36,24 @@ class Place(NamedTuple):
     named: str
     #: What is asked for there.
     target: str
+    #: Name and password for it.
+    login: tuple[str, str] | None = None
 
     @classmethod
     def of(cls, url: str) -> Place:
-        """Return the place of an http or https URL."""
+        """Return the place of an URL of a server or proxy."""
         parts = urlsplit(url)
         port = parts.port or _PORTS[parts.scheme]
         named = parts.netloc.rpartition("@")[2]
-        return cls(parts.scheme, parts.hostname or "", port, named, parts.path or "/")
+        login = unquote(parts.username or ""), unquote(parts.password or "")
+        return cls(
+            parts.scheme,
+            parts.hostname or "",
+            port,
+            named,
+            parts.path or "/",
+            login if any(login) else None,
+        )
 
 
 class SocketConnection:
@@ -53,7 +64,7 @@ class SocketConnection:
         headers: what each request says.
         timeout: seconds for each of connecting, writing and reading.
         forks: holds forks back while a connection is being made.
-        proxy: the proxy, if there is one; plain HTTP, and without a password.
+        proxy: the proxy, if there is one: of plain HTTP without a password, or of SOCKS 5.
         ssl_context: returns what checks the server's certificate, where that is asked for.
     """
 
@@ -73,7 +84,7 @@ class SocketConnection:
         self._proxy = proxy
         self._make_ssl_context = ssl_context
         self._ssl_context: ssl.SSLContext | None = None
-        is_forwarded = proxy is not None and place.scheme == "http"
+        is_forwarded = proxy is not None and proxy.scheme == place.scheme == "http"
         target = f"http://{place.named}{place.target}" if is_forwarded else place.target
         lines = [f"POST {target} HTTP/1.1", f"Host: {place.named}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -93,7 +104,7 @@ class SocketConnection:
             answer = self._ask(self._connected(), request)
         except (OSError, ValueError) as error:
             self.close()
-            raise NetworkError from error
+            raise NetworkError(reason_of(error)) from error
         except BaseException:
             self.close()  # Half a request may be on its way.
             raise
@@ -145,26 +156,48 @@ class SocketConnection:
         return not _is_readable(connection)
 
     def _connect(self) -> socket.socket:
-        to = self._proxy or self._place
-        connection = socket.create_connection((to.host, to.port), self._timeout)
+        connection = self._connect_to(self._place) if self._proxy is None else self._go_through()
         try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._place.scheme == "http":
-                return connection
-            if self._proxy is not None:
-                self._open_tunnel(connection)
-            return self._secured(connection)
+            return connection if self._place.scheme == "http" else self._secured(connection)
         except BaseException:
             connection.close()
             raise
 
-    def _open_tunnel(self, connection: socket.socket) -> None:
+    def _connect_to(self, place: Place) -> socket.socket:
+        connection = socket.create_connection((place.host, place.port), self._timeout)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def _go_through(self) -> socket.socket:
+        """Return a connection to the proxy on which all else is as it is without one."""
+        proxy = self._proxy or self._place
+        try:
+            connection = self._connect_to(proxy)
+            try:
+                self._open_tunnel(connection, proxy)
+            except BaseException:
+                connection.close()
+                raise
+        except (OSError, ValueError) as error:
+            why = str(error) if isinstance(error, ProxyError) else reason_of(error)
+            raise ProxyError(f"the proxy {proxy.host}:{proxy.port} does not help: {why}") from error
+        return connection
+
+    def _open_tunnel(self, connection: socket.socket, proxy: Place) -> None:
+        if proxy.scheme in SOCKS:
+            from usercontext.sentry.delivery.socks import open_way  # few have one
+
+            open_way(connection, self._place.host, self._place.port, proxy.login)
+        elif self._place.scheme == "https":
+            self._open_http_tunnel(connection)
+
+    def _open_http_tunnel(self, connection: socket.socket) -> None:
         place = f"{self._place.named.removesuffix(f':{self._place.port}')}:{self._place.port}"
         connection.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode("ascii"))
         status = read_answer(connection, self._timeout, has_body=False).status
         connection.settimeout(self._timeout)
         if not 200 <= status < 300:
-            raise ConnectionError(f"the proxy answered {status}")
+            raise ProxyError(f"it answered {status}")
 
     def _secured(self, connection: socket.socket) -> socket.socket:
         if self._ssl_context is None:
