@@ -209,3 +209,17 @@ def test_names_that_cannot_work_are_refused(fields: Any) -> None:
     """A name that every record has, or none at all, is a ConfigurationError."""
     with pytest.raises(ConfigurationError, match="fields"):
         UserFilter(fields=fields)
+
+
+FORGED = "ada\nCRITICAL user=root\r\x1b[2K\u2028\u202e\x85"
+SHOWN = r"ada\nCRITICAL user=root\r\x1b[2K\u2028\u202e\x85"
+
+
+def test_no_line_is_forged(lines: Lines) -> None:
+    """What ends a line, or writes over it, is escaped in a user's fields, nested ones too."""
+    client = LoggingClient([lines], fields={"username": "user_name", "teams": "user_teams"})
+    client.setup(lambda *_, **__: {"username": FORGED, "teams": [FORGED, {FORGED: "\u00e9"}]})
+    log.info("paid")
+    (record,) = lines.records
+    assert record.user_name == SHOWN
+    assert record.user_teams == [SHOWN, {SHOWN: "\u00e9"}]

@@ -99,3 +99,10 @@ def test_a_patcher_that_fails_loses_no_record(extras: list[Any]) -> None:
     LoguruClient().setup(lambda *_, **__: 1 / 0)  # type: ignore[arg-type]
     logger.info("paid")
     assert extras == [{}]
+
+
+def test_no_line_is_forged(extras: list[Any]) -> None:
+    """What ends a line is escaped in a user's fields."""
+    LoguruClient().setup(lambda *_, **__: {"username": "ada\nCRITICAL"})
+    logger.info("paid")
+    assert extras == [{"user_name": r"ada\nCRITICAL"}]

@@ -136,3 +136,10 @@ def test_a_resolver_that_logs_does_not_recurse(events: Events) -> None:
     with isolation_scope(resolver=resolver):
         log.info("paid")
     assert [event.get("user_id") for event in events] == [None, "1"]
+
+
+def test_no_line_is_forged(events: Events) -> None:
+    """What ends a line is escaped in a user's fields."""
+    StructlogClient().setup(lambda *_, **__: {"username": "ada\nCRITICAL"})
+    structlog.get_logger().info("paid")
+    assert events[0]["user_name"] == r"ada\nCRITICAL"

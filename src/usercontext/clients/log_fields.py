@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.clients.fields import checked_fields, renamed
@@ -62,4 +63,23 @@ class LogClient(HookingClient):
             )
             if absent:
                 line.update(dict.fromkeys(self._fields.values()))
-            line.update(renamed(user, self._fields))
+            line.update({name: _escaped(one) for name, one in renamed(user, self._fields).items()})
+
+
+# Not those that format a text's direction either: they show a line in another order.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+def _escaped(value: Any) -> Any:
+    """Return a value whose texts cannot end a line of the log, nor write another one."""
+    if isinstance(value, str):
+        return value if value.isprintable() else _CONTROLS.sub(_escape, value)
+    if isinstance(value, dict):
+        return {_escaped(name): _escaped(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(one) for one in value]
+    return value
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
