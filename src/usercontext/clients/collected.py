@@ -59,12 +59,12 @@ def address_of(record: RequestRecord) -> str | None:
     return collected_address(record)
 
 
-def is_withheld(header: str | bytes, record: RequestRecord) -> bool:
+def is_withheld(header: str | bytes, record: RequestRecord, value: object = "") -> bool:
     """Return whether a header tells an address which was not asked for, or not all of it.
 
     Its name may be bytes, as in ASGI, with `_` or `-`.
     """
-    return _withholds_addresses(record) and _names_address(header, record)
+    return _withholds_addresses(record) and _names_address(header, record, value)
 
 
 def _withholds_addresses(record: RequestRecord) -> bool:
@@ -73,8 +73,11 @@ def _withholds_addresses(record: RequestRecord) -> bool:
     return not whole or address_of(record) is None
 
 
-def _names_address(header: str | bytes, record: RequestRecord) -> bool:
-    return is_address_header(header, configured=record.settings.request_data.forwarded_header)
+def _names_address(header: str | bytes, record: RequestRecord, value: object = "") -> bool:
+    configured = record.settings.request_data.forwarded_header
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    return is_address_header(header, value if isinstance(value, str) else "", configured=configured)
 
 
 class Places(NamedTuple):
@@ -108,7 +111,7 @@ def clean_request(payload: dict[str, Any], record: RequestRecord, places: Places
 
 def cleaned_headers(headers: Mapping[Any, Any], record: RequestRecord) -> dict[Any, Any]:
     """Return headers without those that are withheld; their names may be bytes, as in ASGI."""
-    return {name: value for name, value in headers.items() if not is_withheld(name, record)}
+    return {name: value for name, value in headers.items() if not is_withheld(name, record, value)}
 
 
 def cleaned_environ(environ: Mapping[str, Any], record: RequestRecord) -> dict[str, Any]:
