@@ -288,6 +288,10 @@ QUERIES = [
     ("q=203%252E0%252E113%252E9", "q=[Filtered]"),
     ("q=\xff\x00", "q=??"),
     ("token=", "token="),
+    ("code=x&state=y", "code=[Filtered]&state=[Filtered]"),
+    ("X-Amz-Signature=x&sig=y", "X-Amz-Signature=[Filtered]&sig=[Filtered]"),
+    ("data=%7B%22password%22%3A%22x%22%7D", "data=[Filtered]"),
+    ("size=%7B%22a%22%3A1%7D", "size=%7B%22a%22%3A1%7D"),
 ]
 
 
@@ -325,6 +329,13 @@ HEADERS: list[tuple[str, str, dict[str, str]]] = [
     ("Referer", "https://u:p@x.org/a?b=1&token=2#c", {"Referer": "https://x.org/a"}),
     ("X-Original-URI", "/a?token=2", {"X-Original-Uri": "/a"}),
     ("X-Thing", "\xff", {"X-Thing": "\xff"}),
+    ("X-Envoy-Original-Path", "/a?b=2", {"X-Envoy-Original-Path": "/a"}),
+    ("X-Forwarded-Query", "b=2", {"X-Forwarded-Query": "[Filtered]"}),
+    ("X-Repeated", "/a?b=2", {"X-Repeated": "/a"}),
+    ("X-Thing", "Bearer hunter2", {"X-Thing": "Bearer [Filtered]"}),
+    ("X-Amzn-Oidc-Data", "x", {"X-Amzn-Oidc-Data": "[Filtered]"}),
+    ("DPoP", "x", {"Dpop": "[Filtered]"}),
+    ("X-Client-Cert", "x", {"X-Client-Cert": "[Filtered]"}),
 ]
 
 
@@ -334,6 +345,13 @@ def test_headers(build: Any, name: str, value: str, shown: dict[str, str]) -> No
     """Headers are reported by name, secrets filtered and cookies never raw."""
     payload = collect(RequestData(include_headers=True), build(CLIENT, [(name, value)]))
     assert payload.get("headers", {}) == shown
+
+
+def test_path_in_a_header() -> None:
+    """A header that repeats the path tells it no more than the URL does."""
+    options = RequestData(include_url=False, include_headers=True)
+    payload = collect(options, scope_of(CLIENT, [("X-Original-URL", "/of/ada")]))
+    assert payload["headers"] == {"X-Original-Url": "[Filtered]"}
 
 
 def test_query_of_a_referer() -> None:
@@ -379,6 +397,16 @@ def test_cookies(build: Any) -> None:
     assert "headers" not in payload
 
 
+@pytest.mark.parametrize(
+    "cookie",
+    ["remember_me=x", "wordpress_logged_in_1=x", "koa.sess=x", "prefs=%7B%22token%22%3A%22x%22%7D"],
+)
+def test_secret_cookies(cookie: str) -> None:
+    """Cookies that keep somebody logged in, or hold a secret within them, are filtered."""
+    payload = collect(EVERYTHING, scope_of(CLIENT, [("Cookie", cookie)]))
+    assert payload["cookies"] == {cookie.partition("=")[0]: "[Filtered]"}
+
+
 # -- data --
 
 
@@ -401,12 +429,24 @@ DATA: list[tuple[Any, Any]] = [
     ([Decimal("1.5"), UUID(int=1)], ["1.5", "00000000-0000-0000-0000-000000000001"]),
     ([date(2024, 5, 1)], ["2024-05-01"]),
     ([float("nan"), float("inf"), 10**30], ["nan", "inf", str(10**30)]),
-    ("plain text", "plain text"),
+    ("plain text", "[Filtered]"),
     ("a=1&password=x", {"a": "1", "password": "[Filtered]"}),
     (b'{"password": "x", "a": [1]}', {"password": "[Filtered]", "a": [1]}),
     ('{"password": "x', "[Filtered]"),
     ("x" * 70_000, "[Filtered]"),
     ("&".join(["a=1"] * 200), "[Filtered]"),
+    ("user: ada\npassword: x", "[Filtered]"),
+    ("<a><password>x</password></a>", "[Filtered]"),
+    ('--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n--b--', "[Filtered]"),
+    ("a=1;password=x", "[Filtered]"),
+    (b'\xef\xbb\xbf{"a": 1, "password": "x"}', {"a": 1, "password": "[Filtered]"}),
+    ('"{\\"password\\": \\"x\\"}"', {"password": "[Filtered]"}),
+    ('{"a": 1}\n{"password": "x"}', "[Filtered]"),
+    ({"a": '{"password": "x"}'}, {"a": '{"password": "[Filtered]"}'}),
+    ("a=1&b={%22token%22:%22x%22}", {"a": "1", "b": '{"token": "[Filtered]"}'}),
+    ({"url": "https://ada:x@a.org/?b=1&sig=y"},
+     {"url": "https://[Filtered]@a.org/?b=1&sig=[Filtered]"}),
+    ([{"name": "password", "value": "x"}], [{"name": "password", "value": "[Filtered]"}]),
     ({"from": f"by {CLIENT}"}, {"from": "[Filtered]"}),
     (0, 0),
 ]  # fmt: skip
@@ -464,6 +504,32 @@ def test_address_headers_are_dropped(build: Any, name: str) -> None:
     assert payload["headers"] == {"Accept": "*/*"}
     asked = collect(RequestData(include_ip=True, include_headers=True), source)
     assert "198.51.100.77" in json.dumps(asked)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X-NF-Client-Connection-IP", "EO-Connecting-IP", "Ali-CDN-Real-IP", "CDN-Src-IP",
+        "X-Sucuri-ClientIP", "X-Appengine-Remote-Addr", "WL-Proxy-Client-IP", "X_Remote_IP",
+        "X-Originating-IP", "X-Visitor-Address", "X-Client-IPv6",
+    ],
+)  # fmt: skip
+def test_names_of_address_headers(name: str) -> None:
+    """A header whose name says that it holds an address is dropped, known or not."""
+    source = scope_of(CLIENT, [(name, "for=198.51.100.77"), ("X-Zip", "94110"), ("X-Tip", "a")])
+    payload = collect(EVERYTHING, source)
+    assert payload["headers"] == {"X-Zip": "94110", "X-Tip": "a"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["198.51.100.77", "198.51.100.77:80, 10.0.0.2", "[2001:db8::7]:80", 'for="[2001:db8::7]"'],
+)
+def test_headers_of_addresses_alone(value: str) -> None:
+    """What a header of any name says is withheld where it is nothing but addresses."""
+    kept = {"X-Version": "1.2.3.4", "X-Forwarded-Host": "10.0.0.1", "User-Agent": "a 1.2.3.4"}
+    payload = collect(EVERYTHING, scope_of(CLIENT, [("X-Thing", value), *kept.items()]))
+    assert payload["headers"] == {"X-Thing": "[Filtered]", **kept}
 
 
 @both

@@ -56,6 +56,16 @@ SHOWN = {
     "repr with a secret": (
         Thing("Login(name='al', password='hunter2')"), "Login(name='al', password=[Filtered])",
     ),
+    "text of a URL": (
+        "postgresql://ada:hunter2@db.example/shop", "'postgresql://[Filtered]@db.example/shop'",
+    ),
+    "text of a query": ("/v1?api_token=hunter2&b=1", "'/v1?api_token=[Filtered]&b=1'"),
+    "text of JSON": ('{"password": "hunter2"}', "'{\"password\": \"[Filtered]\"}'"),
+    "bytes of a form": (b"a=1&password=hunter2", "b'a=1&password=[Filtered]'"),
+    "secret beyond the cut": ("a://" + "b" * 505 + ":hunter2@c", "'a://[Filtered]@c'"),
+    "repr of a header": (
+        Thing("<Request Authorization: Bearer hunter2>"), "<Request Authorization: [Filtered]>",
+    ),
     "repr of a dict": (Thing("D({'token': 'hunter2'})"), "D({'token': [Filtered]})"),
 }  # fmt: skip
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from usercontext.extra_values import Limits, bounded, kind_of, safe_str
 from usercontext.privacy.secret_names import FILTERED, is_secret
+from usercontext.privacy.secret_texts import without_named_values, without_secrets
 
 __all__ = ["BODY", "copied", "parsed"]
 
 _MAX_ITEMS = 100
 _MAX_NAME = 256
 _MAX_PARSED = 64 * 1024
+_MAX_ENCODED = 3
+# Names as forms encode them, before the first of which nothing stands; no blank is left plain.
+_FORM = re.compile(r"[\w.\-+*%\[\]$@:]+=[^\s&;<]*(?:&(?:[\w.\-+*%\[\]$@:]+(?:=[^\s&;<]*)?)?)*")
 
 
 def _unusable(value: Any) -> str:
@@ -44,43 +49,53 @@ BODY = Limits(
 def copied(value: object, *, hides: Callable[[str], bool]) -> Any:
     """Copy a request's data as plain JSON values, each cut marked with "...".
 
-    Values under secret names, and texts that `hides` is true of, become "[Filtered]". A text
-    that is a form or JSON is read as such first, so that its secrets are found.
+    Values under secret names, and texts that `hides` is true of, become "[Filtered]"; so do
+    secrets that a text names itself. A text that is a form or JSON is read as such first; any
+    other is withheld whole, as nobody can say which part of it is secret.
     """
 
     def shown(text: str) -> str:
-        return FILTERED if hides(text[:_MAX_PARSED]) else text
+        if hides(text[:_MAX_PARSED]):
+            return FILTERED
+        return without_secrets(text[:_MAX_PARSED])
 
-    return bounded(parsed(value), BODY, shown=shown)
+    return without_named_values(bounded(parsed(value), BODY, shown=shown))
 
 
 def parsed(value: object) -> object:
-    """Return what a form or JSON says; anything else as it is."""
+    """Return what a form or JSON says; "[Filtered]" for any other text."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         value = bytes(value[: _MAX_PARSED + 1]).decode("utf-8", "replace")
     if not isinstance(value, str):
         return value
+    if not value:
+        return value
     if len(value) > _MAX_PARSED:
         # Half of a document cannot be parsed, so its secrets could not be found.
         return FILTERED
-    return _from_json(value) if value.lstrip()[:1] in ("{", "[") else _from_form(value)
+    return _from_form(value) if _FORM.fullmatch(value) else _from_json(value)
 
 
 def _from_json(text: str) -> object:
     import json
 
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return FILTERED
+    # A text of JSON may hold JSON: whoever encodes twice sends that.
+    for _ in range(_MAX_ENCODED):
+        try:
+            found = json.loads(text.removeprefix("\ufeff"))
+        except (ValueError, RecursionError):
+            return FILTERED
+        if not isinstance(found, str):
+            return found
+        text = found
+    return FILTERED
 
 
 def _from_form(text: str) -> object:
-    if "=" not in text:
-        return text
     from urllib.parse import parse_qsl
 
     try:
-        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_ITEMS))
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_ITEMS)
     except ValueError:
         return FILTERED
+    return dict(pairs)

@@ -5,6 +5,7 @@ Whatever stands there came from the network: it is copied, bounded and filtered,
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from usercontext import diagnostics
 from usercontext import source as parts
 from usercontext.address.headers import is_address_header
 from usercontext.address.search import HiddenAddresses
-from usercontext.privacy.secret_names import FILTERED, is_secret
+from usercontext.privacy.secret_names import FILTERED, is_secret, is_secret_parameter
+from usercontext.privacy.secret_texts import without_secrets
 from usercontext.request.body import copied
 
 if TYPE_CHECKING:
@@ -36,6 +38,11 @@ _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX
 _PLAIN_PATH = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=:@/"
 # Browsers can send no header with a websocket, so apps pass tokens as a subprotocol.
 _SECRET_HEADERS = frozenset({"sec-websocket-protocol"})
+# In which proxies repeat the request's own URL, path or query.
+_QUERY_NAMES = ("-query", "-query-string", "-querystring", "-args")
+_OWN_URL_NAMES = ("-url", "-uri", "-path")
+_URL_NAMES = (*_OWN_URL_NAMES, "referer", "referrer", "-location", "-redirect")
+_IS_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|/[^\s?]*\?")
 
 
 def collect(
@@ -163,7 +170,7 @@ def _add(request: dict[str, Any], name: str, part: Callable[..., Any], *of: Any)
 def _addresses_of(source: Source, configured: str) -> Iterator[str]:
     """Yield every text of the request that is there to hold addresses."""
     for name, value in parts.headers(source).items():
-        if is_address_header(name, configured=configured):
+        if is_address_header(name, value, configured=configured):
             yield value[-8 * _MAX_VALUE :]  # the end is what proxies of ours wrote
     yield from parts.peers(source)
 
@@ -250,11 +257,16 @@ def _filtered_pair(pair: str, hidden: HiddenAddresses) -> str:
     plain_name, plain_value = unquoted(name), unquoted(value)
     if hidden.is_in(plain_name):
         return FILTERED
-    # A value may itself be a URL or a form: "next=/x?token=…".
-    nested = "=" in plain_value and is_secret(plain_value)
-    if value and (is_secret(plain_name) or nested or hidden.is_in(plain_value)):
+    # A value may itself be a URL, a form or JSON: "next=/x?token=…".
+    if value and (is_secret_parameter(plain_name) or _tells(plain_value, hidden)):
         value = FILTERED
     return "".join(c if c.isprintable() and c.isascii() else "?" for c in name + equals + value)
+
+
+def _tells(value: str, hidden: HiddenAddresses) -> bool:
+    """Return whether a value, or a text within it, is an address or a secret to be withheld."""
+    value = value[: _MAX_VALUE + 64]  # an address that the cut would halve is looked for as well
+    return hidden.is_in(value) or without_secrets(value) != value
 
 
 def unquoted(text: str) -> str:
@@ -290,9 +302,13 @@ def _header_value(options: RequestData, name: str, value: str, hidden: HiddenAdd
         return FILTERED
     if name == "host":
         value = value.rpartition("@")[2]
-    if name == "referer" or name.endswith(("-url", "-uri")):
-        value = _shown_url(options, value, hidden)
-    return _cut(value, _MAX_VALUE)
+    if name.endswith(_QUERY_NAMES):
+        return _filtered_query(value, hidden) if options.include_query_string else FILTERED
+    if not options.include_url and name.endswith(_OWN_URL_NAMES):
+        return FILTERED
+    if name.endswith(_URL_NAMES) or _IS_URL.match(value):
+        return _cut(_shown_url(options, value, hidden), _MAX_VALUE)
+    return _cut(without_secrets(value[: 2 * _MAX_VALUE]), _MAX_VALUE)
 
 
 def _shown_url(options: RequestData, url: str, hidden: HiddenAddresses) -> str:
@@ -312,7 +328,7 @@ def _cookies(headers: dict[str, str], hidden: HiddenAddresses) -> dict[str, str]
     for name, value in _cookie_pairs(headers.get("cookie", "")):
         if hidden.is_in(unquoted(name)):
             continue
-        secret = is_secret(name) or hidden.is_in(unquoted(value[: _MAX_VALUE + 64]))
+        secret = is_secret_parameter(name) or _tells(unquoted(value), hidden)
         shown[_cut(name, 256)] = FILTERED if secret else _cut(value, _MAX_VALUE)
     return shown
 

@@ -6,13 +6,13 @@ of the request's own part is left out there as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from usercontext import source as parts
 from usercontext.address.search import HiddenAddresses
 from usercontext.privacy.known_values import MIN_LENGTH, KnownValues, replaced_texts
-from usercontext.privacy.secret_names import FILTERED, is_secret
+from usercontext.privacy.secret_names import FILTERED, is_secret, is_secret_parameter
+from usercontext.privacy.secret_texts import secret_values, secrets_within
 from usercontext.request.body import parsed
 from usercontext.request.description import hidden_addresses, unquoted
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["hide_in_event", "hider", "secrets_of_data"]
 
 _MAX_PAIRS = 64
-_MAX_DEPTH = 6
-_MAX_ITEMS = 100
 _MAX_TEXT = 8192
 
 # What every request has, and what is nobody's secret; the others are looked at by their name.
@@ -114,22 +112,24 @@ def _of_query(query: str, *, only_secret: bool) -> Iterator[str]:
         return
     for pair in query[:_MAX_TEXT].split("&", _MAX_PAIRS):
         name, _, value = pair.partition("=")
-        if len(value) >= MIN_LENGTH and (not only_secret or is_secret(unquoted(name))):
-            yield from _both(value)
+        yield from _of_value(value, whole=not only_secret or is_secret_parameter(unquoted(name)))
 
 
 def _of_cookies(header: str, *, only_secret: bool) -> Iterator[str]:
     for pair in header[: 2 * _MAX_TEXT].split(";", _MAX_PAIRS):
         name, _, value = pair.strip().partition("=")
-        if len(value) >= MIN_LENGTH and (not only_secret or is_secret(name)):
-            yield from _both(value.strip('"'))
+        yield from _of_value(value.strip('"'), whole=not only_secret or is_secret_parameter(name))
 
 
-def _both(value: str) -> Iterator[str]:
-    """Yield a value as it was sent, and as the app reads it."""
-    yield value
-    if "%" in value or "+" in value:
-        yield unquoted(value)
+def _of_value(value: str, *, whole: bool) -> Iterator[str]:
+    """Yield a value as it was sent and as the app reads it, and secrets that it holds itself."""
+    if len(value) < MIN_LENGTH:
+        return
+    plain = unquoted(value) if "%" in value or "+" in value else value
+    if whole:
+        yield value
+        yield plain
+    yield from secret_values(plain)
 
 
 def _is_credential(value: str) -> bool:
@@ -160,21 +160,7 @@ def _of_basic(token: str) -> Iterator[str]:
 
 def secrets_of_data(data: object) -> tuple[str, ...]:
     """Return the values of secret names in data that the app handed over, as texts."""
-    return tuple(_secrets(parsed(data), 0, secret=False))
-
-
-def _secrets(value: object, depth: int, *, secret: bool) -> Iterator[str]:
-    if isinstance(value, str):
-        if secret:
-            yield str.__str__(value)
-    elif depth >= _MAX_DEPTH:
-        return
-    elif isinstance(value, Mapping):
-        for name, one in list(value.items())[:_MAX_ITEMS]:
-            named = secret or (isinstance(name, str) and is_secret(name))
-            yield from _secrets(one, depth + 1, secret=named)
-    elif isinstance(value, (list, tuple)):
-        for one in value[:_MAX_ITEMS]:
-            yield from _secrets(one, depth + 1, secret=secret)
-    elif secret and isinstance(value, int) and not isinstance(value, bool):
-        yield str(value)
+    found = parsed(data)
+    if found == FILTERED and isinstance(data, str):
+        return tuple(secret_values(data))
+    return tuple(secrets_within(found))

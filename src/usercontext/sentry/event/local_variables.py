@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext.extra_values import NO_JSON, Copier, Limits, safe_str
 from usercontext.privacy.secret_names import FILTERED, is_secret
+from usercontext.privacy.secret_texts import without_secrets
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -16,6 +17,7 @@ __all__ = ["describe_locals"]
 
 _MAX_VARIABLES = 40
 _MAX_CHARACTERS = 512
+_MAX_SEARCHED = 4 * _MAX_CHARACTERS
 _SEQUENCES = (list, tuple, set, frozenset)
 
 #: Names under which the address of a client stands, which nobody asked for here.
@@ -23,11 +25,6 @@ _ADDRESS = re.compile(
     r"forwarded|cookie|(remote|client|viewer|external)[-_]?(addr|ip|host)|[-_]ip(v[46])?\Z"
     r"|\A(client|peer)\Z|client_?ip|socket_?ip|\Aip(_?addr(ess)?)?\Z",
     re.IGNORECASE,
-)
-#: `password='x'` and `'password': 'x'` inside the repr of an object.
-_NAMED_TEXT = re.compile(
-    r"""([\w-]+)(['"]?\s*[=:]\s*)"""
-    r"""(b?'(?:[^'\\]|\\.)*'?|b?"(?:[^"\\]|\\.)*"?|[^\s,;)}\]]+)"""
 )
 
 
@@ -67,13 +64,25 @@ def _is_withheld(name: object) -> bool:
 
 
 def _describe_scalar(value: object) -> str:
-    if isinstance(value, str | bytes) and len(value) > _MAX_CHARACTERS:
-        value = value[:_MAX_CHARACTERS]
     try:
-        text = repr(value)
+        text = repr(_without_secrets(value) if isinstance(value, str | bytes) else value)
     except Exception:  # noqa: BLE001  # an int too long for repr, or a subclass's own repr
         return f"<{type(value).__name__}>"
     return safe_str(text, _MAX_CHARACTERS)
+
+
+def _without_secrets(value: str | bytes) -> str | bytes:
+    """Return the beginning of a text without the secrets that it names.
+
+    It is cut before the secrets are looked for, so that a long one takes no longer, and once
+    more behind them: of what is cut in two, neither half is known for a secret.
+    """
+    value = value[:_MAX_SEARCHED]
+    if isinstance(value, str):
+        return without_secrets(value, is_secret=_is_withheld)[:_MAX_CHARACTERS]
+    text = value.decode("latin-1")
+    shown = without_secrets(text, is_secret=_is_withheld)
+    return (value if shown is text else shown.encode("latin-1", "replace"))[:_MAX_CHARACTERS]
 
 
 def _describe_object(value: object) -> str:
@@ -84,13 +93,8 @@ def _describe_object(value: object) -> str:
         text = repr(value)
     except Exception as error:  # noqa: BLE001
         return f"<{kind}: __repr__ raised {type(error).__name__}>"
-    text = safe_str(text, 4 * _MAX_CHARACTERS)
-    return safe_str(_NAMED_TEXT.sub(_filtered, text), _MAX_CHARACTERS)
-
-
-def _filtered(match: re.Match[str]) -> str:
-    name, between, value = match.groups()
-    return f"{name}{between}{FILTERED if _is_withheld(name) else value}"
+    text = without_secrets(safe_str(text, _MAX_SEARCHED), is_secret=_is_withheld)
+    return safe_str(text, _MAX_CHARACTERS)
 
 
 #: Of a frame, all of its variables together: the caller of a capture waits for them.
