@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from usercontext.checks import options_by_name
+from usercontext.core import capture
 from usercontext.core.context import configure, configure_joined
 from usercontext.core.interface import check_interface
 from usercontext.core.lifecycle import (
@@ -148,6 +149,10 @@ async def _pass_on(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> 
         await send(message)
 
     is_lifespan = scope["type"] == "lifespan"
+    if is_lifespan and capture.reports_unhandled:
+        from usercontext.core.unhandled import watch_loops  # loaded already
+
+        watch_loops()  # a server may have brought its own only after `init()`
     flushes = is_lifespan and default().client is not None
     await app(scope, receive, send_flushed if flushes else send)
     if is_lifespan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import subprocess
 import sys
@@ -252,6 +253,90 @@ def test_uvloop() -> None:
 
     uvloop.run(main())
     assert shown(client) == [("KeyError", False, "ada")]
+
+
+async def lost(make: Any) -> None:
+    """Fail something in ada's scope or outside, and let go of it in bob's."""
+    asyncio.get_running_loop().set_exception_handler(Handler())
+    kept = [await make()]
+    await asyncio.sleep(0.01)
+    with isolation_scope(user={"id": "bob"}):
+        kept.clear()
+        gc.collect()
+
+
+async def fail() -> None:
+    """Fail, once it is awaited."""
+    raise KeyError("order")
+
+
+async def outside() -> Any:
+    """Begin a task as an app does that starts."""
+    return asyncio.create_task(fail())
+
+
+async def gathered() -> Any:
+    """Begin tasks that are waited for together."""
+    with isolation_scope(user=ADA):
+        return asyncio.gather(fail(), asyncio.sleep(0))
+
+
+async def in_pool() -> Any:
+    """Begin what runs in a pool's thread."""
+    with isolation_scope(user=ADA):
+        return asyncio.get_running_loop().run_in_executor(None, bind(lambda: {}["order"]))
+
+
+async def in_cycle() -> Any:
+    """Fail a future that only the garbage collector finds."""
+    with isolation_scope(user=ADA):
+        future = asyncio.get_running_loop().create_future()
+    future.set_exception(KeyError("order"))
+    cycle: list[Any] = [future]
+    cycle.append(cycle)
+    return cycle
+
+
+@pytest.mark.parametrize(
+    ("make", "user"), [(outside, None), (gathered, "ada"), (in_pool, "ada"), (in_cycle, None)]
+)
+def test_nobody_is_named_for_letting_go(make: Any, user: str | None) -> None:
+    """What nobody waits for names who began it, wherever Python finds that it has failed."""
+    client = recorder()
+    asyncio.run(lost(make))
+    assert shown(client) == [("KeyError", False, user)]
+
+
+def test_a_loop_that_is_brought_after_init_is_watched() -> None:
+    """A server may import uvloop when the app has called `init()`."""
+    pytest.importorskip("uvloop")
+    done = subprocess.run(
+        [sys.executable, "-c", LATER], check=False, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "['KeyError']", done.stderr
+
+
+LATER = """
+import asyncio, logging
+import usercontext
+from usercontext.asgi import UserContextMiddleware
+from usercontext.testing import RecordingClient
+
+logging.disable(logging.CRITICAL)
+client = RecordingClient()
+usercontext.init(client=client, capture_unhandled=True)
+
+async def fail():
+    raise KeyError("order")
+
+async def app(scope, receive, send):
+    asyncio.create_task(fail())
+    await asyncio.sleep(0.01)
+
+import uvloop
+uvloop.run(UserContextMiddleware(app)({"type": "lifespan"}, None, None))
+print([event["exception"]["values"][0]["type"] for event in client.events])
+"""
 
 
 def test_a_task_that_is_awaited_is_no_crash() -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "capture_record",
     "mark_reported",
     "report_crash",
+    "report_lost",
     "report_unhandled",
 ]
 
@@ -78,14 +79,22 @@ def report_unhandled(error: BaseException, record: RequestRecord) -> None:
 
 
 def report_crash(error: BaseException, record: RequestRecord | None = None) -> None:
-    """Report an error that ended a script, a thread or a task, unless somebody has reported it.
+    """Report an error that ended a script or a thread, unless somebody has reported it.
 
     Args:
         error: what nothing handled.
-        record: that of the request which began the task, where it is known.
+        record: that of the request or scope which it left, where it is known.
+    """
+    report_lost(error, record or _record_for(error))
+
+
+def report_lost(error: BaseException, record: RequestRecord | None) -> None:
+    """Report what nothing handled, unless somebody has reported it; None names nobody.
+
+    Whatever request is current there need not have anything to do with it.
     """
     if not passage.was_ever_reported(error):
-        _capture_exception(error, record or _record_for(error), handled=False)
+        _capture_exception(error, record, handled=False)
 
 
 def capture_record(error: BaseException | None, text: str, *, level: str, logger: str) -> None:

@@ -12,7 +12,8 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.core import capture
-from usercontext.core.record import record_in
+from usercontext.core.passage import of_error
+from usercontext.core.record import current, record_in
 from usercontext.core.settings import default
 from usercontext.diagnostics import harmless
 from usercontext.privacy.error_texts import safe_error_text, safe_text
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Mapping
     from types import TracebackType
+
+    from usercontext.core.record import RequestRecord
 
 __all__ = ["unwatch", "watch", "watch_logging", "watch_loops"]
 
@@ -38,6 +41,7 @@ def watch() -> None:
     capture.reports_unhandled = True
     _undo.append(_hook_process())
     _undo.append(_hook_threads())
+    _undo.append(_hook_collector())
     watch_loops()
 
 
@@ -110,6 +114,19 @@ def _hook_threads() -> Callable[[], object]:
     return undo
 
 
+#: The threads in which the garbage collector runs.
+_collecting: set[int] = set()
+
+
+def _note_collecting(phase: str, _info: object) -> None:
+    (_collecting.add if phase == "start" else _collecting.discard)(threading.get_ident())
+
+
+def _hook_collector() -> Callable[[], object]:
+    gc.callbacks.append(_note_collecting)
+    return lambda: gc.callbacks.remove(_note_collecting)
+
+
 #: Ours that report: one that somebody's later hook still calls goes on as if it were not there.
 _hooks: set[Callable[..., None]] = set()
 
@@ -133,9 +150,10 @@ def _watch_loop(kind: Any) -> None:
     call_before = kind.call_exception_handler
 
     def call_exception_handler(self: Any, told: dict[str, Any]) -> None:
-        if kind in _loops:
+        error = told.get("exception")
+        if kind in _loops and isinstance(error, BaseException):
             with harmless("unhandled", _MESSAGE):
-                _report(told.get("exception"), _context_of(told))
+                capture.report_lost(error, _record_of(told, error))
         call_before(self, told)
 
     _loops[kind] = before
@@ -149,9 +167,27 @@ def _restore(kind: Any, before: Any) -> None:
         kind.call_exception_handler = before
 
 
-def _context_of(told: Mapping[str, Any]) -> Context | None:
+def _record_of(told: Mapping[str, Any], error: BaseException) -> RequestRecord | None:
+    """Return the record of what an event loop reports: of its own context, or of its error.
+
+    A task is often let go much later, in another request or in none. A future belongs to whoever
+    lets go of it, as it has no context, but for what the garbage collector finds somewhere.
+    """
+    context = _context_of(told, error)
+    if context is not None:
+        return record_in(context) or of_error(error)[1]
+    has_passed, record = of_error(error)
+    if has_passed or threading.get_ident() in _collecting:
+        return record
+    return current()
+
+
+def _context_of(told: Mapping[str, Any], error: BaseException) -> Context | None:
     """Return the context of the task, or of the callback, that an event loop reports."""
     task: Any = told.get("task") or told.get("future")
+    for child in getattr(task, "_children", ()):  # what `gather()` waits for
+        if child.done() and not child.cancelled() and child.exception() is error:
+            task = child
     if hasattr(task, "get_context"):  # from Python 3.12
         return task.get_context()  # type: ignore[no-any-return]
     for part in (task, told.get("handle")):
