@@ -345,6 +345,19 @@ def test_of_keeps_a_user_of_extras_alone() -> None:
     assert user.identity is None
 
 
+def test_of_drops_what_json_has_no_word_for(caplog: pytest.LogCaptureFixture) -> None:
+    """In an extra value a set becomes a sorted list, and bytes are dropped and said once."""
+    user = User.of({"id": 1, "groups": {"b", "a", "c"}, "key": b"k", "in": {"raw": b"r", "n": 1}})
+    assert user == User(id=1, groups=["a", "b", "c"], **{"in": {"n": 1}})
+    assert len({record.getMessage() for record in caplog.records}) == len(caplog.records) == 2
+
+
+def test_of_orders_a_set_of_several_classes() -> None:
+    """What cannot be compared is ordered by class and text."""
+    user = User.of({"id": 1, "tags": {"b", 2, "a", 1}})
+    assert user == User(id=1, tags=[1, 2, "a", "b"])
+
+
 FIELDS = {"id": 1, "username": "ann", "email": "ann@example.org", "plan": "gold"}
 
 

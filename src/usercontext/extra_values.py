@@ -30,6 +30,7 @@ __all__ = [
     "name_of",
     "plain_text",
     "safe_str",
+    "usable_extra",
     "valid_text",
 ]
 
@@ -189,12 +190,15 @@ class Limits:
         unreadable: returns what stands in place of a container that raised this error when it was
             read; without it the error passes.
         withheld: returns what stands in place of the value under a key; None: the value itself.
+        drops: leave a value out that JSON has no word for, with its key, note it in `dropped`, and
+            keep the others.
     """
 
     __slots__ = (
         "cut",
         "depth",
         "describe",
+        "drops",
         "each",
         "items",
         "keys",
@@ -228,6 +232,7 @@ class Limits:
         unusable: Callable[[Any], Any] | None = None,
         unreadable: Callable[[Any, Exception], str] | None = None,
         withheld: Callable[[Any], str | None] | None = None,
+        drops: bool = False,
     ) -> None:
         self.depth: int = depth
         self.size: int = size
@@ -245,6 +250,7 @@ class Limits:
         self.unusable: Callable[[Any], Any] | None = unusable
         self.unreadable: Callable[[Any, Exception], str] | None = unreadable
         self.withheld: Callable[[Any], str | None] | None = withheld
+        self.drops: bool = drops
         more = _MORE if tells_more else 0
         #: What the mark of a cut takes at most.
         self.mark: int = _json_size(cut) + len(": true, ") + more
@@ -305,7 +311,7 @@ class Copier:
         exact: raise where the size is reached. Otherwise every container keeps room for a mark.
     """
 
-    __slots__ = ("_above", "_is_quick", "_limits", "_reserved", "_room", "_shown")
+    __slots__ = ("_above", "_is_quick", "_limits", "_reserved", "_room", "_shown", "dropped")
 
     def __init__(
         self,
@@ -316,6 +322,8 @@ class Copier:
     ) -> None:
         self._limits = limits
         self._shown = shown
+        #: Why values were left out.
+        self.dropped: list[UnusableError] = []
         self._reserved = 0 if exact else limits.mark
         self._room = limits.size
         self._above: set[int] = set()
@@ -352,7 +360,9 @@ class Copier:
                 break
             except UnusableError as error:
                 error.keys.append(key)
-                raise
+                if not limits.drops:
+                    raise
+                self.dropped.append(error)
         if is_cut:
             self._take(limits.mark - self._reserved)
             result[limits.cut] = True
@@ -390,7 +400,8 @@ class Copier:
             if type(value) is dict:
                 copy: Any = self.mapping(value.items(), depth - 1)
             elif issubclass(type(value), limits.sequences):
-                copy = self._sequence(value, depth - 1)
+                is_set = limits.drops and issubclass(type(value), set | frozenset)
+                copy = self._sequence(_in_order(value) if is_set else value, depth - 1)
             else:
                 copy = self.mapping(_pairs_of(value), depth - 1)
         except (_FullError, UnusableError):
@@ -433,6 +444,10 @@ class Copier:
                 self._give_up_unless_reserved()
                 is_cut = True
                 break
+            except UnusableError as error:
+                if not limits.drops:
+                    raise
+                self.dropped.append(error)
         if is_cut:
             self._take(limits.mark - self._reserved)
             result.append(limits.cut)
@@ -485,6 +500,14 @@ def _first(values: Any, most: int) -> tuple[list[Any], bool]:
     return first, is_cut
 
 
+def _in_order(values: Iterable[Any]) -> list[Any]:
+    """Return what is in a set in the order of its values, or else of their texts."""
+    try:
+        return sorted(values)
+    except Exception:  # noqa: BLE001 - values of several classes, or of the app's own
+        return sorted(values, key=lambda value: (kind_of(value), safe_str(value, 256)))
+
+
 def _pairs_of(mapping: Any) -> Iterable[tuple[Any, Any]]:
     if type(mapping) is dict:
         return mapping.items()
@@ -505,6 +528,7 @@ def _cut_text(text: str, limit: int, cut: str) -> str:
 # A user's extra values
 
 EXTRAS = Limits(depth=4, size=8192, cut=CUT, keys=64, text=1024, sequences=(list, tuple))
+_USABLE_EXTRAS = Limits(depth=4, size=8192, cut=CUT, keys=64, text=1024, drops=True)
 
 
 def bounded_extras(mapping: Any, *, fields: frozenset[str]) -> dict[str, Any]:
@@ -519,18 +543,28 @@ def bounded_extras(mapping: Any, *, fields: frozenset[str]) -> dict[str, Any]:
     """
     try:
         try:
-            return _extras(mapping, fields, exact=True)
+            return _extras(mapping, fields, Copier(EXTRAS, exact=True))
         except _FullError:
             # Too much: once more, with room kept in every container for the mark of a cut.
-            return _extras(mapping, fields, exact=False)
+            return _extras(mapping, fields, Copier(EXTRAS))
     except UnusableError as error:
         raise InvalidUserError(_unusable_text(error)) from None
 
 
-def _extras(mapping: Any, fields: frozenset[str], *, exact: bool) -> dict[str, Any]:
+def usable_extra(key: Any, value: Any) -> tuple[Any, list[InvalidUserError]]:
+    """Return what can be used of one extra value, and why some of it can not.
+
+    A set becomes a sorted list.
+    """
+    copier = Copier(_USABLE_EXTRAS)
+    usable = copier.mapping([(key, value)], EXTRAS.depth).get(key)
+    return usable, [InvalidUserError(_unusable_text(error)) for error in copier.dropped]
+
+
+def _extras(mapping: Any, fields: frozenset[str], copier: Copier) -> dict[str, Any]:
     pairs = _pairs_of(mapping)
     extras = ((key, item) for key, item in pairs if item is not None and key not in fields)
-    return Copier(EXTRAS, exact=exact).mapping(extras, EXTRAS.depth)
+    return copier.mapping(extras, EXTRAS.depth)
 
 
 def _unusable_text(error: UnusableError) -> str:

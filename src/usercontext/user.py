@@ -16,6 +16,7 @@ from usercontext.extra_values import (
     is_of,
     kind_of,
     plain_text,
+    usable_extra,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "IDENTITY_FIELDS",
     "User",
     "identity_in",
+    "is_identifier",
     "is_nobody",
     "quick_user",
     "read_user",
@@ -131,7 +133,7 @@ class User:
         what is loaded is read, and the primary key that survives expiry and rollback.
 
         A field or extra value that cannot be read or used costs that field alone, and is said
-        once on the `usercontext` logger.
+        once on the `usercontext` logger. Sets among the extra values become sorted lists.
 
         Returns:
             None for None, for a user who is anonymous or not authenticated, and where nothing
@@ -275,6 +277,14 @@ def _identifier(field: str, value: Any) -> str | None:
     if type(value) is str and len(value) <= _MAX_LENGTH and value.isascii():
         return value or None  # nearly every one, and quickly
     return _text(field, value if issubclass(type(value), str) else _number_text(field, value))
+
+
+def is_identifier(value: object) -> bool:
+    """Tell whether a value can be an id by itself."""
+    try:
+        return _identifier("id", value) is not None
+    except InvalidUserError:
+        return False
 
 
 def _number_text(field: str, value: Any) -> str:
@@ -534,14 +544,21 @@ def _usable_extras(mapping: Any, left_out: list[str]) -> dict[str, Any]:
     try:
         for key in mapping.keys() - _FIELD_SET:
             try:
-                _extras({key: mapping[key]})
-                usable[key] = mapping[key]
+                usable[key] = _usable_extra(mapping, key, left_out)
             except Exception as error:  # noqa: BLE001 - each of them may be the bad one
                 _leave_out(mapping, "an extra value", error, left_out)
         return _extras(usable) if usable else _NO_EXTRAS
     except Exception as error:  # noqa: BLE001
         _leave_out(mapping, "the extra values", error, left_out)
         return _NO_EXTRAS
+
+
+def _usable_extra(mapping: Any, key: Any, left_out: list[str]) -> Any:
+    """Return one extra value, or what is left of it without the values that cannot be used."""
+    usable, problems = usable_extra(key, mapping[key])
+    for problem in problems:
+        _leave_out(mapping, "an extra value", problem, left_out)
+    return usable
 
 
 def _leave_out(source: object, field: str, error: Exception, left_out: list[str]) -> None:

@@ -8,7 +8,7 @@ import inspect
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,6 +36,9 @@ from usercontext import (
     wsgi,
 )
 from usercontext.core.record import UNKNOWN
+
+if TYPE_CHECKING:
+    from usercontext.testing import RecordingClient
 
 ADA = User(id=1, username="ada", email="ada@shop.example")
 BOB = User(id=2)
@@ -686,3 +689,253 @@ def test_every_setter_outside_a_scope_warns(call: str, caplog: pytest.LogCapture
     getattr(usercontext, call)(*arguments.get(call, (True,)))
     (message,) = warnings_of(caplog)
     assert message.startswith(f"{call}() was called outside a request")
+
+
+def test_extras_alone_are_a_user_at_the_collected_address(
+    usercontext_recorder: RecordingClient,
+) -> None:
+    """The collected address is the one field that must be present; the extras stay with it."""
+
+    def handler() -> None:
+        set_user({"plan": "gold"})
+        usercontext.capture_message("paid")
+
+    app = asgi.UserContextMiddleware(
+        plain_asgi_app(handler), request_data=RequestData(include_ip=True)
+    )
+    asgi_request(app)
+
+    expected = {"ip_address": "203.0.113.9", "plan": "gold"}
+    assert usercontext_recorder.events[0]["user"] == expected
+    assert usercontext_recorder.users == [expected]
+
+
+@pytest.mark.parametrize("options", [{}, {"never_store_ip": True}], ids=["no address", "never"])
+def test_extras_alone_without_an_address_are_nobody(
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no address may be collected, a user of extras alone is nobody, which is said."""
+    seen = []
+
+    def handler() -> None:
+        set_user({"plan": "gold"})
+        seen.append(get_user())
+
+    data = RequestData(include_ip="never_store_ip" in options)
+    asgi_request(asgi.UserContextMiddleware(plain_asgi_app(handler), request_data=data, **options))
+
+    assert seen == [None]
+    assert "counted as nobody" in caplog.text
+
+
+def test_extras_alone_at_no_address_are_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """A request whose address cannot be found leaves a user of extras alone without any field."""
+    seen = []
+
+    def handler() -> None:
+        set_user({"plan": "gold"})
+        seen.append(get_user())
+
+    app = asgi.UserContextMiddleware(
+        plain_asgi_app(handler), request_data=RequestData(include_ip=True)
+    )
+    asgi_request(app, scope_of(client=None))
+
+    assert seen == [None]
+    assert "no address was found" in caplog.text
+
+
+@pytest.mark.parametrize("block", [use_user({"id": 2}), isolation_scope({"id": 2})])
+def test_a_block_can_be_entered_inside_of_itself(block: Any) -> None:
+    """Each time that it is entered is left for what was current before."""
+    with isolation_scope({"id": 1}):
+        with block, block:
+            assert get_user() == User(id=2)
+        assert get_user() == User(id=1)
+
+
+def test_tasks_share_a_block() -> None:
+    """Tasks that overlap in one object keep their own users."""
+    system = use_user({"id": "system"})
+    seen = {}
+
+    async def task(name: str, inside: asyncio.Event, done: asyncio.Event) -> None:
+        with isolation_scope({"id": name}):
+            with system:
+                inside.set()
+                await done.wait()
+            seen[name] = get_user()
+
+    async def main() -> None:
+        events = [asyncio.Event() for _ in range(4)]
+        first = asyncio.create_task(task("ada", events[0], events[1]))
+        second = asyncio.create_task(task("bob", events[2], events[3]))
+        for event in (events[0], events[2]):
+            await event.wait()
+        events[1].set()
+        await first
+        events[3].set()
+        await second
+
+    asyncio.run(main())
+
+    assert seen == {"ada": User(id="ada"), "bob": User(id="bob")}
+
+
+def test_blocks_left_in_another_order(caplog: pytest.LogCaptureFixture) -> None:
+    """A block that ends before one inside of it takes its user along, and this is said."""
+    outer, inner = use_user({"id": 2}), use_user({"id": 3})
+    with isolation_scope({"id": 1}):
+        outer.__enter__()
+        inner.__enter__()
+        outer.__exit__(None, None, None)
+        inner.__exit__(None, None, None)
+        assert get_user() == User(id=1)
+
+    assert len(caplog.records) == 1
+
+
+def test_a_block_left_elsewhere_outside_a_request_is_nobodys() -> None:
+    """What is set where such a block is still the current one names nobody."""
+
+    def misordered() -> User | None:
+        outer, inner = use_user({"id": 2}), use_user({"id": 3})
+        outer.__enter__()
+        inner.__enter__()
+        outer.__exit__(None, None, None)
+        inner.__exit__(None, None, None)
+        set_user({"id": 4})
+        return get_user()
+
+    assert contextvars.copy_context().run(misordered) is None
+
+
+@pytest.mark.parametrize("block", [use_user({"id": 2}), isolation_scope({"id": 2})])
+def test_a_generator_that_is_left_early(block: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A block in an async generator that nobody closes ends with the generator."""
+    seen = []
+
+    async def rows() -> Any:
+        with block:
+            yield 1
+            yield 2
+
+    async def main() -> None:
+        with isolation_scope({"id": 1}):
+            async for _ in rows():
+                break
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            seen.append(get_user())
+            set_user({"id": 5})
+            seen.append(get_user())
+
+    asyncio.run(main())
+
+    assert seen == [User(id=1), User(id=5)]
+    assert len(caplog.records) == 1
+
+
+def test_an_impersonator_stands_beside_the_user() -> None:
+    """`use_user(user, impersonator=...)` says who acts as that user."""
+    seen = []
+    for impersonator in (9, {"id": 9, "email": "support@shop.example"}, User(id=9)):
+        with use_user({"id": 1}, impersonator=impersonator):
+            seen.append(get_user())
+
+    assert seen == [User(id=1, impersonator="9")] * 3
+
+
+def in_thread(function: Any) -> Any:
+    """Run a function in a plain thread, which carries nothing."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def test_bind_carries_into_a_generator() -> None:
+    """Every step of a generator runs in the scope, and none of what is between them."""
+
+    def numbers() -> Any:
+        got = yield get_user()
+        yield got, get_user()
+        return "end"
+
+    with isolation_scope({"id": 1}):
+        bound = usercontext.bind(numbers)
+
+    def read() -> Any:
+        generator = bound()
+        first, between = next(generator), get_user()
+        second = generator.send("sent")
+        with pytest.raises(StopIteration) as stop:
+            next(generator)
+        return first, between, second, stop.value.value
+
+    assert in_thread(read) == (User(id=1), None, ("sent", User(id=1)), "end")
+
+
+def test_bind_of_a_generator_is_closed_and_thrown_into() -> None:
+    """What is thrown in, and the closing, reach the generator inside of the scope."""
+    seen = []
+
+    def numbers() -> Any:
+        try:
+            try:
+                yield 1
+            except LookupError:
+                seen.append(get_user())
+                yield 2
+        finally:
+            seen.append(get_user())
+
+    with isolation_scope({"id": 1}):
+        bound = usercontext.bind(numbers)
+
+    def read() -> Any:
+        generator = bound()
+        next(generator)
+        thrown = generator.throw(LookupError())
+        generator.close()
+        return thrown
+
+    assert in_thread(read) == 2
+    assert seen == [User(id=1)] * 2
+
+
+def test_bind_carries_into_an_async_generator() -> None:
+    """Every step of an async generator runs in the scope, its end included."""
+    ended = []
+
+    async def numbers() -> Any:
+        try:
+            yield get_user()
+            yield get_user()
+        finally:
+            ended.append(get_user())
+
+    with isolation_scope({"id": 1}):
+        bound = usercontext.bind(numbers)
+
+    async def read() -> Any:
+        generator = bound()
+        first = await anext(generator)
+        between = get_user()
+        await generator.aclose()
+        return first, between
+
+    assert in_thread(lambda: asyncio.run(read())) == (User(id=1), None)
+    assert ended == [User(id=1)]
+
+
+def test_bind_carries_into_an_object_that_is_called() -> None:
+    """What `__call__` of its class is decides how it runs."""
+
+    class Job:
+        async def __call__(self) -> User | None:
+            await asyncio.sleep(0)
+            return get_user()
+
+    with isolation_scope({"id": 1}):
+        bound = usercontext.bind(Job())
+
+    assert in_thread(lambda: asyncio.run(bound())) == User(id=1)

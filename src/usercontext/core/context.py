@@ -19,7 +19,7 @@ from usercontext.core.settings import (
     join_again,
     replace_default,
 )
-from usercontext.diagnostics import failure, harmless
+from usercontext.diagnostics import failure, harmless, warn_once
 from usercontext.source import lambda_context, snapshot
 from usercontext.user import AUTO_ADDRESS, User
 
@@ -55,6 +55,10 @@ __all__ = [
 
 # About what the copy of a request takes in memory until its report is sent.
 _SOURCE_BYTES = 4096
+_EXTRAS_ALONE = (
+    "a user has extra values alone, and no address was found for it: counted as nobody; give it an "
+    "id, username or email"
+)
 _PULL_FAILED = "the user of a report could not be found"
 
 # --- putting it together ------------------------------------------------------------------------
@@ -203,16 +207,27 @@ def user_of(record: RequestRecord, *, resolve: bool = True) -> User | None:
         return user
     address = collected_address(record)
     if address is None:
-        return user
+        return user if user is None or user.identity is not None else _nobody()
     return User(ip_address=address) if user is None else user._with_address(address)
 
 
+def _nobody() -> User | None:
+    """Say that a user of extra values alone has no address, which would be the field it needs."""
+    warn_once("extra values alone", _EXTRAS_ALONE)
+    return None
+
+
 def _reported_user(record: RequestRecord) -> dict[str, Any] | None:
-    """Return the user for the built-in client: `{{auto}}` is kept, scrubbing comes last."""
+    """Return the user for the built-in client, which scrubs last and knows `{{auto}}`."""
     if _is_withheld(record):
         return None
     user = user_of(record)
-    return None if user is None else user.to_dict()
+    if user is None:
+        return None
+    fields = user.to_dict()
+    if user.ip_address == AUTO_ADDRESS:
+        fields["ip_address"] = collected_address(record) or AUTO_ADDRESS
+    return fields
 
 
 def outgoing(record: RequestRecord, *, resolve: bool = True) -> dict[str, Any] | None:
@@ -233,6 +248,7 @@ def outgoing(record: RequestRecord, *, resolve: bool = True) -> dict[str, Any] |
 
 
 def _without_auto(record: RequestRecord, user: User) -> dict[str, Any]:
+    """Return the fields with the collected address filled in, or without any."""
     fields = user.to_dict()
     address = collected_address(record)
     if address is None:

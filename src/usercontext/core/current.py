@@ -5,13 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from usercontext.core import capture, context, resolution
-from usercontext.core.lifecycle import begin, end_now, inside
+from usercontext.core.lifecycle import begin, end_now
 from usercontext.core.passage import attach, of_error
-from usercontext.core.record import KEY, UNKNOWN, BlockRecord, RequestRecord, current, enter, leave
+from usercontext.core.record import (
+    KEY,
+    UNKNOWN,
+    BlockRecord,
+    LeftRecord,
+    RequestRecord,
+    ScopeRecord,
+    current,
+    enter,
+    leave,
+    pass_over,
+)
 from usercontext.core.settings import Settings, default
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import InvalidUserError
-from usercontext.user import User
+from usercontext.user import User, is_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,7 +67,7 @@ def set_user(user: object) -> None:
         return
     # The id first, past its property: nearly every user has one, and this is asked often.
     if type(user) is not User or (user._values[0] is None and user.identity is None):
-        user = resolution.as_user(user, "set_user()")
+        user = resolution.as_user(user, "set_user()", record.settings)
     record.user = user
     record.resolution = None
     if record.state is not None or record.ended is not None or record.settings.clients:
@@ -251,24 +262,45 @@ def set_reporting(enabled: bool) -> None:
         context.became_known(record.root)
 
 
-class _Block:
-    """A `with` block with a record of its own."""
+class _Entry:
+    """One time that a block is entered: what it takes to leave it."""
 
-    __slots__ = ("_record", "_scopes", "_token")
+    __slots__ = ("record", "scopes", "token")
 
-    _scopes: ClientScopes | None
-    _record: RequestRecord
-    _token: Token[RequestRecord | None]
-
-    def _begin(self, record: RequestRecord) -> None:
-        self._record = record
-        self._token = enter(record)
-        self._scopes = None
+    def __init__(self, record: BlockRecord | ScopeRecord) -> None:
+        self.record: BlockRecord | ScopeRecord = record
+        self.token: Token[RequestRecord | None] = enter(record)
+        self.scopes: ClientScopes | None = None
         # A `use_user` block inside a request shares the request's scopes of the clients.
         if record.settings.clients and record.root is record:
-            self._scopes = begin(record)
+            self.scopes = begin(record)
             if record.user is not UNKNOWN:
                 context.became_known(record)
+
+
+class _Block:
+    """A `with` block with a record of its own.
+
+    One object may be kept, shared by tasks and threads, and entered again inside of itself: what
+    belongs to one time stands in its entry.
+    """
+
+    __slots__ = ("_entries",)
+
+    def __init__(self) -> None:
+        self._entries: list[_Entry] = []
+
+    def _begin(self, record: BlockRecord | ScopeRecord) -> None:
+        self._entries.append(_Entry(record))
+
+    def _take_entry(self) -> _Entry:
+        """Return the entry that ends here: the one whose record is current, else the last."""
+        here, entries = _meant_here(), self._entries
+        for entry in reversed(entries):
+            if entry.record is here:
+                entries.remove(entry)
+                return entry
+        return entries.pop()
 
     def _report(self, error: Exception) -> None:
         """Do nothing: an error that leaves a block stays inside of its request."""
@@ -279,17 +311,38 @@ class _Block:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        record = self._record
+        entry = self._take_entry()
+        record = entry.record
         try:
             if isinstance(error, Exception):
                 context.ask(record)
                 attach(error, record)
                 self._report(error)
-            elif self._scopes is not None and record.user is UNKNOWN:
+            elif entry.scopes is not None and record.user is UNKNOWN:
                 _push_at_end(record)
         finally:
-            end_now(record, self._scopes)
-            leave(self._token)
+            end_now(record, entry.scopes)
+            if _meant_here() is not record or not leave(entry.token):
+                _end_elsewhere(record)
+
+
+def _meant_here() -> RequestRecord | None:
+    """Return the current record, past those of blocks that have been left elsewhere."""
+    record = current()
+    while type(record) is LeftRecord:
+        record = record.outer
+    return record
+
+
+def _end_elsewhere(record: BlockRecord | ScopeRecord) -> None:
+    """End a block that is left in another context, or order, than it was entered in."""
+    pass_over(record)
+    warn_once(
+        "block left elsewhere",
+        "a use_user() or isolation_scope() block was left in another task or order than it was "
+        "entered in, as by an async generator that is not closed: its user is not named any more; "
+        "write `async with contextlib.aclosing(generator):` around what reads it",
+    )
 
 
 def _push_at_end(record: RequestRecord) -> None:
@@ -303,29 +356,43 @@ class use_user(_Block):  # noqa: N801 - it reads as the verb it is: `with use_us
 
     For impersonation, or one of many tasks in one request; `set_user` inside the block changes
     the block's user. The request's own user is back at its end; an error that leaves the block
-    is reported with the block's user.
+    is reported with the block's user. The object may be kept, shared and nested.
 
     Args:
         user: anything that `User.of` takes; None for nobody.
+        impersonator: who acts as that user: an id, or anything that `User.of` takes. Its id is
+            reported as the extra value `impersonator`.
     """
 
     __slots__ = ("_user",)
 
-    def __init__(self, user: object) -> None:
-        self._user = resolution.as_user(user, "use_user()")
+    def __init__(self, user: object, *, impersonator: object = None) -> None:
+        super().__init__()
+        outer = current()
+        settings = default() if outer is None else outer.settings
+        self._user = resolution.as_user(user, "use_user()", settings)
+        if self._user is not None and impersonator is not None:
+            self._user = _impersonated(self._user, impersonator, settings)
 
     def __enter__(self) -> None:
         outer = current()
-        record = RequestRecord(None, default()) if outer is None else BlockRecord(outer)
+        record = ScopeRecord(None, default()) if outer is None else BlockRecord(outer)
         record.claim(self._user)
         self._begin(record)
+
+
+def _impersonated(user: User, impersonator: object, settings: Settings) -> User:
+    """Return the user with the id of who acts as them."""
+    given = {"id": impersonator} if is_identifier(impersonator) else impersonator
+    actor = resolution.as_user(given, "use_user(impersonator=...)", settings)
+    return user if actor is None else user.with_fields(impersonator=actor.id or actor.identity)
 
 
 class isolation_scope(_Block):  # noqa: N801
     """Open a blank scope of its own: for scripts, jobs and tests, also inside a request.
 
     There it has nothing of the request, but is reported by the same options: its clients and
-    scrub rules, those of the middleware included.
+    scrub rules, those of the middleware included. The object may be kept, shared and nested.
 
     Args:
         user: its user from the start; anything that `User.of` takes.
@@ -338,6 +405,7 @@ class isolation_scope(_Block):  # noqa: N801
     __slots__ = ("_settings", "_user")
 
     def __init__(self, user: object = None, resolver: Resolver | None = None) -> None:
+        super().__init__()
         self._settings = Settings(resolver=resolver)
         self._user = user
 
@@ -345,9 +413,9 @@ class isolation_scope(_Block):  # noqa: N801
         here = current()
         # Blank of users alone: what a middleware's rules keep private stays so inside its request.
         base = default() if here is None else here.settings
-        record = RequestRecord(None, self._settings.without_resolver_of(base))
+        record = ScopeRecord(here, self._settings.without_resolver_of(base))
         if self._user is not None:
-            record.claim(resolution.as_user(self._user, "isolation_scope()"))
+            record.claim(resolution.as_user(self._user, "isolation_scope()", record.settings))
         self._begin(record)
 
     def _report(self, error: Exception) -> None:
@@ -369,24 +437,6 @@ def bind(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _bound(function: Callable[P, T], record: RequestRecord) -> Callable[P, T]:
-    from functools import update_wrapper
-    from inspect import iscoroutinefunction
+    from usercontext.core.bound import bound  # only an app with threads of its own needs it
 
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        with inside(record):
-            try:
-                return function(*args, **kwargs)
-            except Exception as error:
-                attach(error, record)
-                raise
-
-    async def call_async(*args: P.args, **kwargs: P.kwargs) -> object:
-        with inside(record):
-            try:
-                return await function(*args, **kwargs)  # type: ignore[misc]
-            except Exception as error:
-                attach(error, record)
-                raise
-
-    carried: Any = call_async if iscoroutinefunction(function) else call
-    return update_wrapper(carried, function)
+    return bound(function, record)

@@ -31,12 +31,15 @@ __all__ = [
     "BlockRecord",
     "Followed",
     "JobRecord",
+    "LeftRecord",
     "RequestRecord",
+    "ScopeRecord",
     "Unknown",
     "current",
     "enter",
     "leave",
     "locks",
+    "pass_over",
     "record_in",
     "reset",
 ]
@@ -221,18 +224,95 @@ class JobRecord(RequestRecord):
 
 
 class BlockRecord(RequestRecord):
-    """The record of a `use_user` block, which stands in a request or in another block."""
+    """The record of a `use_user` block, which stands in a request or in another block.
 
-    __slots__ = ("_outer",)
+    Attributes:
+        outer: the record that the block stands in.
+    """
+
+    __slots__ = ("outer",)
 
     def __init__(self, outer: RequestRecord) -> None:
         super().__init__(None, outer.settings)
-        self._outer = outer
+        self.outer: RequestRecord = outer
 
     @property
     def root(self) -> RequestRecord:
         """The record of the request itself."""
-        return self._outer.root
+        return self.outer.root
+
+
+class ScopeRecord(RequestRecord):
+    """The record of an `isolation_scope`, or of a `use_user` block outside a request.
+
+    Attributes:
+        outer: the record that it stands in; None outside a request.
+    """
+
+    __slots__ = ("outer",)
+
+    def __init__(self, outer: RequestRecord | None, settings: Settings) -> None:
+        super().__init__(None, settings)
+        self.outer: RequestRecord | None = outer
+
+
+class LeftRecord(RequestRecord):
+    """What the record of a block becomes whose end left it the current one somewhere.
+
+    Everything about it is what the outer record says. So nobody who asks for the current record
+    has to look whether it is still meant.
+    """
+
+    __slots__ = ("outer",)
+
+    outer: RequestRecord
+
+    @property
+    def root(self) -> RequestRecord:
+        """The record of the request itself."""
+        return self.outer.root
+
+    def known(self) -> User | Unknown | None:
+        """Return the outer record's user."""
+        return self.outer.known()
+
+
+class _NobodysRecord(RequestRecord):
+    """The outer record of a block that stood in none: over, and nobody's whatever is set."""
+
+    __slots__ = ()
+
+    def known(self) -> None:
+        """Return None."""
+        return
+
+
+def _delegated(name: str) -> property:
+    def get(record: LeftRecord) -> Any:
+        return getattr(record.outer, name)
+
+    def put(record: LeftRecord, value: object) -> None:
+        setattr(record.outer, name, value)
+
+    return property(get, put)
+
+
+for _name in ("ended", "resolution", "settings", "source", "state", "user"):
+    setattr(LeftRecord, _name, _delegated(_name))
+
+
+def pass_over(record: BlockRecord | ScopeRecord) -> None:
+    """Let the outer record speak from now on, wherever this one is still the current one.
+
+    A generator that is left early ends its blocks in another context than they were begun in,
+    and there they cannot be taken back.
+    """
+    outer = record.outer
+    if outer is None:
+        outer = _NobodysRecord(None, record.settings)
+        outer.ended = 0.0
+    record.__class__ = LeftRecord  # type: ignore[assignment]
+    record.outer = outer
 
 
 def record_in(context: Variables) -> RequestRecord | None:
@@ -292,14 +372,16 @@ else:
             _probe.reset(token)
 
 
-def leave(token: Token[Any], reset: Callable[[Token[Any]], object] = reset) -> None:
+def leave(token: Token[Any], reset: Callable[[Token[Any]], object] = reset) -> bool:
     """Undo an `enter`; harmless in another context than the one it was made in.
 
-    With `reset`, undo a change of another variable, whose method that is.
+    With `reset`, undo a change of another variable, whose method that is. Return whether it was
+    undone.
     """
     try:
         reset(token)
     except ValueError:
         # A task destroyed when its loop closes, or a generator closed by the collector, ends
         # in a foreign context. That one was never ours to reset.
-        return
+        return False
+    return True

@@ -33,8 +33,12 @@ _MAX_NAMES = 20
 _inside: ContextVar[Resolution | None] = ContextVar("usercontext.resolution", default=None)
 
 
-def as_user(value: object, cause: str) -> User | None:
-    """Return what `User.of` makes of a value; what is no user is logged once and is nobody."""
+def as_user(value: object, cause: str, settings: Settings) -> User | None:
+    """Return what `User.of` makes of a value; what is no user is logged once and is nobody.
+
+    Extra values alone are a user where the client's address may be collected: that is the field
+    which must be present.
+    """
     kind = type(value)
     if kind is dict:
         user = quick_user(value)  # type: ignore[arg-type]
@@ -50,21 +54,25 @@ def as_user(value: object, cause: str) -> User | None:
     except InvalidUserError as error:
         warn_once(f"{cause}: invalid user", "%s gave no valid user: %s", cause, error)
         return None
-    if has_been_said and (user is None or user.identity is None):
+    if has_been_said and (user is None or user.identity is None) and not settings.includes_ip:
         return None
     if user is None:
         # An anonymous user of a framework is nobody too, and rightly so.
-        if value is not None and not is_nobody(value):
+        if value is not None and not has_been_said and not is_nobody(value):
             _warn_nonsense(value, cause)
         return None
-    if user._values[0] is None and user.identity is None:
-        warn_once(
-            f"{cause}: no identity",
-            "%s gave a user without id, username, email or ip_address: counted as nobody",
-            cause,
-        )
+    if user._values[0] is None and user.identity is None and not settings.includes_ip:
+        _warn_no_identity(cause)
         return None
     return user
+
+
+def _warn_no_identity(cause: str) -> None:
+    warn_once(
+        f"{cause}: no identity",
+        "%s gave a user without id, username, email or ip_address: counted as nobody",
+        cause,
+    )
 
 
 def _warn_nonsense(value: object, cause: str) -> None:
@@ -240,7 +248,7 @@ def _run(record: RequestRecord, claimed: Resolution) -> bool:
             found = event_loop.run_blocking(resolver, request, timeout=settings.resolver_timeout)
         else:
             found = resolver(request)
-        user = found if found is UNKNOWN else as_user(found, settings.resolver_name)
+        user = found if found is UNKNOWN else as_user(found, settings.resolver_name, settings)
     except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here, at every read
         _note_failure(settings)
         user = None
@@ -288,7 +296,7 @@ async def _run_async(record: RequestRecord, claimed: Resolution) -> bool:
             found = await settings.async_resolver(request)
         else:
             found = await event_loop.run_in_thread(resolver, request)
-        user = found if found is UNKNOWN else as_user(found, settings.resolver_name)
+        user = found if found is UNKNOWN else as_user(found, settings.resolver_name, settings)
     except Exception:  # noqa: BLE001
         _note_failure(settings)
         user = None
