@@ -21,6 +21,13 @@ def fail() -> None:
         raise ShopError(f"no such customer: {EMAIL}") from error
 
 
+def errors_of(caplog: pytest.LogCaptureFixture) -> list[BaseException]:
+    """Return the exceptions that the records show."""
+    return [
+        record.exc_info[1] for record in caplog.records if record.exc_info and record.exc_info[1]
+    ]
+
+
 def test_a_failure_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     """The log names the exception's type, its cause, and the lines that led to it."""
     with diagnostics.harmless("resolver", "the resolver failed"):
@@ -55,6 +62,22 @@ def test_a_cause_is_logged_once_and_counted(caplog: pytest.LogCaptureFixture) ->
         assert call.failed
     assert len(caplog.records) == 1
     assert diagnostics.failures() == {"resolver": 3}
+
+
+def test_another_class_of_failure_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """One cause that fails in another way is logged once more, and counted with the first."""
+    for error in (KeyError(), OSError(), KeyError(), OSError()):
+        diagnostics.failure("resolver", "the resolver failed", error=error)
+    assert [type(error).__name__ for error in errors_of(caplog)] == ["KeyError", "OSError"]
+    assert diagnostics.failures() == {"resolver": 4}
+
+
+def test_failures_without_end_fill_no_memory(caplog: pytest.LogCaptureFixture) -> None:
+    """Past a thousand classes of failures nothing new is logged or kept."""
+    for number in range(1100):
+        error = type(f"Error{number}", (Exception,), {})()
+        diagnostics.failure("resolver", "the resolver failed", error=error)
+    assert len(caplog.records) == 1000
 
 
 def test_causes_without_end_fill_no_memory(caplog: pytest.LogCaptureFixture) -> None:

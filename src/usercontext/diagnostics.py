@@ -23,6 +23,9 @@ _TEXT = "(its text is left out, as it may hold a user's data)"
 
 _counts: dict[str, int] = {}
 
+# Which classes of failures of a cause have been logged: another one has another reason.
+_logged: set[tuple[str, str]] = set()
+
 
 def _count(cause: str) -> bool:
     """Count a cause; return whether it is the first of its kind in this process."""
@@ -54,7 +57,10 @@ def error_once(cause: str, message: str, *args: object) -> None:
 
 
 def failure(cause: str, message: str, *args: object, error: BaseException | None = None) -> None:
-    """Log an exception with its traceback, not its text, the first time this cause is met.
+    """Log an exception with its traceback, not its text, once for its cause and class.
+
+    A resolver that fails for strangers with KeyError must not hide for good that it fails for
+    everybody with OperationalError.
 
     Args:
         cause: a short text of names alone, the same for every failure of the kind.
@@ -62,12 +68,17 @@ def failure(cause: str, message: str, *args: object, error: BaseException | None
         args: what the format names; never a value of a user.
         error: the exception; by default the one being handled.
     """
-    if not _count(cause):
-        return
-    import logging
     import sys
 
-    shown = _without_text(error or sys.exc_info()[1])
+    error = error or sys.exc_info()[1]
+    _count(cause)
+    kind = (cause, "" if error is None else f"{type(error).__module__}.{type(error).__qualname__}")
+    if kind in _logged or len(_logged) >= _MAX_CAUSES:
+        return
+    _logged.add(kind)
+    import logging
+
+    shown = _without_text(error)
     logging.getLogger("usercontext").log(logging.ERROR, message, *args, exc_info=shown)
 
 
@@ -125,3 +136,4 @@ def failures() -> dict[str, int]:
 def forget() -> None:
     """Forget what has been counted and logged, so that it is logged again."""
     _counts.clear()
+    _logged.clear()

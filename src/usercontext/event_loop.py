@@ -19,8 +19,8 @@ __all__ = [
     "is_running",
     "run_blocking",
     "run_in_own_thread",
-    "run_in_thread",
     "run_within",
+    "start_task",
     "start_thread",
     "waiter",
 ]
@@ -89,16 +89,22 @@ async def run_within(seconds: float, function: Callable[[], Awaitable[object]]) 
     return not scope.cancelled_caught
 
 
-async def run_in_thread(function: Callable[..., T], *args: object) -> T:
-    """Run a blocking function in a worker thread of the running loop, in this context."""
+def start_task(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Start a task of the running loop that nobody waits for, in an empty context."""
     if _on_asyncio():
         import asyncio
 
-        return await asyncio.to_thread(function, *args)
+        task = asyncio.get_running_loop().create_task(function(), context=Context())
+        # The loop itself keeps a weak reference alone.
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
+        return
     import trio
 
-    result: T = await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
-    return result
+    trio.lowlevel.spawn_system_task(function, context=Context())
+
+
+_tasks: set[asyncio.Task[None]] = set()
 
 
 async def run_in_own_thread(function: Callable[[float], bool], seconds: float) -> bool:

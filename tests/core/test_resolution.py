@@ -550,3 +550,122 @@ def test_a_report_waits_for_the_async_form(usercontext_recorder: RecordingClient
     app = plain_asgi_app(lambda: capture_message("hello"))
     asgi_request(asgi.UserContextMiddleware(app, resolver=WithAsyncForm()))
     assert [event["user"] for event in usercontext_recorder.events] == [{"id": "1"}]
+
+
+def test_a_resolver_that_hangs_takes_no_thread_of_the_app() -> None:
+    """However many requests wait for it, the loop's own worker threads stay the app's."""
+    answered = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        capture_message("paid")
+
+    served = asgi.UserContextMiddleware(
+        app,
+        resolver=lambda _: answered.wait(20),
+        resolver_thread=True,
+        resolver_timeout=0.05,
+    )
+
+    async def main() -> str:
+        await asyncio.gather(*[served(scope_of(), None, None) for _ in range(40)])
+        return await asyncio.wait_for(asyncio.to_thread(lambda: "ran"), 5)
+
+    try:
+        assert asyncio.run(main()) == "ran"
+    finally:
+        answered.set()
+
+
+def test_resolvers_in_threads_are_few() -> None:
+    """Calls that block at once share eight threads, and all are answered."""
+    names = set()
+
+    def resolver(request: Any) -> object:
+        names.add(threading.current_thread())
+        return {"id": request.headers["x-user"]}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        user = await resolve_user()
+        seen.append(user and user.id)
+
+    seen: list[str | None] = []
+    served = asgi.UserContextMiddleware(app, resolver=resolver, resolver_thread=True)
+
+    async def main() -> None:
+        scopes = [scope_of(x_user=str(n)) for n in range(50)]
+        await asyncio.gather(*[served(scope, None, None) for scope in scopes])
+
+    asyncio.run(main())
+
+    assert sorted(map(str, seen)) == sorted(map(str, range(50)))
+    assert 1 <= len(names) <= 8
+
+
+def test_resolve_user_waits_no_longer_than_the_limit(caplog: pytest.LogCaptureFixture) -> None:
+    """A resolver that does not answer means nobody, also for who awaits it."""
+    seen = []
+
+    async def resolver(request: object) -> object:
+        await asyncio.Event().wait()
+        return ADA
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(await resolve_user())
+
+    asgi_request(asgi.UserContextMiddleware(app, resolver=resolver, resolver_timeout=0.01))
+
+    assert seen == [None]
+    assert "gave no answer within resolver_timeout=0.01 s" in caplog.text
+
+
+def test_a_cancelled_request_still_names_its_user(usercontext_recorder: RecordingClient) -> None:
+    """A report that waits for an async resolver is completed after the request was cancelled."""
+
+    async def resolver(request: Any) -> object:
+        await asyncio.sleep(0)
+        return {"id": request.headers["x-user"]}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        capture_message("paid")
+        await asyncio.Event().wait()
+
+    served = asgi.UserContextMiddleware(app, resolver=resolver)
+
+    async def main() -> None:
+        task = asyncio.create_task(served(scope_of(x_user="7"), None, None))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others)
+
+    asyncio.run(main())
+
+    assert [event["user"]["id"] for event in usercontext_recorder.events] == ["7"]
+
+
+def test_a_cancelled_request_waits_for_no_resolver_without_end(
+    usercontext_recorder: RecordingClient,
+) -> None:
+    """A resolver that does not answer a cancelled request leaves its report without a user."""
+
+    async def resolver(request: Any) -> object:
+        await asyncio.Event().wait()
+        return ADA
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        capture_message("paid")
+        await asyncio.Event().wait()
+
+    served = asgi.UserContextMiddleware(app, resolver=resolver, resolver_timeout=0.01)
+
+    async def main() -> None:
+        task = asyncio.create_task(served(scope_of(), None, None))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+
+    asyncio.run(main())
+
+    assert ["user" in event for event in usercontext_recorder.events] == [False]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack
 
+from usercontext import event_loop
 from usercontext.core import clients as reporting
 from usercontext.core import resolution
 from usercontext.core.clients import ClientScopes
@@ -34,6 +35,7 @@ __all__ = [
     "ask",
     "became_known",
     "collected_address",
+    "complete_later",
     "complete_pending",
     "configure",
     "configure_joined",
@@ -442,6 +444,33 @@ def _is_awaited(record: RequestRecord) -> bool:
         and settings.resolver is not None
         and not resolution.is_inside(record)
     )
+
+
+def complete_later(record: RequestRecord) -> bool:
+    """Leave the reports that wait for an async resolver to a task of their own.
+
+    For a request that is cancelled, and so awaits nothing more. Its record ends at once; another
+    one stands in its place until the user is known, for `resolver_timeout` at most.
+
+    Returns:
+        False where there is nothing to wait for, or no loop to do it on.
+    """
+    if not _is_awaited(record) or not event_loop.is_running():
+        return False
+    later = RequestRecord(record.source, record.settings)
+    vars(later.make_state()).update(vars(record.make_state()))
+    record.make_state().pending = None
+
+    async def complete() -> None:
+        try:
+            with harmless("middleware", "the user of a request could not be resolved"):
+                await resolution.resolve_within(later)
+        finally:
+            complete_pending(later)
+            later.ended, later.source, later.state = 0.0, None, None
+
+    event_loop.start_task(complete)
+    return True
 
 
 def complete_pending(record: RequestRecord) -> None:

@@ -201,12 +201,13 @@ _SOURCES = ("ctx", "scope", "environ", "META")
 async def resolve_user() -> User | None:
     """Return the current user with its address, awaiting an async resolver.
 
-    Tasks that await it together get the same result of one call.
+    Tasks that await it together get the same result of one call. A resolver that has not
+    answered within `resolver_timeout` means nobody.
     """
     record = current()
     if record is None:
         return None
-    await context.resolve(record)
+    await context.resolve_within(record)
     return context.user_of(record)
 
 

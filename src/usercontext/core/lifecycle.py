@@ -243,7 +243,7 @@ def _close(record: RequestRecord) -> None:
         return
     state = record.state
     if state is not None:
-        if state.pending:
+        if state.pending and not context.complete_later(record):
             context.complete_pending(record)
         if state.request is not None or state.data is not None:
             state.request = state.data = None

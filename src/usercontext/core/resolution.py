@@ -295,7 +295,9 @@ async def _run_async(record: RequestRecord, claimed: Resolution) -> bool:
         elif settings.async_resolver is not None:
             found = await settings.async_resolver(request)
         else:
-            found = await event_loop.run_in_thread(resolver, request)
+            from usercontext.core.worker_threads import run_in_thread  # few apps need it
+
+            found = await run_in_thread(resolver, request)
         user = found if found is UNKNOWN else as_user(found, settings.resolver_name, settings)
     except Exception:  # noqa: BLE001
         _note_failure(settings)

@@ -1,0 +1,122 @@
+"""A few threads for resolvers that block.
+
+The loop's own worker threads are the app's: a database that does not answer would take them all,
+and with them the app's `to_thread` and name look-ups.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextvars import copy_context
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from usercontext.event_loop import start_thread, waiter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["run_in_thread"]
+
+T = TypeVar("T")
+
+_MOST_THREADS: Final = 8
+
+
+class _Call:
+    """One call of a function, in the context that it was asked for in."""
+
+    __slots__ = ("_context", "_run", "_wake", "error", "is_given_up", "result")
+
+    def __init__(self, run: Callable[[], Any], wake: Callable[[], object]) -> None:
+        self._context = copy_context()
+        self._run = run
+        self._wake = wake
+        self.is_given_up = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def __call__(self) -> None:
+        if self.is_given_up:
+            return
+        try:
+            self.result = self._context.run(self._run)
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the call was made
+            self.error = error
+        try:
+            self._wake()
+        except RuntimeError:  # the loop has been closed meanwhile: nobody waits any more
+            return
+
+
+class _Threads:
+    """Threads that are started as calls come, as long as all of them are busy."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[_Call] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._started = 0
+
+    def submit(self, call: _Call) -> None:
+        with self._lock:
+            must_start = self._idle == 0 and self._started < _MOST_THREADS
+            if must_start:
+                self._started += 1
+            elif self._idle:
+                self._idle -= 1
+        self._calls.put(call)
+        if must_start:
+            self._start()
+
+    def _start(self) -> None:
+        try:
+            start_thread(self._work, name="usercontext-resolver-thread")
+        except RuntimeError:  # the process may have no more threads
+            with self._lock:
+                self._started -= 1
+            raise
+
+    def _work(self) -> None:
+        while True:
+            self._next()()
+
+    def _next(self) -> _Call:
+        try:
+            return self._calls.get_nowait()
+        except Empty:
+            with self._lock:
+                self._idle += 1
+            return self._calls.get()
+
+
+_threads = _Threads()
+
+
+def _forget() -> None:
+    # The child of a fork has none of the parent's threads.
+    global _threads  # noqa: PLW0603
+    _threads = _Threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+async def run_in_thread(function: Callable[..., T], *args: object) -> T:
+    """Run a function in one of the threads, in this context, and await its result.
+
+    Who stops waiting, as by a time limit, takes a call back that has not begun.
+    """
+    wake, wait = waiter()
+    call = _Call(lambda: function(*args), wake)
+    try:
+        _threads.submit(call)
+        await wait()
+    finally:
+        call.is_given_up = True
+    if call.error is not None:
+        raise call.error
+    result: T = call.result
+    return result
