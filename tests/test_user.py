@@ -86,6 +86,7 @@ NO_IDS = {
     "class": str,
     "fraction": Decimal("1.5"),
     "no number": Decimal("nan"),
+    "no number, signaling": Decimal("snan"),
     "infinity": Decimal("inf"),
     "function": len,
     "257 characters": "a" * 257,

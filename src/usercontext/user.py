@@ -309,8 +309,13 @@ def _number_text(field: str, value: Any) -> str:
 def _integral_text(field: str, value: Any) -> str:
     """Return a Decimal, or a number of NumPy, in the spelling of the int that it equals."""
     is_exact = is_of(value, "numbers", "Integral") or is_of(value, "decimal", "Decimal")
-    number = int(value) if is_exact and value == value and abs(value) < _TOO_LARGE else None  # noqa: PLR0124
-    if number is None or number != value:
+    number = None
+    try:
+        if is_exact and abs(value) < _TOO_LARGE and int(value) == value:
+            number = int(value)
+    except Exception:  # noqa: BLE001, S110 - a signaling NaN, and a class of the app's own
+        pass
+    if number is None:
         raise InvalidUserError(
             f"{field} is of type {kind_of(value)} and no whole number: give a string instead"
         )
