@@ -10,6 +10,7 @@ import pytest
 pyramid = pytest.importorskip("pyramid")
 
 from pyramid.config import Configurator  # noqa: E402
+from pyramid.events import NewRequest  # noqa: E402
 from pyramid.httpexceptions import HTTPInternalServerError  # noqa: E402
 from pyramid.response import Response  # noqa: E402
 from pyramid.threadlocal import get_current_request  # noqa: E402
@@ -403,6 +404,27 @@ def test_ours_inside_ours_reports_once(usercontext_recorder: RecordingClient) ->
     """A middleware around it without options changes nothing."""
     failing(wsgi.UserContextMiddleware(make_app()))
     assert users_of(usercontext_recorder) == [ADA]
+
+
+def test_requests_announce_their_events_to_those_who_listen() -> None:
+    """Ours listens while an app is made, which brings no request the events of its own."""
+    silent, heard = configure(lambda _: Response("ok")), configure(lambda _: Response("ok"))
+    seen: list[Any] = []
+    heard.add_subscriber(seen.append, NewRequest)
+    for config in (silent, heard):
+        get(config.make_wsgi_app())
+    assert not silent.registry.has_listeners
+    assert [type(event) for event in seen] == [NewRequest]
+
+
+def test_a_second_app_of_one_configuration_is_served_too(
+    usercontext_recorder: RecordingClient,
+) -> None:
+    """However many apps are made of it."""
+    config = configure(policy=Policy())
+    for _ in range(2):
+        failing(config.make_wsgi_app())
+    assert users_of(usercontext_recorder) == [ADA, ADA]
 
 
 def test_included_twice_is_as_good_as_once(usercontext_recorder: RecordingClient) -> None:

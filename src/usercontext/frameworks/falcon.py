@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
     from usercontext.core.options import ContextOptions
     from usercontext.core.record import RequestRecord
+    from usercontext.types import Environ, StartResponse, WSGIApp
 
 __all__ = ["UserContext", "request_user", "wrap"]
+
+# Where Falcon's own request stands in the environ while Falcon serves it.
+_REQUEST = "usercontext.falcon"
 
 
 def request_user(request: Any) -> object:
@@ -68,11 +72,11 @@ def wrap(
     served: Any = app
     if isinstance(app, falcon.asgi.App):
         around_asgi = _ASGIMiddleware(served, **options)
-        around_asgi.watch = _Watch(app, _reporting_async)
+        _watch(app, _reporting_async)
         return around_asgi
     if isinstance(app, falcon.App):
-        around_wsgi = _WSGIMiddleware(served, **options)
-        around_wsgi.watch = _Watch(app, _reporting)
+        around_wsgi = _WSGIMiddleware(_letting_go(served), **options)
+        _watch(app, _reporting)
         return around_wsgi
     if isinstance(app, _ASGIMiddleware | _WSGIMiddleware):
         raise ConfigurationError("this app is wrapped already: call wrap() once, with all options")
@@ -96,59 +100,68 @@ def _asgi_request(scope: Any) -> object:
 
 
 def _wsgi_request(environ: Any) -> object:
-    return falcon.Request(environ)
+    request = environ.get(_REQUEST)
+    return falcon.Request(environ) if request is None else request
 
 
 class _ASGIMiddleware(asgi.UserContextMiddleware):
     """The ASGI middleware, whose resolver gets Falcon's request."""
 
-    watch: _Watch
     make_request = staticmethod(_asgi_request)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.watch.renew()
-        await super().__call__(scope, receive, send)
 
 
 class _WSGIMiddleware(wsgi.UserContextMiddleware):
     """The WSGI middleware, whose resolver gets Falcon's request."""
 
-    watch: _Watch
     make_request = staticmethod(_wsgi_request)
 
-    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
-        self.watch.renew()
-        return super().__call__(environ, start_response)
 
-
-class _Watch:
-    """Stands around the handler that Falcon has for every other error.
+def _watch(app: Any, reporting: Callable[[Any], Any]) -> None:
+    """Stand around the handler that Falcon has for every other error, whenever the app sets it.
 
     Falcon tells of no error before it is answered: its reporter of 4.4 hears of handled ones too,
     and there is one only, which may be the app's.
     """
+    app.add_middleware(_Requests())
+    handlers = app._error_handlers
+    handlers[Exception] = reporting(handlers.get(Exception, app._python_error_handler))
+    kind: Any = type(app)
 
-    def __init__(self, app: Any, reporting: Callable[[Any], Any]) -> None:
-        self._app = app
-        self._reporting = reporting
-        self._handler: object = None
-        app.add_middleware(_Requests())
-        self.renew()
+    class Served(kind):  # type: ignore[misc]
+        __slots__ = ()
 
-    def renew(self) -> None:
-        """Go around the handler that the app may have put in our handler's place since."""
-        handlers = self._app._error_handlers
-        handler = handlers.get(Exception, self._app._python_error_handler)
-        if handler is not self._handler:
-            self._app.add_error_handler(Exception, self._reporting(handler))
-            self._handler = handlers[Exception]
+        def add_error_handler(self, *args: Any, **kwargs: Any) -> None:
+            ours = handlers[Exception]
+            super().add_error_handler(*args, **kwargs)
+            if handlers[Exception] is not ours:
+                handlers[Exception] = reporting(handlers[Exception])
+
+    Served.__name__, Served.__qualname__ = kind.__name__, kind.__qualname__
+    app.__class__ = Served
+
+
+def _letting_go(app: WSGIApp) -> WSGIApp:
+    """Take the request out of the environ at the end: each refers to the other."""
+
+    def serve(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            body = app(environ, start_response)
+        except BaseException:
+            _record_of(environ, environ.pop(_REQUEST, None))
+            raise
+        request = environ.pop(_REQUEST, None)
+        if type(body) is not list:
+            _record_of(environ, request)
+        return body
+
+    return serve
 
 
 class _Requests:
-    """Falcon's middleware that lets the record know Falcon's own request, and its context."""
+    """Falcon's middleware that lets the resolver have Falcon's own request, and its context."""
 
     def process_request(self, req: Any, _resp: Any) -> None:
-        _record_of(req.env, req)
+        req.env[_REQUEST] = req
 
     async def process_request_async(self, req: Any, _resp: Any) -> None:
         _record_of(req.scope, req)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from usercontext.core.context import ask
-from usercontext.core.lifecycle import fail_now
+from usercontext.core.lifecycle import fail_now, is_open
 from usercontext.core.options import checked
 from usercontext.core.passage import attach
+from usercontext.core.record import KEY
 from usercontext.core.settings import default
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.base import identity_of, open_record_in, record_in
@@ -16,8 +17,8 @@ from usercontext.user import User
 from usercontext.wsgi import UserContextMiddleware
 
 with importing("pyramid", "pyramid", purpose="usercontext.frameworks.pyramid"):
-    from pyramid.events import ApplicationCreated
     from pyramid.httpexceptions import HTTPException
+    from pyramid.interfaces import IApplicationCreated, IExecutionPolicy
     from pyramid.path import DottedNameResolver
     from pyramid.settings import aslist, falsey, truthy
     from pyramid.viewderivers import INGRESS
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from usercontext.core.record import RequestRecord
-    from usercontext.types import Environ, StartResponse
+    from usercontext.types import Environ, StartResponse, WSGIApp
 
 __all__ = ["includeme", "request_user"]
 
 _PREFIX = "usercontext."
+
+# Where Pyramid's own request stands in the environ while Pyramid serves it.
+_REQUEST = "usercontext.pyramid"
 
 
 def request_user(request: Any) -> object:
@@ -64,12 +68,23 @@ def includeme(config: Any) -> None:
     """
     # Where a view fails, its transaction is still open, in which the policy finds the user.
     config.add_view_deriver(_ask_where_a_view_fails, "usercontext", INGRESS, "secured_view")
-    config.add_subscriber(_wrap, ApplicationCreated)
+    config.add_subscriber(_wrap, IApplicationCreated)
 
 
 def _wrap(event: Any) -> None:
     """Put the middleware around all that Pyramid does with a request."""
-    _Served(event.app, checked(_options(event.app.registry.settings)))
+    registry = event.app.registry
+    served = _Served(event.app, checked(_options(registry.settings)))
+    # Another app that is made of the same configuration has it from the start.
+    registry.registerUtility(served.choose, IExecutionPolicy)
+    _listen_no_longer(registry)
+
+
+def _listen_no_longer(registry: Any) -> None:
+    """Spare requests their four events, where nobody listens to any: each is dear to announce."""
+    heard = {handler.required for handler in registry.registeredHandlers()}
+    if heard <= {(IApplicationCreated,)} and not list(registry.registeredSubscriptionAdapters()):
+        registry.has_listeners = False
 
 
 class _Served:
@@ -81,29 +96,43 @@ class _Served:
     """
 
     def __init__(self, router: Any, options: dict[str, Any]) -> None:
-        self._router = router
+        self._watched = _Watched(router)
         self._policy = router.execution_policy
-        self._plain = _Middleware(self._serve, router, options)
+        # Bound methods are called faster than objects.
+        self._plain: WSGIApp = _Middleware(self._serve, router, options).__call__
         self._ready = self._plain
         if options.get("resolver") is None:
-            self._ready = _Middleware(self._serve, router, {**options, "resolver": request_user})
-        router.execution_policy = self._choose
+            ready = {**options, "resolver": request_user}
+            self._ready = _Middleware(self._serve, router, ready).__call__
+        router.execution_policy = self.choose
 
-    def _choose(self, environ: Environ, _router: object) -> UserContextMiddleware:
+    def choose(self, environ: Environ, _router: object) -> WSGIApp:
         """Leave the question who it is to who was asked it further out, if anybody was."""
-        record = open_record_in(environ)
-        outer = default() if record is None else record.settings
+        record = environ.get(KEY)
+        outer = default()
+        if record is not None and is_open(record):
+            outer = record.settings
         return self._ready if outer.resolver is None else self._plain
 
     def _serve(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        watched = _Watched(self._router)
-        response = self._policy(environ, watched)
-        record = record_in(environ)
-        error = getattr(watched.request, "exception", None)
-        if record is not None and _is_failure(error, response):
-            fail_now(record, error)
+        try:
+            response = self._policy(environ, self._watched)
+        except BaseException:
+            _keep(environ.pop(_REQUEST, None), environ)
+            raise
+        request = environ.pop(_REQUEST, None)
+        if request is not None and request.exception is not None:
+            _report(request.exception, response, environ)
         body: Iterable[bytes] = response(environ, start_response)
+        if type(body) is not list:
+            _keep(request, environ)
         return body
+
+
+def _report(error: object, response: Any, environ: Environ) -> None:
+    record = record_in(environ)
+    if record is not None and _is_failure(error, response):
+        fail_now(record, error)
 
 
 def _is_failure(error: object, response: Any) -> TypeGuard[Exception]:
@@ -124,8 +153,9 @@ class _Middleware(UserContextMiddleware):
         super().__init__(app, **options)
 
     def make_request(self, environ: Any) -> object:
-        """Make a request of Pyramid's, for a resolver that is asked before there is one."""
-        return self._router.request_context(environ).request
+        """Return the request that Pyramid serves, or one like it where it has none as yet."""
+        request = environ.get(_REQUEST)
+        return self._router.request_context(environ).request if request is None else request
 
 
 class _Watched:
@@ -133,31 +163,35 @@ class _Watched:
 
     def __init__(self, router: Any) -> None:
         self._router = router
-        self.request: Any = None
+        self.request_context: Callable[[Environ], Any] = router.request_context
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._router, name)
 
-    def invoke_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        self.request = request
-        record = _record_of(request)
+    def invoke_request(self, request: Any, _use_tweens: bool = True) -> Any:
+        request.environ[_REQUEST] = request
         try:
-            return self._router.invoke_request(request, *args, **kwargs)
+            return self._router.invoke_request(request, _use_tweens)
         except Exception:
+            record = _record_of(request)
             if record is not None:
                 ask(record)
             raise
 
 
 def _record_of(request: Any) -> RequestRecord | None:
-    """Return the open record of a request, which from now on knows Pyramid's own."""
-    record = open_record_in(request.environ)
-    if record is None:
-        return None
+    """Return the open record of a request, if there is any."""
+    return open_record_in(request.environ)
+
+
+def _keep(request: object, environ: Environ) -> None:
+    """Keep Pyramid's request for the resolver, where that may be asked after Pyramid is through."""
+    record = open_record_in(environ)
     # A resolver from further out was written for another kind of request.
-    if isinstance(getattr(record.settings.make_request, "__self__", None), _Middleware):
+    if record is not None and isinstance(
+        getattr(record.settings.make_request, "__self__", None), _Middleware
+    ):
         record.make_state().request = request
-    return record
 
 
 def _ask_where_a_view_fails(view: Callable[..., Any], _info: object) -> Callable[..., Any]:
