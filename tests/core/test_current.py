@@ -634,6 +634,41 @@ def test_detached_work_may_keep_the_user_as_long_as_it_lives() -> None:
     assert _ask_after({"detached_ttl": None}, lambda: set_user(BOB)) == [BOB]
 
 
+def test_a_late_set_user_keeps_the_time_of_the_end() -> None:
+    """What is set after the end is forgotten in time all the same."""
+    scope = scope_of()
+    asgi_request(
+        asgi.UserContextMiddleware(plain_asgi_app(lambda: set_user(BOB)), detached_ttl=1e-9), scope
+    )
+    scope["usercontext.scope"].claim(ADA)
+    assert get_user(request=scope) is None
+
+
+def test_a_report_after_the_end_says_so(usercontext_recorder: RecordingClient) -> None:
+    """What detached work reports tells how many seconds ago its request ended."""
+
+    def report() -> None:
+        usercontext.capture_message("late")
+
+    async def run() -> None:
+        handles: list[Any] = []
+
+        def handler() -> None:
+            set_user(BOB)
+            usercontext.capture_message("in time")
+            handles.append(bind(report))
+
+        await asgi_call(asgi.UserContextMiddleware(plain_asgi_app(handler)), scope_of())
+        handles[0]()
+
+    asyncio.run(run())
+
+    in_time, late = usercontext_recorder.events
+    assert "after_response" not in in_time.get("contexts", {}).get("usercontext", {})
+    assert 0 <= late["contexts"]["usercontext"]["after_response"] < 60
+    assert late["user"] == {"id": "2"}
+
+
 def test_a_request_that_ended_holds_no_scope() -> None:
     """A record that outlives its request keeps the user and drops the scope."""
     scope = scope_of()

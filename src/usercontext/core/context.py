@@ -348,6 +348,10 @@ def _pull(record: RequestRecord | None, *, resolve: bool) -> dict[str, Any] | No
 def describe(record: RequestRecord, event: Event) -> None:
     """Put what may be reported of the request into an event."""
     root, settings = record.root, record.settings
+    after_response = record.seconds_after_response()
+    if after_response is not None:
+        told = event.setdefault("contexts", {}).setdefault("usercontext", {})
+        told["after_response"] = round(after_response, 3)
     if root.state is not None and root.state.call is not None:
         event["transaction"] = root.state.call["name"]
         event.setdefault("contexts", {})["call"] = dict(root.state.call)

@@ -39,7 +39,7 @@ class ContextOptions(TypedDict, total=False):
     ignore_errors: exception classes and dotted names that are never reported; by default
         `"starlette.requests.ClientDisconnect"` and its like in other frameworks are left out where
         nothing handles them.
-    detached_ttl: seconds that work outliving its request still sees the user; default 300,
+    detached_ttl: seconds that work outliving its request still sees the user; default 60,
         None: as long as it lives.
     carried: signs who the user is for background jobs and other services; by default nobody is
         carried.

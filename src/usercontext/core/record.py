@@ -198,12 +198,17 @@ class RequestRecord:
             return None
         return self.user
 
+    def seconds_after_response(self) -> float | None:
+        """Return how long ago the request ended; None while it goes on, and where nobody knows."""
+        ended = self.root.ended
+        return monotonic() - ended if ended else None
+
     def claim(self, user: User | None) -> None:
         """Take what the app says: it wins whole, whatever a resolver answers."""
         with locks.settling:
             self.user = user
             self.resolution = None
-        if self.ended is not None:
+        if self.ended == 0.0:  # when it ended was of no use as long as nobody was known
             self.ended = monotonic()
 
 

@@ -70,7 +70,7 @@ class Settings:
         self.clients: tuple[ReportingClient, ...] = options.get("clients", ())
         self.eager: bool = options.get("resolve") == "eager"
         self.resolver_timeout: float = options.get("resolver_timeout", 1.0)
-        self.detached_ttl: float | None = options.get("detached_ttl", 300.0)
+        self.detached_ttl: float | None = options.get("detached_ttl", 60.0)
         self.carried: CarriedIdentity | None = options.get("carried")
         self.ignored: IgnoredErrors | None = options.get("ignore_errors")
         self.exception_text: str = options.get("exception_text", "safe")
