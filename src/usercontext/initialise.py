@@ -76,9 +76,20 @@ def init(
     if isinstance(own_text, str):
         context_options.setdefault("exception_text", own_text)
     context = configure(client=client, **context_options)
+    if client is None and dsn == ENVIRONMENT_VARIABLE:
+        _notice_unused_dsn(context)
     _close_client(make_default(context).client, unless=client)
     _watch(unhandled=has_dsn if capture_unhandled is None else capture_unhandled, level=level)
     return context
+
+
+def _notice_unused_dsn(context: Settings) -> None:
+    import os
+
+    if "SENTRY_DSN" in os.environ:
+        from usercontext.sentry.notices import notice_unused_dsn
+
+        notice_unused_dsn(context.clients)
 
 
 def _watch(*, unhandled: bool, level: str | int | None) -> None:
@@ -139,7 +150,13 @@ def _built_in_client(dsn: str | None, options: dict[str, Any]) -> Reporter | Non
 
     # Options are checked also where nothing is reported: at development, not first in production.
     client = SentryClient(dsn or None, **options)
-    return client if dsn else None
+    if not dsn:
+        return None
+    if "sentry_sdk" in sys.modules:
+        from usercontext.sentry.notices import notice_reported_twice
+
+        notice_reported_twice(dsn)
+    return client
 
 
 def flush(timeout: float = 2.0) -> bool:

@@ -9,6 +9,7 @@ import usercontext
 from usercontext import diagnostics, init, isolation_scope, set_user, testing
 from usercontext.core.settings import default
 from usercontext.testing import RecordingClient
+from usercontext.testing.recording import recording
 
 if TYPE_CHECKING:
     import pytest
@@ -62,3 +63,31 @@ def test_reset_lets_warnings_be_seen_again(caplog: pytest.LogCaptureFixture) -> 
     set_user({"id": 1})
     assert len([record for record in caplog.records if record.name == "usercontext"]) == 2
     assert sum(diagnostics.failures().values()) == 1
+
+
+def test_the_fixture_gives_the_apps_own_init_back() -> None:
+    """After a test the app reports where it did before, with the options that it had."""
+    mine = RecordingClient()
+    before = usercontext.init(client=mine, clients=[mine], scrub=["$user.email"])
+    user = {"id": 1, "email": "ada@shop.example"}
+    recorder = RecordingClient()
+
+    with recording(recorder), isolation_scope(user):
+        usercontext.capture_message("in the test")
+    with isolation_scope(user):
+        usercontext.capture_message("after it")
+
+    assert default() is before
+    assert [event["user"] for event in recorder.events] == [{"id": "1"}]
+    assert [event["logentry"]["message"] for event in mine.events] == ["after it"]
+    assert recorder.users == mine.users == [{"id": "1"}]
+
+
+def test_the_fixture_gives_back_what_a_test_configured_over_it() -> None:
+    """An `init()` inside of the test is undone as well."""
+    before = usercontext.init(client=RecordingClient())
+
+    with recording(RecordingClient()):
+        usercontext.init(client=RecordingClient())
+
+    assert default() is before

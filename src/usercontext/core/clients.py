@@ -109,9 +109,9 @@ def set_up(client: ReportingClient, get_user: GetUser) -> None:
         call(client, "setup", client.setup, get_user)
 
 
-def forget() -> None:
-    """Let every reporting client be set up again."""
-    _set_up.clear()
+def forget(client: ReportingClient | None = None) -> None:
+    """Let one reporting client be set up again; by default every one."""
+    _set_up[:] = [] if client is None else [one for one in _set_up if one is not client]
 
 
 def check_settings(clients: Iterable[ReportingClient], *, includes_ip: bool) -> None:

@@ -92,6 +92,20 @@ class Settings:
         self.recording: tuple[ReportingClient, ...] = _overriding(self.clients, "is_recording")
         self.is_plain: bool = not (self.isolating or self.recording or self.eager)
 
+    def reported_to(self, client: Reporter, clients: tuple[ReportingClient, ...]) -> Settings:
+        """Return the same options with reports and users handed to these clients instead."""
+        own_text = getattr(client, "exception_text", None)
+        default_text = {} if own_text is None else {"exception_text": own_text}
+        handed_to = {"client": client, "clients": clients}
+        changed = object.__new__(Settings)
+        changed._apply({**default_text, **self._options, **handed_to}, self.scrubber)
+        return changed
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether no option was given."""
+        return not self._options and not self.scrubber
+
     @property
     def has_resolver(self) -> bool:
         """Whether a resolver is among the options that were given here."""

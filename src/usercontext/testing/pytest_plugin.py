@@ -20,14 +20,14 @@ __all__ = ["usercontext_recorder"]
 
 @pytest.fixture
 def usercontext_recorder() -> Iterator[RecordingClient]:
-    """Take every report in the reporting client's place; undo `init()` when the test ends.
+    """Take every report in the reporting client's place, and give back the app's own `init()`.
 
-    The recorder's `.events` hold the final payloads, and its `.users` what was pushed.
+    The options of an `init()` that the app has made before stay, such as its scrub rules; nothing
+    goes to its server or its clients meanwhile. The recorder's `.events` hold the final payloads,
+    and its `.users` what was pushed.
     """
-    from usercontext import init
-    from usercontext.testing import RecordingClient, reset
+    from usercontext.testing.recording import RecordingClient, recording
 
     recorder = RecordingClient()
-    init(client=recorder, clients=[recorder])
-    yield recorder
-    reset()
+    with recording(recorder):
+        yield recorder

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from usercontext import diagnostics
 from usercontext.clients.base import BaseClient
 from usercontext.core import clients
-from usercontext.core.context import make_default
-from usercontext.core.settings import Settings
+from usercontext.core.context import make_default, pull_user
+from usercontext.core.settings import Settings, default
 from usercontext.core.unhandled import unwatch
 from usercontext.initialise import close
 from usercontext.sentry import SentryClient
 from usercontext.testing.conformance import client_conformance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from usercontext.types import Event, GetUser
     from usercontext.user import User
 
-__all__ = ["RecordingClient", "client_conformance", "reset"]
+__all__ = ["RecordingClient", "client_conformance", "recording", "reset"]
 
 
 class RecordingClient(BaseClient):
@@ -112,6 +113,35 @@ class _Recorder:
 
     def close(self, timeout: float = 2.0) -> bool:  # noqa: ARG002
         return True
+
+
+@contextmanager
+def recording(recorder: RecordingClient) -> Iterator[None]:
+    """Hand a recorder all reports and users for a block, by the options that apply before it.
+
+    Args:
+        recorder: takes them. What the app's own `init()` configured is back at the block's end,
+            whatever the block has configured.
+    """
+    before = default()
+    make_default(before.reported_to(recorder, (recorder,)))
+    clients.set_up(recorder, pull_user)
+    try:
+        yield
+    finally:
+        if before.is_blank:
+            reset()
+        else:
+            _give_back(before, recorder)
+
+
+def _give_back(before: Settings, recorder: RecordingClient) -> None:
+    """Put the app's settings back, whose client and hooks were left as they are."""
+    if default().client is not before.client:
+        close()
+    make_default(before)
+    clients.forget(recorder)
+    diagnostics.forget()
 
 
 def reset() -> None:
