@@ -100,7 +100,7 @@ def has_proxy_fix(source: Source) -> bool:
 
 
 def has_rewritten_peer(source: Source) -> bool:
-    """Return whether uvicorn's ProxyHeaders has replaced the peer: it then says port 0."""
+    """Return whether a server has replaced the peer by what a header says: then it has port 0."""
     client = source.get("client")
     if not isinstance(client, (tuple, list)) or len(client) < 2:
         return False

@@ -384,11 +384,9 @@ class ProxyTrust:
                 "add to the header: let the proxy drop headers with underscores",
             )
         if has_rewritten_peer(source):
-            diagnostics.warn_once(
-                "client-ip: rewritten peer",
-                'scope["client"] has port 0: uvicorn\'s ProxyHeaders, on by default, rewrote it '
-                "before us; start uvicorn with --no-proxy-headers and give trusted_proxies",
-            )
+            from usercontext.address.rewritten import advice  # few need it
+
+            diagnostics.warn_once("client-ip: rewritten peer", advice(source))
 
     def _watch(self, source: Source) -> None:
         """Look at a few requests for signs of a proxy that nobody told us of."""

@@ -1,0 +1,52 @@
+"""Who has put an address in the place of the peer, by what stands in the scope, and what helps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from usercontext.source import Source
+
+__all__ = ["advice"]
+
+_UNKNOWN: Final = (
+    'scope["client"] has port 0: the server, or a middleware before us, has put an address from a '
+    "header or an event in the peer's place, and nothing else can be seen; have it leave the peer "
+    "as it is, and give trusted_proxies"
+)
+_UVICORN: Final = (
+    'scope["client"] has port 0: uvicorn\'s ProxyHeaders, on by default, rewrote it before us; '
+    "start uvicorn with --no-proxy-headers and give trusted_proxies"
+)
+_DAPHNE: Final = (
+    'scope["client"] has port 0: daphne took it from the first X-Forwarded-For, which clients '
+    "write; start daphne without --proxy-headers and give trusted_proxies"
+)
+_MANGUM: Final = (
+    'scope["client"] has port 0: Mangum took it from the event, where it is right behind an API '
+    "Gateway; behind a load balancer it is what clients write into X-Forwarded-For"
+)
+_PYVOY: Final = (
+    'scope["client"] has port 0: pyvoy took it from the last X-Forwarded-For, from whoever sent '
+    "it; have a proxy in front of it set that header, and let nobody else reach it"
+)
+
+
+def advice(source: Source) -> str:
+    """Return what to say of a rewritten peer; a server is named only where it can be told.
+
+    Args:
+        source: the scope of a request.
+    """
+    asgi = source.get("asgi")
+    told: Any = asgi if isinstance(asgi, dict) else {}
+    spec = told.get("spec_version")
+    if "aws.event" in source:
+        return _MANGUM
+    if isinstance(source.get("client"), list) and "version" in told and spec is None:
+        return _DAPHNE
+    extensions: Any = source.get("extensions") or ()
+    if spec == "2.5" and "http.response.trailers" in extensions:
+        return _PYVOY
+    is_uvicorns = spec == ("2.4" if source.get("type") == "websocket" else "2.3")
+    return _UVICORN if is_uvicorns and "state" in source else _UNKNOWN
