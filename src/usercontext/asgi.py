@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from usercontext.checks import options_by_name
 from usercontext.core import capture
 from usercontext.core.context import configure, configure_joined
-from usercontext.core.interface import check_interface
+from usercontext.core.interface import check_interface, refuse_rsgi
 from usercontext.core.lifecycle import (
     Serving,
     begin_plain,
@@ -97,6 +97,10 @@ class UserContextMiddleware:
         around = object.__new__(type(self))
         vars(around).update(vars(self), app=app)
         return around
+
+    def __rsgi_init__(self, _loop: object) -> None:
+        """Let a server of RSGI fail as it starts, which would fail at each request."""
+        refuse_rsgi("ASGI")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""

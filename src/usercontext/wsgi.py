@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext.checks import options_by_name
 from usercontext.core.context import configure, configure_joined, join
-from usercontext.core.interface import check_interface
+from usercontext.core.interface import check_interface, refuse_rsgi
 from usercontext.core.lifecycle import (
     begin,
     end_now,
@@ -104,6 +104,10 @@ class UserContextMiddleware(PlainWSGI):
             _import_request()
         self.own: Settings = configure(make_request=self.make_request, **options)
         self._joined = configure_joined(self.own)
+
+    def __rsgi_init__(self, _loop: object) -> None:
+        """Let a server of RSGI fail as it starts, which would fail at each request."""
+        refuse_rsgi("WSGI")
 
     def _outer_record(self, environ: Environ, record: RequestRecord) -> RequestRecord | None:
         """Return the open record that a middleware further out made, or put ours in its place."""
