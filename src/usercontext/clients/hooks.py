@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from usercontext.clients.base import BaseClient
+from usercontext.clients.tried import say_untried
 from usercontext.core.context import pull_user
 from usercontext.diagnostics import harmless
 
@@ -24,8 +25,9 @@ class HookingClient(BaseClient):
         self._get_user: GetUser = pull_user
 
     def setup(self, get_user: GetUser, /) -> None:
-        """Keep the function, and hook in."""
+        """Keep the function, say if the library's version is untried, and hook in."""
         self._get_user = get_user
+        say_untried(type(self))
         self.hook()
 
     def hook(self) -> None:
