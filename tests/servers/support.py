@@ -74,6 +74,18 @@ frameworks on one, without the longest scenario.
 """
 
 
+NEWEST = """\
+## Newest releases
+
+`tox run -e newest` installs the newest release of every library that we adapt, and its pre-release
+where that is newer, and runs the library's tests: `ok` with their number, or what failed. What
+`sh scripts/test` runs leaves this out.
+
+<!-- newest -->
+{}<!-- end of newest -->
+"""
+
+
 class Notes:
     """Numbers the notes in the order in which they are met."""
 
@@ -94,11 +106,19 @@ def write_page(
     path: Path, pairs: Sequence[tuple[Framework, Server]], results: Mapping[str, Result]
 ) -> None:
     """Write the page from the results, which are known by `<framework>-<server>`."""
-    path.write_text(page(pairs, results))
+    before = path.read_text() if path.exists() else ""
+    path.write_text(page(pairs, results, newest=newest_in(before)))
 
 
-def page(pairs: Sequence[tuple[Framework, Server]], results: Mapping[str, Result]) -> str:
-    """Return the page's text."""
+def newest_in(text: str) -> str:
+    """Return what `tests/newest.py` wrote into a page."""
+    return text.partition("<!-- newest -->\n")[2].partition("<!-- end of newest -->\n")[0]
+
+
+def page(
+    pairs: Sequence[tuple[Framework, Server]], results: Mapping[str, Result], newest: str = ""
+) -> str:
+    """Return the page's text, which keeps the table of the newest versions."""
     notes = Notes()
     parts = [_head(results)]
     for interface, title in INTERFACES.items():
@@ -107,7 +127,7 @@ def page(pairs: Sequence[tuple[Framework, Server]], results: Mapping[str, Result
             parts.append(f"## {title}\n\n{_table(chosen, results, notes)}\n")
     if lines := notes.lines():
         parts.append("## Notes\n\n" + "\n".join(lines) + "\n")
-    return "\n".join([*parts, TAIL, _tried()])
+    return "\n".join([*parts, NEWEST.format(newest), TAIL, _tried()])
 
 
 def _group(framework: Framework) -> str:
