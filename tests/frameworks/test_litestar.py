@@ -386,15 +386,27 @@ def test_nothing_is_resolved_for_a_request_that_reports_nothing(send: Any) -> No
     assert calls == []
 
 
-def test_what_litestar_answers_before_routing_has_a_user() -> None:
-    """In a started app the middleware is around all of it, 404s included."""
+def test_what_litestar_answers_before_routing_has_a_user(send: Any) -> None:
+    """The middleware is around all of the app, 404s included, whether or not it is started."""
 
     def on_404(request: Any, error: Exception) -> Response[Any]:
         return Response({"id": seen()}, status_code=404)
 
     app = make_app(exception_handlers={404: on_404})
+    assert send(app, "/nowhere", **ADA).json() == {"id": "ada"}
+
+
+def test_an_app_without_routes_is_served_once_it_starts() -> None:
+    """It has no route by which the plugin could learn of it before."""
+    app = Litestar(plugins=[UserContext(resolver=of_header)], openapi_config=None)
+
+    @get("/late")
+    async def late() -> dict[str, Any]:
+        return {"id": seen()}
+
     with TestClient(app) as client:
-        assert client.get("/nowhere", headers=ADA).json() == {"id": "ada"}
+        app.register(late)
+        assert client.get("/late", headers=ADA).json() == {"id": "ada"}
 
 
 def test_an_app_starts_several_times(usercontext_recorder: RecordingClient) -> None:

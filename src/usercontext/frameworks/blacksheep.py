@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable  # noqa: TC003 - BlackSheep reads annotations
 from functools import wraps
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext.asgi import UserContextMiddleware
@@ -78,7 +79,7 @@ class UserContext:
         _check(app)
         vars(app)["_usercontext"] = self._middleware
         app.middlewares.insert(0, _serve)
-        app.__class__ = _around(type(app))
+        _go_around(app)
 
 
 def _request_of(scope: Any) -> Request:
@@ -99,6 +100,14 @@ class _Middleware(UserContextMiddleware):
     make_request = staticmethod(_request_of)
 
 
+def _go_around(app: Any) -> None:
+    """Go around what the class of an app does, as it is now."""
+    kind = type(app)
+    app.__class__ = _around(kind)
+    middleware = vars(app)["_usercontext"]
+    vars(app)["_usercontext"] = middleware.around(MethodType(kind.__call__, app))
+
+
 def _around(kind: type[Application]) -> type[Application]:
     """Return a class of apps that goes around what the class of an app does."""
 
@@ -106,9 +115,12 @@ def _around(kind: type[Application]) -> type[Application]:
         _usercontext_is_outermost = True
 
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            app = vars(self)["_usercontext"].around(super().__call__)
+            if type(self) is not Served:
+                # It is extended: who goes around that has called us.
+                await super().__call__(scope, receive, send)
+                return
             try:
-                await app(scope, receive, send)
+                await vars(self)["_usercontext"](scope, receive, send)
             finally:
                 scope.pop(_REQUEST, None)  # each refers to the other
 
@@ -135,7 +147,7 @@ def _around(kind: type[Application]) -> type[Application]:
             # What the app is extended by, such as mounting, goes around the class that it has.
             super().extend(mixin)
             if "_usercontext_is_outermost" not in vars(type(self)):
-                self.__class__ = _around(type(self))  # type: ignore[assignment]
+                _go_around(self)
 
     Served.__name__, Served.__qualname__ = kind.__name__, kind.__qualname__
     return Served

@@ -15,7 +15,7 @@ from usercontext.optional import importing
 with importing("litestar", "litestar", purpose="usercontext.frameworks.litestar"):
     from litestar.connection import ASGIConnection
     from litestar.exceptions import HTTPException, WebSocketException
-    from litestar.plugins import InitPlugin
+    from litestar.plugins import InitPlugin, ReceiveRoutePlugin
 
 if TYPE_CHECKING:
     from litestar import Litestar
@@ -38,7 +38,7 @@ def request_user(connection: ASGIConnection[Any, Any, Any, Any]) -> object:
     return identity_of(connection.scope.get("user", UNKNOWN))
 
 
-class UserContext(InitPlugin):
+class UserContext(InitPlugin, ReceiveRoutePlugin):
     """Give every request of a Litestar app a user of its own, and report its unhandled errors.
 
     `Litestar(..., plugins=[UserContext(resolver=...)])`. The resolver, `def` or `async def`, is
@@ -46,8 +46,7 @@ class UserContext(InitPlugin):
     500, whoever made that page; HTTPExceptions of another status and errors that a handler of
     yours turns into another answer are yours to report.
 
-    The middleware goes around all of the app when that starts. Where a server or a test sends no
-    lifespan, it stands first among the app's middlewares: outside of these nobody is known.
+    The middleware goes around all of the app, whether or not a server or a test starts it.
 
     Args:
         options: see `ContextOptions`.
@@ -65,16 +64,33 @@ class UserContext(InitPlugin):
             raise ConfigurationError(
                 "plugins: there is more than one UserContext: give all options to one"
             )
-        app_config.middleware.insert(0, self._stand_first)
         app_config.on_startup.insert(0, self._go_around)
         app_config.after_exception.append(_note)
         return app_config
 
-    def _stand_first(self, app: Any) -> _First:
-        return _First(self._middleware, app)
+    def receive_route(self, route: Any) -> None:
+        """Learn of the app by its first route; Litestar calls this, before the app is whole."""
+        handlers = getattr(route, "route_handlers", None) or [route.route_handler]
+        app = handlers[0].ownership_layers[0]
+        if not hasattr(app, "asgi_handler") and not hasattr(app, "_usercontext_is_around"):
+            app.__class__ = self._around(type(app))
+
+    def _around(self, kind: Any) -> type[Litestar]:
+        """Return a class of apps that goes around what an app is made of."""
+        middleware = self._middleware
+
+        class Served(kind):  # type: ignore[misc]
+            __slots__ = ()
+            _usercontext_is_around = True
+
+            def _create_asgi_handler(self) -> Any:
+                return middleware.around(_Watched(super()._create_asgi_handler()))
+
+        Served.__name__, Served.__qualname__ = kind.__name__, kind.__qualname__
+        return Served
 
     def _go_around(self, app: Litestar) -> None:
-        # An app may start several times, as it does in tests.
+        # An app without routes is known here first. It may start several times.
         if not isinstance(app.asgi_handler, _Middleware):
             inner: Any = app.asgi_handler
             app.asgi_handler = self._middleware.around(_Watched(inner))  # type: ignore[assignment]
@@ -86,47 +102,26 @@ class _Middleware(UserContextMiddleware):
     make_request = ASGIConnection
 
 
-class _First:
-    """Stands first among an app's middlewares, for where the app has not been started."""
-
-    def __init__(self, middleware: _Middleware, app: Any) -> None:
-        self._middleware = middleware
-        self._app = _Watched(app)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if isinstance(scope["litestar_app"].asgi_handler, _Middleware):
-            await self._app.app(scope, receive, send)
-            return
-        answered: list[HTTPException] = []
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            try:
-                await self._app(scope, receive, send)
-            except HTTPException as error:
-                # Of a middleware, that of authentication for one: Litestar will answer it.
-                if error.status_code == 500:
-                    raise
-                answered.append(error)
-
-        await self._middleware.around(app)(scope, receive, send)
-        if answered:
-            raise answered[0]
-
-
 class _Watched:
     """Reports errors that Litestar answers with a 500, before the response starts."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def watched(message: Any) -> None:
-            error = scope.pop(_ERROR, None)
-            if error is not None and _is_failure(message, error):
-                await _report(error, scope)
-            await send(message)
+    # What a call of either returns is awaited: a coroutine more would cost as much as the rest.
 
-        await self.app(scope, receive, watched)
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
+        def watched(message: Any) -> Any:
+            return _send_reported(message, scope, send) if _ERROR in scope else send(message)
+
+        return self.app(scope, receive, watched)
+
+
+async def _send_reported(message: Any, scope: Any, send: Any) -> None:
+    error = scope.pop(_ERROR)
+    if _is_failure(message, error):
+        await _report(error, scope)
+    await send(message)
 
 
 async def _note(error: Exception, scope: Any) -> None:
