@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from tests.driver import asgi_request, wsgi_request
 from usercontext import (
@@ -22,8 +25,6 @@ from usercontext.core.following import follows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
     from usercontext.testing import RecordingClient
 
@@ -205,3 +206,70 @@ def test_resolve_again_outside_a_request() -> None:
     resolve_again()
 
     assert get_user() is None
+
+
+def test_an_error_asks_once_more_where_nobody_was_found() -> None:
+    """Whoever asked before authentication has made nobody final: not for an error."""
+    users: list[object] = [None, {"id": 1}]
+    seen = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.append(name())
+        raise LookupError
+
+    def resolver(request: object) -> object:
+        return users.pop(0)
+
+    with pytest.raises(LookupError) as caught:
+        wsgi_request(wsgi.UserContextMiddleware(app, resolver=resolver))
+    user = get_user(error=caught.value)
+    assert seen == [None]
+    assert user is not None
+    assert user.id == "1"
+
+
+def test_an_error_leaves_an_explicit_nobody() -> None:
+    """`set_user(None)` is no answer of a resolver."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        set_user(None)
+        raise LookupError
+
+    with pytest.raises(LookupError) as caught:
+        wsgi_request(wsgi.UserContextMiddleware(app, resolver=lambda _: {"id": 1}))
+    assert get_user(error=caught.value) is None
+
+
+def test_an_error_waits_once_for_a_resolver_that_hangs() -> None:
+    """What gave no answer in time is not waited for again."""
+    calls = []
+
+    async def resolver(request: object) -> object:
+        calls.append(1)
+        await asyncio.sleep(10)
+        return None
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise LookupError
+
+    served = asgi.UserContextMiddleware(app, resolver=resolver, resolver_timeout=0.01)
+    outer = asgi.UserContextMiddleware(served)
+    with pytest.raises(LookupError):
+        asgi_request(outer)
+    assert calls == [1]
+
+
+def test_work_that_outlives_the_request_has_its_last_user() -> None:
+    """A switch after the last question counts for detached work."""
+    records = []
+
+    def seen(environ: dict[str, Any]) -> None:
+        environ["framework.user"] = Account(1)
+        assert name() == "1"
+        environ["framework.user"] = Account(2)
+        records.append(environ)
+
+    served(seen)
+    user = get_user(request=records[0])
+    assert user is not None
+    assert user.id == "2"

@@ -43,6 +43,7 @@ __all__ = [
     "isolate_clients",
     "join",
     "keep_address",
+    "keep_user",
     "make_default",
     "needs_push",
     "outgoing",
@@ -174,6 +175,13 @@ def collected_address(record: RequestRecord) -> str | None:
             state.address = None
             failure("client address", "the client's address could not be found")
     return state.address
+
+
+def keep_user(record: RequestRecord) -> None:
+    """Keep the user whom the framework held last, for work that outlives the request."""
+    resolution.follow(record)
+    if record.user is UNKNOWN:
+        resolution.ask(record)
 
 
 def keep_address(record: RequestRecord) -> None:

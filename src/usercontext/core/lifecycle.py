@@ -174,6 +174,7 @@ def started_now(record: RequestRecord) -> None:
 
 async def fail(record: RequestRecord, error: Exception) -> None:
     """Report an error that the app let pass, or that its framework turns into a response."""
+    _ask_at_last(record)
     await resolve(record)
     report_unhandled(error, record)
 
@@ -181,8 +182,16 @@ async def fail(record: RequestRecord, error: Exception) -> None:
 def fail_now(record: RequestRecord, error: Exception) -> None:
     """Do what `fail` does where nothing can be awaited."""
     if record.ended is None:
+        _ask_at_last(record)
         context.ask(record)
     report_unhandled(error, record)
+
+
+def _ask_at_last(record: RequestRecord) -> None:
+    """Have a resolver that found nobody asked once more: that was before authentication, maybe."""
+    state = record.state
+    if record.user is None and not (state is not None and state.timed_out):
+        record.ask_again()
 
 
 def fail_or_exit_now(record: RequestRecord, error: BaseException) -> None:
@@ -249,6 +258,8 @@ def _close(record: RequestRecord) -> None:
             state.request = state.data = None
         if record.source is not None:
             _flush_before_freeze(record.source)
+    if record.settings.held is not None and record.user is not UNKNOWN:
+        context.keep_user(record)
     is_sought = state is None or state.address is UNKNOWN
     if is_sought and record.user is not UNKNOWN and record.settings.includes_ip:
         # While there is a scope to find it in: the address belongs to the known user.
@@ -295,6 +306,8 @@ def end_record(record: RequestRecord) -> None:
     if record.user is UNKNOWN:
         record.ended = 0.0
     else:
+        if record.settings.held is not None:
+            context.keep_user(record)
         if record.settings.includes_ip:
             context.keep_address(record)
         record.ended = monotonic()

@@ -113,6 +113,8 @@ class _State:
     withheld: bool = False
     #: Which call it is, where it is not an HTTP request: names alone.
     call: Mapping[str, Any] | None = None
+    #: Whether the resolver gave no answer in time: it is not waited for once more.
+    timed_out: bool = False
     #: Reports that wait for the user.
     pending: list[Event] | None = None
     #: What reporting clients keep of the request: here, so that it goes with the record.

@@ -322,6 +322,7 @@ async def resolve_within(record: RequestRecord) -> bool:
 
     if await event_loop.run_within(settings.resolver_timeout, note_outcome):
         return any(outcome)
+    record.make_state().timed_out = True
     with locks.settling:
         if record.user is UNKNOWN:
             record.user = None

@@ -41,11 +41,8 @@ def is_answered(error: Exception) -> bool:
 
 
 def ask_at_last(record: RequestRecord) -> None:
-    """Ask who makes a request that has failed, also where nobody was found at an earlier time.
-
-    Django REST framework authenticates inside the view, and others may have asked before.
-    """
-    if record.user is None and record.settings.resolver is request_user:
+    """Ask who makes a request that has failed, also where nobody was found at an earlier time."""
+    if record.user is None:
         record.ask_again()
     ask(record)
 
