@@ -45,6 +45,7 @@ AUTHENTICATION = [
 _directory = tempfile.TemporaryDirectory()
 
 if not settings.configured:
+    acting = ("django.contrib.admin", "loginas")  # which writes into the admin's log
     optional = ("rest_framework", "rest_framework.authtoken")
     settings.configure(
         SECRET_KEY="not a secret: these are tests, and PyJWT wants it to be long",
@@ -56,6 +57,8 @@ if not settings.configured:
             "django.contrib.sessions",
             "usercontext.frameworks.django",
             *(app for app in optional if find_spec("rest_framework")),
+            *(app for app in ("hijack",) if find_spec(app)),
+            *(app for app in acting if find_spec("loginas")),
         ],
         MIDDLEWARE=AUTHENTICATION,
         DATABASES={

@@ -10,9 +10,11 @@ import itsdangerous
 import pytest
 
 import usercontext
+from tests import driver
 from tests.requests_of import environ_of, scope_of
-from usercontext import ConfigurationError, User
+from usercontext import NOT_YET, ConfigurationError, User, get_user, wsgi
 from usercontext.carried import HEADER, CarriedIdentity
+from usercontext.core.following import follows
 from usercontext.resolvers import CarriedUser, first_of
 
 assert itsdangerous.__name__, "what these tests are skipped without"
@@ -156,6 +158,38 @@ def test_the_first_user_counts() -> None:
     assert resolver(request_of(None, signed())) == User(id="ada")
     assert asked == []
     assert resolver(request_of(None, None)) == {"id": "bob"}
+
+
+def test_a_ready_resolver_among_them_is_followed() -> None:
+    """Whom the framework holds by now is named, whoever was named before."""
+
+    @follows(lambda source, _request: (source or {}).get("user", NOT_YET))
+    def request_user(request: Any) -> object:
+        return request.environ.get("user", NOT_YET)
+
+    seen = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        for name in ("ada", "bob"):
+            environ["user"] = {"id": name}
+            seen.append(get_user())
+        start_response("200 OK", [])
+        return []
+
+    carried = CarriedUser(identity(), trusted_proxies=["10.0.0.0/8"])
+    resolver = first_of(carried, request_user)
+    driver.wsgi_request(wsgi.UserContextMiddleware(app, resolver=resolver), driver.environ_of())
+    assert [user and user.id for user in seen] == ["ada", "bob"]
+
+
+def test_beside_one_that_asks_somebody_nobody_is_followed() -> None:
+    """A line of a log would ask that one, too."""
+
+    @follows(lambda *_: NOT_YET)
+    def request_user(_request: object) -> object:
+        return NOT_YET
+
+    assert not hasattr(first_of(request_user, lambda _: None), "held")
 
 
 def test_an_async_resolver_makes_it_async() -> None:

@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext.core.context import configure, configure_joined
+from usercontext.core.following import NOT_YET, follows
 from usercontext.core.lifecycle import (
     RequestScope,
     Serving,
@@ -13,7 +14,7 @@ from usercontext.core.lifecycle import (
     serving_inside,
     started,
 )
-from usercontext.core.record import KEY, UNKNOWN, RequestRecord
+from usercontext.core.record import KEY, RequestRecord
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.base import identity_of, open_record_in, record_in
 from usercontext.optional import importing
@@ -33,13 +34,19 @@ __all__ = ["UserContext", "UserContextMiddleware", "request_user", "setup"]
 _KEY: Any = web.RequestKey(KEY, RequestRecord) if hasattr(web, "RequestKey") else KEY
 
 
+def _held(source: Any, _request: object) -> object:
+    request: Any = source.request if isinstance(source, RequestScope) else {}
+    return request.get("user", NOT_YET)
+
+
+@follows(_held)
 def request_user(request: web.Request) -> object:
     """Return who the app's own middleware put in `request["user"]`: a ready resolver.
 
-    Until that has happened the question stays open. Of a mapping only the four fields and
-    `name` are taken, as of an object.
+    Until that has happened the question stays open, and later what stands there is followed. Of a
+    mapping only the four fields and `name` are taken, as of an object.
     """
-    return identity_of(request.get("user", UNKNOWN))
+    return identity_of(request.get("user", NOT_YET))
 
 
 class UserContextMiddleware:

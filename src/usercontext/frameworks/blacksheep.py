@@ -8,8 +8,9 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext.asgi import UserContextMiddleware
+from usercontext.core.following import NOT_YET, follows
 from usercontext.core.lifecycle import fail
-from usercontext.core.record import UNKNOWN, enter, leave
+from usercontext.core.record import enter, leave
 from usercontext.frameworks.base import (
     check_app,
     check_first,
@@ -37,15 +38,21 @@ _REQUEST = "usercontext.blacksheep"
 _CLAIMS = {"id": "sub", "username": "preferred_username", "email": "email", "name": "name"}
 
 
+def _held(scope: Any, _request: object) -> object:
+    request = None if scope is None else scope.get(_REQUEST)
+    return NOT_YET if request is None else vars(request).get("_user", NOT_YET)
+
+
+@follows(_held)
 def request_user(request: Request) -> object:
     """Return whom BlackSheep's authentication found: a ready resolver.
 
-    It reads the claims of `request.user`. While that is not authenticated the question stays
-    open, as it may be so later.
+    It reads the claims of `request.user`, and follows it. While that is not authenticated the
+    question stays open, as it may be so later.
     """
     identity: Any = request.user
     if identity is None or not identity.is_authenticated():
-        return UNKNOWN
+        return NOT_YET
     named = {field: identity.get(claim) for field, claim in _CLAIMS.items()}
     return {**named, "id": identity.get("id") or named["id"]}
 

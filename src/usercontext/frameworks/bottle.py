@@ -6,11 +6,12 @@ from functools import wraps
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Unpack
 
+from usercontext.core.following import NOT_YET, follows
 from usercontext.core.options import checked
 from usercontext.core.passage import attach
 from usercontext.core.record import current
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import check_first, fail_current_now
+from usercontext.frameworks.base import check_first, fail_current_now, identity_of
 from usercontext.optional import importing
 from usercontext.wsgi import UserContextMiddleware
 
@@ -23,7 +24,24 @@ if TYPE_CHECKING:
     from usercontext.core.options import ContextOptions
     from usercontext.types import Environ, ExcInfo, StartResponse, WSGIApp
 
-__all__ = ["UserContext"]
+__all__ = ["UserContext", "request_user"]
+
+# Where Bottle keeps what is set as `request.user`.
+_USER = "bottle.request.ext.user"
+
+
+def _held(environ: Any, _request: object) -> object:
+    return NOT_YET if environ is None else environ.get(_USER, NOT_YET)
+
+
+@follows(_held)
+def request_user(request: Any) -> object:
+    """Return the user that the app put into `request.user`: a ready resolver.
+
+    Until that has happened the question stays open, and later what stands there is followed. Of a
+    mapping only the four fields and `name` are taken, as of an object.
+    """
+    return identity_of(request.environ.get(_USER, NOT_YET))
 
 
 class UserContext:
@@ -33,7 +51,8 @@ class UserContext:
     An error that Bottle answers with a 500 is reported, also where `@app.error(500)` makes the
     page; an `HTTPError` or `HTTPResponse` that the app raises is its answer.
 
-    Bottle has no users. What `request.auth` gives is whatever the client wrote into its
+    Bottle has no users of its own: `request_user` of this module names whom the app has put into
+    `request.user`. What `request.auth` gives is whatever the client wrote into its
     Authorization header, checked by nobody: never return it from a resolver as it is.
 
     Args:

@@ -8,9 +8,9 @@ from weakref import WeakSet
 
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.capture import mark_reported
+from usercontext.core.following import NOT_YET, follows
 from usercontext.core.lifecycle import fail
 from usercontext.core.passage import of_error
-from usercontext.core.record import UNKNOWN
 from usercontext.frameworks.base import (
     check_app,
     check_first,
@@ -40,15 +40,25 @@ __all__ = ["UserContext", "request_user"]
 _initialised: WeakSet[Any] = WeakSet()
 
 
+def _context_in(scope: Any) -> Any:
+    return scope.get("extensions", {}).get("connexion_context", {})
+
+
+def _held(scope: Any, _request: object) -> object:
+    return NOT_YET if scope is None else _context_in(scope).get("user", NOT_YET)
+
+
+@follows(_held)
 def request_user(connection: HTTPConnection) -> object:
     """Return whom the app's security function named: a ready resolver.
 
-    It reads what Connexion keeps of that in its context: `user` is the id, where it is text or a
-    number, and `token_info` may name more. Until it has been called the question stays open.
+    It reads what Connexion keeps of that in its context, and follows it: `user` is the id, where
+    it is text or a number, and `token_info` may name more. Until it has been called the question
+    stays open.
     """
-    context = connection.scope.get("extensions", {}).get("connexion_context", {})
+    context = _context_in(connection.scope)
     if "user" not in context:
-        return UNKNOWN
+        return NOT_YET
     user, token = context["user"], context.get("token_info")
     if user is not None and not isinstance(user, str | int):
         return identity_of(user)

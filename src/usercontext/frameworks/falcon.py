@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from usercontext import asgi, wsgi
+from usercontext.core.following import NOT_YET, follows
 from usercontext.core.lifecycle import fail, fail_now
 from usercontext.core.passage import attach
-from usercontext.core.record import UNKNOWN
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.base import identity_of, open_record_in
 from usercontext.optional import importing
@@ -29,14 +29,22 @@ __all__ = ["UserContext", "request_user", "wrap"]
 _REQUEST = "usercontext.falcon"
 
 
+def _held(source: Any, request: Any) -> object:
+    if request is None:
+        request = None if source is None else source.get(_REQUEST)
+    return NOT_YET if request is None else getattr(request.context, "user", NOT_YET)
+
+
+@follows(_held)
 def request_user(request: Any) -> object:
     """Return the user that the app put into `req.context.user`: a ready resolver.
 
     Falcon knows no users: an authenticating middleware of the app does, and that is where
-    Falcon's own documentation has it leave them. Until then the question stays open. Of a mapping,
-    such as the claims of a token, only the fields of a `User` are taken.
+    Falcon's own documentation has it leave them. Until then the question stays open, and later
+    what stands there is followed. Of a mapping, such as the claims of a token, only the fields
+    of a `User` are taken.
     """
-    return identity_of(getattr(request.context, "user", UNKNOWN))
+    return identity_of(_held(None, request))
 
 
 @overload

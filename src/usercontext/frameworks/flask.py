@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Unpack
 
+from usercontext.core.following import NOT_YET, follows
 from usercontext.core.options import checked
-from usercontext.core.record import UNKNOWN
+from usercontext.core.record import KEY
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.base import check_app, check_first, fail_current_now
@@ -16,6 +17,7 @@ from usercontext.wsgi import UserContextMiddleware
 with importing("flask", "flask", purpose="usercontext.frameworks.flask"):
     import flask
     from flask import got_request_exception
+    from flask.globals import app_ctx, request_ctx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,19 +29,40 @@ __all__ = ["UserContext", "request_user"]
 _EXTENSION = "usercontext"
 
 
-def request_user(_request: object) -> object:
+def _is_here(environ: Any) -> bool:
+    """Return whether Flask's context is that of a request, which may be served inside another."""
+    if not flask.has_request_context():
+        return flask.has_app_context()
+    if environ is None:  # an `isolation_scope` in a `test_request_context`
+        return True
+    # Past the proxies, whose every attribute costs as much as all else here.
+    here: Any = request_ctx._get_current_object()  # type: ignore[attr-defined]
+    return here.request.environ.get(KEY) is environ.get(KEY)
+
+
+def _kept() -> object:
+    context: Any = app_ctx._get_current_object()  # type: ignore[attr-defined]
+    return vars(context.g).get("_login_user", NOT_YET)
+
+
+def _held(environ: Any, _request: object) -> object:
+    return _kept() if _is_here(environ) else NOT_YET
+
+
+@follows(_held)
+def request_user(request: Any) -> object:
     """Return who Flask-Login says makes a request: a ready resolver.
 
     A user that Flask-Login has loaded is taken as it is; else it loads one, from the session or
-    however the app does, which happens only where a report needs the user. Outside of Flask's
-    context, as in a plain stream, the question stays open.
+    however the app does, which happens only where a report needs the user. `login_user()` and
+    `logout_user()` are followed. Outside of Flask's context, as in a plain stream, the question
+    stays open.
     """
-    if not flask.has_app_context():
-        return UNKNOWN
-    if "_login_user" in flask.g:
-        return flask.g._login_user
-    if not flask.has_request_context():
-        return UNKNOWN
+    if not _is_here(getattr(request, "environ", None)):
+        return NOT_YET
+    found = _kept()
+    if found is not NOT_YET or not flask.has_request_context():
+        return found
     if not hasattr(flask.current_app, "login_manager"):
         warn_once(
             "request_user without Flask-Login",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext.asgi import UserContextMiddleware
+from usercontext.core.following import NOT_YET, follows
 from usercontext.core.lifecycle import fail
 from usercontext.core.passage import attach
-from usercontext.core.record import UNKNOWN
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.base import identity_of, no_app, record_in
 from usercontext.optional import importing
@@ -28,14 +28,20 @@ __all__ = ["UserContext", "request_user"]
 _ERROR = "usercontext.litestar.error"  # where an error waits for its response, in the scope
 
 
+def _held(scope: Any, _request: object = None) -> object:
+    return NOT_YET if scope is None else scope.get("user", NOT_YET)
+
+
+@follows(_held)
 def request_user(connection: ASGIConnection[Any, Any, Any, Any]) -> object:
     """Return whom Litestar's authentication found: a ready resolver.
 
     It reads what an AbstractAuthenticationMiddleware puts into `scope["user"]`, session and JWT
-    authentication included. Until that has happened the question stays open. Only who it is gets
-    reported, never the whole model: of a mapping, too, no more than the four fields and `name`.
+    authentication included, and follows it. Until that has happened the question stays open.
+    Only who it is gets reported, never the whole model: of a mapping, too, no more than the four
+    fields and `name`.
     """
-    return identity_of(connection.scope.get("user", UNKNOWN))
+    return identity_of(_held(connection.scope))
 
 
 class UserContext(InitPlugin, ReceiveRoutePlugin):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeGuard
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from usercontext.core.context import ask
+from usercontext.core.following import NOT_YET, follows
 from usercontext.core.lifecycle import fail_now, is_open
 from usercontext.core.options import checked
 from usercontext.core.passage import attach
@@ -18,8 +20,9 @@ from usercontext.wsgi import UserContextMiddleware
 
 with importing("pyramid", "pyramid", purpose="usercontext.frameworks.pyramid"):
     from pyramid.httpexceptions import HTTPException
-    from pyramid.interfaces import IApplicationCreated, IExecutionPolicy
+    from pyramid.interfaces import IApplicationCreated, IExecutionPolicy, ISecurityPolicy
     from pyramid.path import DottedNameResolver
+    from pyramid.request import Request, RequestLocalCache
     from pyramid.settings import aslist, falsey, truthy
     from pyramid.viewderivers import INGRESS
 
@@ -32,25 +35,106 @@ if TYPE_CHECKING:
 __all__ = ["includeme", "request_user"]
 
 _PREFIX = "usercontext."
+_NOBODY_ASKED: Final = (NOT_YET, None)
 
 # Where Pyramid's own request stands in the environ while Pyramid serves it.
 _REQUEST = "usercontext.pyramid"
 
 
+# Where a request keeps whom the policy has last said it is.
+_SEEN = "usercontext.identity"
+
+
+def _held(environ: Any, request: Any) -> object:
+    if request is None:
+        request = None if environ is None else environ.get(_REQUEST)
+    if request is None:
+        return NOT_YET
+    seen, cache = vars(request).get(_SEEN, _NOBODY_ASKED)
+    if cache is None:
+        return seen
+    # What the app has put there since; once it has been cleared, the policy is asked again.
+    return cache._store.get(request, cache.NO_VALUE)
+
+
+@follows(_held)
 def request_user(request: Any) -> object:
     """Return who Pyramid's security policy says makes a request: a ready resolver.
 
     Of `request.identity` only the fields of a `User` are taken, be it a model or a mapping; an
-    identity without an id has `request.authenticated_userid` for one.
+    identity without an id has `request.authenticated_userid` for one. What the policy says later,
+    what stands in its `RequestLocalCache`, and `remember()` and `forget()` are followed.
     """
-    identity = request.identity
+    identity = _held(None, request)
+    if identity is NOT_YET or identity is RequestLocalCache.NO_VALUE:
+        identity = request.identity
     if identity is None:
         return None
+    if isinstance(identity, str):  # that of a legacy policy
+        return {"id": identity}
     user = User.of(identity_of(identity)) or User()
     if user.id is not None:
         return user
     userid = request.authenticated_userid
     return None if userid is None else user.with_fields(id=userid)
+
+
+def _keep_seen(request: Any) -> None:
+    """Keep whom the policy has named last, before its cache is emptied by a later callback."""
+    seen = _held(None, request)
+    cleared = seen is RequestLocalCache.NO_VALUE
+    vars(request)[_SEEN] = _NOBODY_ASKED if cleared else (seen, None)
+
+
+class _Policy:
+    """Notes what a security policy says of each request: it keeps that nowhere to be seen."""
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+        self._caches = [one for one in vars(policy).values() if isinstance(one, RequestLocalCache)]
+
+    def watch(self) -> None:
+        """Stand before the methods of the policy that say who it is."""
+        own, policy = vars(self._policy), self._policy
+        own["identity"] = self._noting(policy.identity)
+        for name in ("remember", "forget"):
+            if hasattr(policy, name):
+                own[name] = self._asking_again(getattr(policy, name))
+
+    def _noting(self, identity: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(identity)
+        def noting(request: Any) -> Any:
+            if not isinstance(request, Request):  # what a test of the policy calls it with
+                return identity(request)
+            if _SEEN not in vars(request):
+                # First of all: the cache empties itself by such a callback.
+                request.add_finished_callback(_keep_seen)
+                request.finished_callbacks.rotate(1)
+            found = identity(request)
+            vars(request)[_SEEN] = (found, self._cache_of(request, found))
+            return found
+
+        return noting
+
+    def _cache_of(self, request: Any, found: object) -> Any:
+        for cache in self._caches:
+            if cache._store.get(request, cache.NO_VALUE) is found:
+                return cache
+        return None
+
+    def _asking_again(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(change)
+        def changing(request: Any, *args: Any, **kwargs: Any) -> Any:
+            headers = change(request, *args, **kwargs)
+            if not isinstance(request, Request):
+                return headers
+            vars(request).pop(_SEEN, None)
+            record = open_record_in(request.environ)
+            if record is not None and record.settings.resolver is request_user:
+                record.ask_again()
+            return headers
+
+        return changing
 
 
 def includeme(config: Any) -> None:
@@ -74,6 +158,9 @@ def includeme(config: Any) -> None:
 def _wrap(event: Any) -> None:
     """Put the middleware around all that Pyramid does with a request."""
     registry = event.app.registry
+    policy = registry.queryUtility(ISecurityPolicy)
+    if hasattr(policy, "__dict__") and "identity" not in vars(policy):
+        _Policy(policy).watch()
     served = _Served(event.app, checked(_options(registry.settings)))
     # Another app that is made of the same configuration has it from the start.
     registry.registerUtility(served.choose, IExecutionPolicy)

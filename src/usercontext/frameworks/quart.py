@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext.asgi import UserContextMiddleware
-from usercontext.core.record import KEY, UNKNOWN
+from usercontext.core.following import NOT_YET, follows
+from usercontext.core.record import KEY
 from usercontext.diagnostics import warn_once
 from usercontext.frameworks.base import check_app, check_first, fail_current, no_app
 from usercontext.optional import importing
@@ -28,18 +29,43 @@ __all__ = ["UserContext", "request_user"]
 _NAME = "usercontext"  # where Quart's extensions stand, in `app.extensions`
 
 
+def _current_request() -> BaseRequestWebsocket | None:
+    if quart.has_request_context():
+        return quart.request._get_current_object()  # type: ignore[attr-defined,no-any-return]
+    if quart.has_websocket_context():
+        return quart.websocket._get_current_object()  # type: ignore[attr-defined,no-any-return]
+    return None
+
+
+def _quart_auth() -> Any:
+    """Return the app's extension, the one that `current_user` is of."""
+    for extension in quart.current_app.extensions.get("QUART_AUTH", ()):
+        if extension.singleton:
+            return extension
+    return None
+
+
+def _held(scope: Any, _request: object) -> object:
+    here = _current_request()
+    if here is None or scope is None or here.scope.get(KEY) is not scope.get(KEY):
+        return NOT_YET
+    extension = _quart_auth()
+    return NOT_YET if extension is None else quart.g.get(extension.attribute_name, NOT_YET)
+
+
+@follows(_held)
 def request_user(request: BaseRequestWebsocket) -> object:
     """Return whom Quart-Auth's `current_user` names, by its `auth_id` alone: a ready resolver.
 
-    No property of a user class of your own is read. Outside of Quart's context, where Quart-Auth
-    knows nobody, the question stays open.
+    No property of a user class of your own is read. `login_user()` and `logout_user()` are
+    followed. Outside of Quart's context, where Quart-Auth knows nobody, the question stays open.
     """
     if request is not _current_request():
-        return UNKNOWN
-    for extension in quart.current_app.extensions.get("QUART_AUTH", ()):
-        if extension.singleton:
-            auth_id = extension.load_user().auth_id
-            return None if auth_id is None else {"id": auth_id}
+        return NOT_YET
+    extension = _quart_auth()
+    if extension is not None:
+        auth_id = extension.load_user().auth_id
+        return None if auth_id is None else {"id": auth_id}
     warn_once(
         "request_user: no Quart-Auth",
         "request_user knows nobody, as this app has no Quart-Auth: write QuartAuth(app), or a "
@@ -82,14 +108,6 @@ class UserContext:
         app.asgi_app = self._middleware.around(inner)  # type: ignore[assignment,method-assign]
         for signal in (got_request_exception, got_websocket_exception, got_background_exception):
             signal.connect(_report, app)
-
-
-def _current_request() -> BaseRequestWebsocket | None:
-    if quart.has_request_context():
-        return quart.request._get_current_object()  # type: ignore[attr-defined,no-any-return]
-    if quart.has_websocket_context():
-        return quart.websocket._get_current_object()  # type: ignore[attr-defined,no-any-return]
-    return None
 
 
 def _request_of(scope: Any) -> BaseRequestWebsocket:

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from usercontext import asgi
 from usercontext.core.context import configure, configure_joined
+from usercontext.core.following import NOT_YET, follows
 from usercontext.core.lifecycle import (
     RequestScope,
     Serving,
@@ -17,7 +18,7 @@ from usercontext.core.lifecycle import (
     serving_inside,
     started,
 )
-from usercontext.core.record import KEY, UNKNOWN, RequestRecord
+from usercontext.core.record import KEY, RequestRecord
 from usercontext.frameworks.base import (
     check_app,
     check_first,
@@ -45,13 +46,19 @@ if TYPE_CHECKING:
 __all__ = ["UserContext", "request_user"]
 
 
+def _held(source: Any, _request: object) -> object:
+    request: Any = source.request if isinstance(source, RequestScope) else None
+    return NOT_YET if request is None else getattr(request.ctx, "user", NOT_YET)
+
+
+@follows(_held)
 def request_user(request: Request) -> object:
     """Return who the app's own middleware put in `request.ctx.user`: a ready resolver.
 
-    Until that has happened the question stays open. Of a mapping only the four fields and
-    `name` are taken, as of an object.
+    Until that has happened the question stays open, and later what stands there is followed. Of a
+    mapping only the four fields and `name` are taken, as of an object.
     """
-    return identity_of(getattr(request.ctx, "user", UNKNOWN))
+    return identity_of(getattr(request.ctx, "user", NOT_YET))
 
 
 class UserContext:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 from weakref import WeakSet
 
 from usercontext.asgi import UserContextMiddleware
-from usercontext.core.record import UNKNOWN
+from usercontext.core.following import NOT_YET, follows
 from usercontext.frameworks.base import (
     check_app,
     check_first,
@@ -30,14 +30,25 @@ __all__ = ["UserContext", "request_user"]
 _initialised: WeakSet[Starlette] = WeakSet()
 
 
+def _held(scope: Any, _request: object = None) -> object:
+    if scope is None:
+        return NOT_YET
+    if "user" in scope:
+        return scope["user"]
+    state = scope.get("state")
+    return NOT_YET if state is None else state.get("user", NOT_YET)
+
+
+@follows(_held)
 def request_user(connection: HTTPConnection) -> object:
     """Return whom Starlette's AuthenticationMiddleware found, or another: a ready resolver.
 
-    It reads `scope["user"]`. Until authentication has happened the question stays open, so the
-    order of middlewares does not matter, unless `resolve="eager"` asks too early. Of a mapping
-    only the four fields and `name` are taken, as of an object.
+    It reads `scope["user"]`, else `request.state.user`, and follows both. Until authentication
+    has happened the question stays open, so the order of middlewares does not matter, unless
+    `resolve="eager"` asks too early. Of a mapping only the four fields and `name` are taken, as
+    of an object.
     """
-    return identity_of(connection.scope.get("user", UNKNOWN))
+    return identity_of(_held(connection.scope))
 
 
 class UserContext:

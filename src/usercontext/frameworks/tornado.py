@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from weakref import WeakSet
 
 from usercontext.core.context import configure, configure_joined
+from usercontext.core.following import NOT_YET, follows
 from usercontext.core.lifecycle import RequestScope, Serving, fail_now, inside, started, started_now
 from usercontext.core.record import KEY, RequestRecord
 from usercontext.frameworks.base import check_app, check_first, identity_of
@@ -32,19 +33,40 @@ __all__ = ["UserContext", "request_user"]
 _initialised: WeakSet[Application] = WeakSet()
 
 
+_KEPT = "_current_user"  # where Tornado keeps whom it has found
+
+
+def _held(source: Any, _request: object) -> object:
+    if isinstance(source, RequestScope):
+        return vars(source.request).get(_KEPT, NOT_YET)
+    return NOT_YET
+
+
+@follows(_held)
 def request_user(handler: RequestHandler) -> object:
     """Return who `handler.current_user` is: a ready resolver, taken where none is given.
 
     Tornado asks the app's `get_current_user()` once a request; here it happens only if a report
-    needs the user. Text, as a signed cookie gives it, is a username. Of a mapping only the four
-    fields and `name` are taken, as of an object.
+    needs the user. What the app sets `current_user` to later is followed. Text, as a signed
+    cookie gives it, is a username. Of a mapping only the four fields and `name` are taken, as of
+    an object.
     """
-    user = handler.current_user
+    user = _current_user(handler)
     if isinstance(user, bytes):
         user = user.decode("utf-8")
     if isinstance(user, str):
         return {"username": user}
     return identity_of(user)
+
+
+def _current_user(handler: RequestHandler) -> Any:
+    is_kept = _KEPT in vars(handler)
+    user = handler.current_user
+    if user is None and not is_kept:
+        # Asked before the app's `prepare()`, it may find somebody yet.
+        vars(handler).pop(_KEPT, None)
+        return NOT_YET
+    return user
 
 
 class UserContext:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from usercontext import source as sources
 from usercontext.address.forwarding import bare_address
 from usercontext.address.networks import TrustedNetworks
 from usercontext.carried import HEADER
-from usercontext.core.record import UNKNOWN, current
+from usercontext.core.following import NOT_YET, follows
+from usercontext.core.record import current
 from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ class CarriedUser:
 
     .. versionadded:: 0.1.0
     """
+
+    #: It answers of the request alone, so a ready resolver beside it in `first_of` is followed.
+    asks_nobody: Final = True
 
     def __init__(
         self,
@@ -130,7 +134,8 @@ def first_of(*resolvers: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return a resolver whose user is the first that one of these finds, whole.
 
     `first_of(CarriedUser(...), JwtClaims(...))`. One that fails ends the search: nobody is
-    named then, rather than somebody else.
+    named then, rather than somebody else. Ready resolvers among them still follow their framework,
+    unless one beside them has to ask somebody.
 
     Args:
         resolvers: asked in this order; with an async one among them the result is async.
@@ -153,7 +158,26 @@ def first_of(*resolvers: Callable[[Any], Any]) -> Callable[[Any], Any]:
         )
     if any(map(_is_async, resolvers)):
         return _first_async(resolvers)
-    return _first(resolvers)
+    first = _first(resolvers)
+    return follows(_first_held(resolvers))(first) if all(map(_asks_nobody, resolvers)) else first
+
+
+def _asks_nobody(resolver: Any) -> bool:
+    """Return whether a resolver answers of the request alone, or of what its framework holds."""
+    return hasattr(resolver, "held") or getattr(resolver, "asks_nobody", False)
+
+
+def _first_held(resolvers: tuple[Any, ...]) -> Callable[[Any, Any], object]:
+    shown = [one.held for one in resolvers if hasattr(one, "held")]
+
+    def held(source: Any, request: Any) -> object:
+        for show in shown:
+            found: object = show(source, request)
+            if found is not NOT_YET:
+                return found
+        return NOT_YET
+
+    return held
 
 
 def _is_async(resolver: Any) -> bool:
@@ -167,9 +191,9 @@ def _first(resolvers: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
         found: Any = None
         for resolver in resolvers:
             answer = resolver(request)
-            if answer is not None and answer is not UNKNOWN:
+            if answer is not None and answer is not NOT_YET:
                 return answer
-            found = answer if answer is UNKNOWN else found
+            found = answer if answer is NOT_YET else found
         return found
 
     return first_of_several
@@ -182,9 +206,9 @@ def _first_async(resolvers: tuple[Callable[[Any], Any], ...]) -> Callable[[Any],
             answer = resolver(request)
             if _is_async(resolver):
                 answer = await answer
-            if answer is not None and answer is not UNKNOWN:
+            if answer is not None and answer is not NOT_YET:
                 return answer
-            found = answer if answer is UNKNOWN else found
+            found = answer if answer is NOT_YET else found
         return found
 
     return first_of_several

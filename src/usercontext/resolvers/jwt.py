@@ -73,6 +73,8 @@ class JwtClaims:
         self._jwt: Any = jwt
         self._algorithms = _checked_algorithms(algorithms)
         self._client: Any = key if isinstance(key, jwt.PyJWKClient) else None
+        #: Whether a token is verified without fetching a key.
+        self.asks_nobody: bool = self._client is None
         self._key: Any = self._checked_key(key)
         self._credential = Credential(header, scheme, cookie)
         self._claims = checked_claims(claims)

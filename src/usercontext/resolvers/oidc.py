@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from usercontext import event_loop
-from usercontext.core.record import UNKNOWN
+from usercontext.core.following import NOT_YET
 from usercontext.exceptions import ConfigurationError
 from usercontext.resolvers._claims import checked_claims, user_of_claims
 
@@ -54,12 +54,19 @@ class OidcSession:
         self._find_session = _session_of if session is None else session
 
     def __call__(self, request: Any) -> object:
-        """Return the user of a request; UNKNOWN where the session cannot be read here."""
+        """Return the user of a request; NOT_YET where the session cannot be read here."""
         session = self._find_session(request)
         if session is None:
-            return UNKNOWN
+            return NOT_YET
         found = _peek(session, self._key)
-        return UNKNOWN if found is UNKNOWN else user_of_claims(found, self._claims)
+        return NOT_YET if found is NOT_YET else user_of_claims(found, self._claims)
+
+    def held(self, source: Any, request: Any) -> object:
+        """Return what stands in the session now, as far as it is loaded: a login is followed."""
+        if self._find_session is not _session_of:
+            return NOT_YET  # a function of the app's own may ask somebody
+        found = source if request is None else request
+        return NOT_YET if found is None else _held_in(found, self._key)
 
 
 def _checked_key(key: object) -> str:
@@ -71,10 +78,18 @@ def _checked_key(key: object) -> str:
 
 
 def _session_of(request: Any) -> Any:
+    """Return the session of a framework's request, or of a scope."""
     if "session" in getattr(request, "__dict__", ()):  # Django
         return request.session
-    found = getattr(request, "scope", {}).get("session")
+    scope = request if isinstance(request, dict) else getattr(request, "scope", {})
+    found = scope.get("session")
     return _flasks_session() if found is None else found
+
+
+def _held_in(found: Any, key: str) -> object:
+    session = _session_of(found)
+    loaded = session if isinstance(session, dict) else _loaded(session)
+    return NOT_YET if loaded is None else dict.get(loaded, key)
 
 
 def _flasks_session() -> Any:
@@ -87,18 +102,23 @@ def _flasks_session() -> Any:
     return context.get("_session", context.get("session"))
 
 
+def _loaded(session: Any) -> Any:
+    """Return the dict of a session of Django's that has been loaded."""
+    return getattr(session, "__dict__", {}).get("_session_cache")
+
+
 def _peek(session: Any, key: str) -> object:
     """Read a session without marking it as accessed, as its own methods do."""
     if isinstance(session, dict):
         return dict.get(session, key)
-    loaded = getattr(session, "__dict__", {}).get("_session_cache")
+    loaded = _loaded(session)
     if loaded is not None:
         return loaded.get(key)
     if not hasattr(session, "accessed"):
         return session.get(key)
     if event_loop.is_running():
         # Django would refuse to load it: there is a query in it.
-        return UNKNOWN
+        return NOT_YET
     accessed = session.accessed
     try:
         return session.get(key)

@@ -11,7 +11,9 @@ from django.db.transaction import TransactionManagementError
 from django.utils.functional import LazyObject, empty
 
 from usercontext import event_loop
-from usercontext.core.record import UNKNOWN
+from usercontext.core.following import NOT_YET, follows
+from usercontext.frameworks.django.impersonation import impersonator_of, mark_of
+from usercontext.user import User
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -25,6 +27,42 @@ in_foreign_thread: Final[ContextVar[bool]] = ContextVar(
 )
 
 
+_SEEN = "_usercontext_seen"  # where a request keeps what `_held` last made of an impersonation
+
+
+def _held(_source: object, request: Any) -> object:
+    if request is None:
+        return NOT_YET
+    user = _found(request)
+    if user is NOT_YET:
+        return NOT_YET
+    mark = mark_of(request)
+    # An impersonation begins and ends after the user has changed: it counts for what is seen.
+    return user if mark is None else _with_mark(vars(request), user, mark)
+
+
+def _with_mark(own: dict[str, Any], user: object, mark: object) -> object:
+    """Return one and the same object as long as both are the same."""
+    seen = own.get(_SEEN)
+    if seen is None or seen[0] is not user or seen[1] != mark:
+        seen = own[_SEEN] = (user, mark)
+    return seen
+
+
+def _found(request: Any) -> Any:
+    """Return whom Django has found already; NOT_YET where nobody has asked it."""
+    own = vars(request)
+    user = own.get("user", NOT_YET)
+    if not issubclass(type(user), LazyObject):
+        if user is not NOT_YET:
+            return user
+    elif user._wrapped is not empty:
+        return user._wrapped
+    found = own.get("_acached_user", NOT_YET)
+    return own.get("_cached_user", NOT_YET) if found is NOT_YET else found
+
+
+@follows(_held)
 def request_user(request: HttpRequest) -> object:
     """Return who Django says makes a request, as far as that is known here: a ready resolver.
 
@@ -33,17 +71,21 @@ def request_user(request: HttpRequest) -> object:
     read in sync code only, since in async code it raises SynchronousOnlyOperation: there the
     question stays open, and the middleware awaits `request.auser()` at the end of the request
     if a report waits for the answer. It stays open, too, in a transaction that is broken.
+
+    Whom Django holds is followed: a login, a logout, a token beside the session. Who acts in
+    another user's name by django-hijack or django-loginas is named as the extra `impersonator`.
     """
-    found = vars(request)
-    user = found.get("user", UNKNOWN)
-    if user is not UNKNOWN and is_read(user):
-        return user
-    for name in ("_acached_user", "_cached_user"):
-        if name in found:
-            return found[name]
-    if event_loop.is_running() or in_foreign_thread.get():
-        return UNKNOWN
-    return _read(request)
+    user = _found(request)
+    if user is NOT_YET and not (event_loop.is_running() or in_foreign_thread.get()):
+        user = _read(request)
+    return _named(request, user)
+
+
+def _named(request: HttpRequest, user: Any) -> object:
+    """Return a user with who acts in their name."""
+    impersonator = None if user is NOT_YET else impersonator_of(request, user)
+    named = None if impersonator is None else User.of(user)
+    return user if named is None else named.with_fields(impersonator=impersonator)
 
 
 def is_read(user: Any) -> bool:
@@ -53,26 +95,26 @@ def is_read(user: Any) -> bool:
 
 def _read(request: Any) -> object:
     try:
-        user = getattr(request, "user", UNKNOWN)
+        user = getattr(request, "user", NOT_YET)
         # Here, where a failure is understood, the query is made.
         _ = getattr(user, "is_authenticated", None)
     except (TransactionManagementError, InternalError):
         # The transaction is broken, and no query possible before it is over.
-        return UNKNOWN
+        return NOT_YET
     return user
 
 
 async def _await_user(request: Any) -> object:
     """Return the same in async code, where there is time to ask."""
     user = request_user(request)
-    if user is not UNKNOWN:
+    if user is not NOT_YET:
         return user
     ask = getattr(request, "auser", None)
     user = None if ask is None else await ask()
-    if user is not None and user.is_authenticated:
-        return user
-    # Django 4.2, or a middleware that puts a lazy user of its own into `request.user`.
-    return await sync_to_async(_read)(request)
+    if user is None or not user.is_authenticated:
+        # Django 4.2, or a middleware that puts a lazy user of its own into `request.user`.
+        user = await sync_to_async(_read)(request)
+    return _named(request, user)
 
 
 # Where a task awaits the user of a request, it awaits this.
