@@ -2,6 +2,7 @@
 
     python benchmarks/soak.py                                       # 200,000 requests a server
     python benchmarks/soak.py --requests 5000 --servers uvicorn,waitress
+    python benchmarks/soak.py --threads                             # four racing threads a request
 
 A third of the requests name their user to the resolver, a third set one in the endpoint, a third
 are anonymous. Some are pipelined where the server can, some carry a body of 200 kB with anonymous
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import platform
 import random
 import re
 import signal
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from benchmarks.soak_threads import race  # noqa: E402
 from tests.servers.driver import Asked, Connection  # noqa: E402
 from tests.servers.servers import SERVERS, Running, Server  # noqa: E402
 
@@ -344,7 +347,7 @@ def _server_named(name: str) -> Server:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--requests", type=int, default=200_000, help="requests to each server")
+    parser.add_argument("--requests", type=int, help="requests to each server; 200,000")
     parser.add_argument("--connections", type=int, default=32, help="connections at once")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds for each server")
     parser.add_argument("--seed", type=int, default=1, help="the same seed, the same requests")
@@ -354,7 +357,26 @@ def _arguments() -> argparse.Namespace:
         default=DEFAULT_SERVERS,
         help=f"names separated by commas; by default {DEFAULT_SERVERS}",
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--threads",
+        action="store_true",
+        help="race four threads in each of 100,000 requests instead, without a server",
+    )
+    arguments = parser.parse_args()
+    if arguments.requests is None:
+        arguments.requests = 100_000 if arguments.threads else 200_000
+    return arguments
+
+
+def _race(requests: int) -> int:
+    """Run the race of threads; return the exit status."""
+    outcome = race(requests)
+    print(
+        f"{platform.python_version()}: {outcome.requests:,} requests of four threads in "
+        f"{outcome.seconds:.0f} s: {outcome.wrong} wrong, {outcome.lost} lost, "
+        f"{outcome.undone} undone, {outcome.unsent} unsent"
+    )
+    return 0 if outcome.is_clean else 1
 
 
 def main() -> int:
@@ -362,6 +384,8 @@ def main() -> int:
     # Ended from outside, it still ends the server that it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = _arguments()
+    if arguments.threads:
+        return _race(arguments.requests)
     faults = 0
     print_head()
     for server in arguments.servers:

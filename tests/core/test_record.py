@@ -64,12 +64,15 @@ def test_an_exception_keeps_the_record_it_carries() -> None:
 
 
 INHERITED = """
-import sys, threading
+import asyncio, sys, threading
+from contextvars import copy_context
 from concurrent.futures import ThreadPoolExecutor
 from usercontext import User, bind, get_user, set_user, isolation_scope
 from usercontext.wsgi import UserContextMiddleware
 assert sys.flags.thread_inherit_context
 pool = ThreadPoolExecutor(1)
+async def later():
+    return get_user()
 def first(environ, start_response):
     set_user({"id": 1})
     pool.submit(int).result()   # the pool's worker starts here, in this request's context
@@ -83,9 +86,11 @@ seen = []
 UserContextMiddleware(first)({}, None)
 UserContextMiddleware(second)({}, None)
 seen.append(pool.submit(get_user).result())
+seen.append(pool.submit(asyncio.run, later()).result())
+seen.append(pool.submit(lambda: copy_context().run(get_user)).result())
 with isolation_scope(user={"id": 2}):
     seen.append(get_user() is not None)
-assert seen == [None, None, None, True], seen
+assert seen == [None, None, None, None, None, True], seen
 """
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,6 +23,7 @@ from tests.driver import (
     wsgi_request,
 )
 from usercontext import (
+    NOT_YET,
     RequestData,
     User,
     asgi,
@@ -669,3 +673,68 @@ def test_a_cancelled_request_waits_for_no_resolver_without_end(
     asyncio.run(main())
 
     assert ["user" in event for event in usercontext_recorder.events] == [False]
+
+
+FORKED = """
+import os, sys, threading, time
+from contextvars import copy_context
+from usercontext import get_user, wsgi
+asked, parent = threading.Event(), os.getpid()
+def resolver(request):
+    asked.set()
+    if os.getpid() == parent:
+        threading.Event().wait(60)
+    return {"id": 7}
+def app(environ, start_response):
+    threading.Thread(target=copy_context().run, args=(get_user,), daemon=True).start()
+    asked.wait()
+    child = os.fork()
+    if not child:
+        begin = time.monotonic()
+        user = get_user()
+        os._exit(not (user and user.id == "7" and time.monotonic() - begin < 20))
+    seen.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return []
+seen = []
+wsgi.UserContextMiddleware(app, resolver=resolver, resolver_timeout=30)({}, None)
+os._exit(seen != [0])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
+def test_a_forked_child_waits_for_no_thread_of_its_parent() -> None:
+    """A resolver that another thread was running is asked again by the child, at once."""
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    subprocess.run([sys.executable, "-c", FORKED], check=True, env=environment)
+
+
+def test_a_resolver_that_answers_late_does_not_undo_set_user() -> None:
+    """A user set while the resolver runs stays, whatever it then answers."""
+    seen = []
+
+    def resolver(request: object) -> object:
+        set_user(BOB)
+        return ADA
+
+    def handler() -> None:
+        seen.extend([get_user(), get_user()])
+
+    wsgi_request(wsgi.UserContextMiddleware(plain_wsgi_app(handler), resolver=resolver))
+
+    assert seen == [BOB, BOB]
+
+
+def test_not_yet_does_not_undo_set_user() -> None:
+    """Nor does a resolver that cannot know yet."""
+    seen = []
+
+    def resolver(request: object) -> object:
+        set_user(BOB)
+        return NOT_YET
+
+    def handler() -> None:
+        seen.extend([get_user(), get_user()])
+
+    wsgi_request(wsgi.UserContextMiddleware(plain_wsgi_app(handler), resolver=resolver))
+
+    assert seen == [BOB, BOB]

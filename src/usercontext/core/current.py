@@ -69,8 +69,15 @@ def set_user(user: object) -> None:
     if type(user) is not User or (user._values[0] is None and user.identity is None):
         user = resolution.as_user(user, "set_user()", record.settings)
     record.user = user
-    record.resolution = None
-    if record.state is not None or record.ended is not None or record.settings.clients:
+    # Nearly always nobody else writes here, and the lock would be felt. A resolver that answers at
+    # this moment holds it: then it has called before, or its answer stands here already.
+    if (
+        record.resolution is not None
+        or record.user is not user
+        or record.state is not None
+        or record.ended is not None
+        or record.settings.clients
+    ):
         _claim(record, user)
 
 

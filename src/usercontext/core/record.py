@@ -175,8 +175,12 @@ class RequestRecord:
         """Forget the answer of a resolver, so that one is asked when a report needs the user."""
         with locks.settling:
             if not self.is_explicit:
-                self.user = UNKNOWN
-                self.resolution = None
+                self.forget_answer()
+
+    def forget_answer(self) -> None:
+        """Make the user unknown again, under the lock; `set_user` relies on the order."""
+        self.user = UNKNOWN
+        self.resolution = None
 
     def make_state(self) -> _State:
         """Return the state, made on first use."""
@@ -364,13 +368,20 @@ else:
         record = _current.get()
         if record is None or record in _entered.times:
             return record
-        return None if _in_inherited_context() else record
-
-    def _in_inherited_context() -> bool:
         # Only a private attribute tells a thread's base context from one entered on purpose.
         base = getattr(threading.current_thread(), "_context", None)
-        if base is None:
-            return False
+        if base is None or not _is_inherited(record, base):
+            return record
+        return None
+
+    def _is_inherited(record: RequestRecord, base: Variables) -> bool:
+        """Whether a record that is current came from the thread's start, directly or by a copy.
+
+        A job that runs in a copy of the base context, as under `asyncio.run`, cannot be told from
+        one that the same request has handed over, but by the end of that request.
+        """
+        if record.ended is not None and base.get(_current) is record:
+            return True
         mark = object()
         token = _probe.set(mark)
         try:

@@ -6,13 +6,22 @@ is asked from outside, hands the user on.
 
 from __future__ import annotations
 
+import os
 import threading
 from _contextvars import ContextVar  # as in `record`
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from usercontext import event_loop
-from usercontext.core.record import UNKNOWN, Followed, Resolution, Unknown, leave, locks
+from usercontext.core.record import (
+    UNKNOWN,
+    Followed,
+    Resolution,
+    Unknown,
+    current,
+    leave,
+    locks,
+)
 from usercontext.diagnostics import failure, warn_once
 from usercontext.exceptions import InvalidUserError
 from usercontext.source import is_environ
@@ -119,9 +128,10 @@ def _settle(record: RequestRecord, resolution: Resolution, user: User | Unknown 
     lock.acquire()
     settled = record.resolution is resolution and record.user is UNKNOWN
     if settled:
-        record.user = user
         if user is UNKNOWN:
             record.resolution = None
+        else:
+            record.user = user
     lock.release()
     if resolution:
         _wake(resolution)
@@ -165,8 +175,7 @@ def follow(record: RequestRecord) -> None:
         return
     with locks.settling:
         if record.resolution is answered:
-            record.user = UNKNOWN
-            record.resolution = None
+            record.forget_answer()
 
 
 def _note_failure(settings: Settings) -> None:
@@ -178,6 +187,19 @@ def is_inside(record: RequestRecord) -> bool:
     """Return whether the resolver of this very record is what is running here."""
     resolution = record.resolution
     return resolution is not None and _inside.get() is resolution
+
+
+def _give_up_claims() -> None:
+    """In the child of a fork, take back what other threads of the parent were asked for."""
+    record = current()
+    while record is not None:
+        if record.user is UNKNOWN and not is_inside(record):
+            record.resolution = None
+        record = getattr(record, "outer", None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_give_up_claims)
 
 
 def ask(record: RequestRecord) -> bool:
