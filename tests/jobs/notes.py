@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from typing import Any
@@ -10,6 +11,7 @@ import redis
 
 import usercontext
 from usercontext.carried import CarriedIdentity
+from usercontext.clients.logging import UserFilter
 
 __all__ = ["KEY", "configure", "note", "reported", "reports", "seen", "store"]
 
@@ -26,13 +28,17 @@ def store() -> redis.Redis:
 
 def configure(**options: Any) -> None:
     """Give this process keys, and have its reports noted."""
-    options.setdefault("carried", CarriedIdentity(keys=[KEY], audience="shop"))
+    keys = [os.environ.get("JOBS_KEY", KEY)]
+    options.setdefault("carried", CarriedIdentity(keys=keys, audience="shop"))
     dsn = os.environ.get("JOBS_DSN") or None
     usercontext.init(dsn, before_send=_note_report, **options)
 
 
 def _note_report(event: Any) -> Any:
-    label = event["exception"]["values"][-1]["value"] if "exception" in event else event["message"]
+    if "exception" in event:
+        label = event["exception"]["values"][-1]["value"]
+    else:
+        label = event["logentry"]["formatted"]
     label = re.sub(r"Job: \d+", "Job: N", label)
     with store() as client:
         client.rpush(f"reports:{label}", _name_of(event.get("user")))
@@ -44,11 +50,26 @@ def _name_of(user: Any) -> str:
 
 
 def note(label: str) -> None:
-    """Write down who is the user here, and whether a peek says so too."""
+    """Write down who is the user here, and whether a peek and a log line say so too.
+
+    A label that ends with "told" is reported as well.
+    """
     user, peeked = usercontext.get_user(), usercontext.get_user(resolve=False)
     who = "nobody" if user is None else str(user.id)
+    if user != peeked:
+        who += f", but peeked {peeked}"
+    if _logged() != (None if user is None else user.id):
+        who += f", but logged {_logged()}"
+    if label.endswith("told"):
+        usercontext.capture_message(label)
     with store() as client:
-        client.rpush(f"seen:{label}", who if user == peeked else f"{who}, but peeked {peeked}")
+        client.rpush(f"seen:{label}", who)
+
+
+def _logged() -> Any:
+    record = logging.makeLogRecord({"msg": "a job runs"})
+    UserFilter().filter(record)
+    return vars(record)["user_id"]
 
 
 def _next(key: str) -> str:

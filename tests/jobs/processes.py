@@ -84,6 +84,11 @@ class Process:
         """All that it has printed so far."""
         return "".join(self.lines)
 
+    def kill(self) -> None:
+        """End it and what it has started by force, as a machine that runs out of memory does."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
     def stop(self, patience: float = 15) -> None:
         """End it and what it has started; by force, when patience is at an end."""
         if self._process.poll() is None:

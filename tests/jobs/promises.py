@@ -8,6 +8,7 @@ first attempt), `hand_on` (notes, and enqueues `look` with `child` behind its la
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import count
 from typing import TypeAlias
@@ -18,12 +19,17 @@ import usercontext
 from tests.jobs.notes import reported, reports, seen
 from usercontext.wsgi import UserContextMiddleware
 
-__all__ = ["Enqueue", "Promises", "label"]
+__all__ = ["Enqueue", "Promises", "kinds", "label"]
 
 Enqueue: TypeAlias = Callable[[str, str], object]
 
 ADA, BOB = {"id": "ada"}, {"id": "bob"}
 _numbers = count()
+
+
+def kinds(*names: str) -> tuple[str, ...]:
+    """Return which kinds of worker are tested: all of them, or the first in a short run."""
+    return names[:1] if os.environ.get("JOBS_SHORT") else names
 
 
 @pytest.fixture
@@ -76,6 +82,12 @@ class Promises:
         enqueue("look", f"{label}.after")
         assert seen(f"{label}.after") == "nobody"
         assert reports(label) == 0
+
+    def test_a_message_names_the_user(self, enqueue: Enqueue, label: str) -> None:
+        """What a job reports by itself, and what it logs, name whoever enqueued it."""
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("look", f"{label}.told")
+        assert [seen(f"{label}.told"), reported(f"{label}.told")] == ["ada", "ada"]
 
     def test_an_error_of_nobodys_names_nobody(self, enqueue: Enqueue, label: str) -> None:
         """The error of a job of nobody's, after one of ada's, names nobody."""

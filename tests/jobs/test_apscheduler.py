@@ -15,7 +15,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 import usercontext
 from tests.jobs.apps.apscheduler_jobs import afail, alook, fail, look
 from tests.jobs.notes import configure, reported, reports, seen
-from tests.jobs.promises import ADA, BOB, label
+from tests.jobs.promises import ADA, BOB, kinds, label
 from usercontext.jobs.apscheduler import UserContext
 
 if TYPE_CHECKING:
@@ -31,14 +31,20 @@ def _configured(environ: dict[str, str]) -> None:
     configure()
 
 
-@pytest.fixture(scope="module", params=["threads", "processes", "redis"])
+@pytest.fixture(scope="module", params=kinds("threads", "processes", "redis"))
 def scheduler(environ: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Any]:
     """Run a scheduler of each kind, with few workers that see many users."""
     port = int(environ["JOBS_REDIS"].rpartition(":")[2].partition("/")[0])
     stores = {"default": RedisJobStore(port=port)} if request.param == "redis" else {}
     pool = {"default": ProcessPoolExecutor(1)} if request.param == "processes" else {}
     executors = pool or {"default": {"type": "threadpool", "max_workers": 1}}
-    scheduler = BackgroundScheduler(jobstores=stores, executors=executors, timezone=UTC)
+    scheduler = BackgroundScheduler(
+        jobstores=stores,
+        executors=executors,
+        timezone=UTC,
+        # A machine with much to do runs a job late, not never.
+        job_defaults={"misfire_grace_time": 60},
+    )
     UserContext(scheduler)
     with usercontext.isolation_scope(user={"id": "starter"}):
         scheduler.start()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import django
-import django.tasks
 import django_tasks_db
 import pytest
 
 import usercontext
 from tests.jobs.notes import reported, reports, seen
 from tests.jobs.processes import worker
-from tests.jobs.promises import ADA, Enqueue, Promises, label
+from tests.jobs.promises import ADA, BOB, Enqueue, Promises, kinds, label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,6 +87,48 @@ class TestDatabase(Promises):
             with usercontext.isolation_scope(user=ADA):
                 tasks.look.using(queue_name="plain").enqueue(label)
             assert seen(label) == "nobody"
+
+
+@pytest.fixture(scope="module", params=kinds("Worker", "SimpleWorker"))
+def rq_tasks(tasks: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Return the tasks, beside a worker of RQ's that was started where somebody is the user."""
+    pytest.importorskip("django_tasks_rq")
+    importlib.import_module("tests.jobs.apps.rq_app")
+    options = ["--job-class", "django_tasks_rq.Job", "--worker-class", f"rq.{request.param}"]
+    with worker(
+        "django", "rqworker", *options, "--with-scheduler", "default", ready="Listening on",
+        environ={"JOBS_RQ": "1", "JOBS_STARTER": "1"},
+    ):  # fmt: skip
+        yield tasks
+
+
+class TestRQ:
+    """Tasks that django-tasks-rq hands to RQ, with the extension for RQ beside ours."""
+
+    def test_users_alternate(self, rq_tasks: Any, label: str) -> None:
+        """Tasks of ada, nobody and bob in turn have their own user each, sync or async."""
+        for number, user in enumerate([ADA, None, BOB, None]):
+            with usercontext.isolation_scope(user=user):
+                task = rq_tasks.alook if number % 2 else rq_tasks.look
+                task.using(backend="rq").enqueue(f"{label}.{number}")
+        expected = ["ada", "nobody", "bob", "nobody"]
+        assert [seen(f"{label}.{number}") for number in range(4)] == expected
+
+    def test_an_error_is_reported_once(self, rq_tasks: Any, label: str) -> None:
+        """A task that fails is reported with its user, and the next one has nobody."""
+        with usercontext.isolation_scope(user=ADA):
+            rq_tasks.fail.using(backend="rq").enqueue(label)
+        rq_tasks.look.using(backend="rq").enqueue(f"{label}.after")
+        assert [seen(label), reported(label)] == ["ada", "ada"]
+        assert seen(f"{label}.after") == "nobody"
+        assert reports(label) == 0
+
+    def test_what_is_put_off(self, rq_tasks: Any, label: str) -> None:
+        """A task with `run_after`, which passes no hook of enqueueing, has its user."""
+        later = rq_tasks.look.using(backend="rq", run_after=datetime.now(UTC))
+        with usercontext.isolation_scope(user=ADA):
+            later.enqueue(label)
+        assert seen(label) == "ada"
 
 
 class TestImmediate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 
 from django.apps import AppConfig
 
@@ -25,3 +26,5 @@ class Configuration(AppConfig):
             from usercontext.jobs.django_tasks import UserContext
 
             UserContext()
+        if os.environ.get("JOBS_RQ"):
+            import_module("tests.jobs.apps.rq_app")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 
-from django.tasks import task
-
 import usercontext
 from tests.jobs.notes import note
+
+try:
+    from django.tasks import task
+except ImportError:  # before Django 6
+    from django_tasks import task
 
 QUEUE = os.environ.get("JOBS_QUEUE", "default")
 
