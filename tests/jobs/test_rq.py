@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import rq
+from rq.command import send_stop_job_command
 from rq.cron import CronScheduler
+from rq.registry import StartedJobRegistry
 
 import usercontext
 from tests.jobs.notes import reported, reports, seen
 from tests.jobs.processes import worker
-from tests.jobs.promises import ADA, BOB, Enqueue, Promises, label
+from tests.jobs.promises import ADA, BOB, Enqueue, Promises, kinds, label
 from usercontext.jobs.rq import UserContext
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def rq_worker(app: Any, kind: str, queue: str, **environ: str) -> Any:
     )
 
 
-@pytest.fixture(scope="module", params=["Worker", "SimpleWorker", "SpawnWorker"])
+@pytest.fixture(scope="module", params=kinds("Worker", "SimpleWorker", "SpawnWorker"))
 def kind(app: Any, environ: dict[str, str], request: pytest.FixtureRequest) -> Iterator[str]:
     """Run a worker of each kind, started where somebody is the user."""
     app.redis_url = environ["JOBS_REDIS"]
@@ -131,6 +134,29 @@ class TestRQ(Promises):
             app.enqueue("killed", label)
         assert [seen(label), reported("the process that ran a job was killed")] == ["ada", "ada"]
 
+    def test_a_retry_that_is_returned(self, enqueue: Enqueue, label: str) -> None:
+        """A job that returns a `Retry` starts its second attempt from the original user."""
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("again", label)
+        assert [seen(label), seen(label)] == ["ada", "ada"]
+
+    def test_a_repeated_job(self, app: Any, kind: str, label: str) -> None:
+        """Each repetition has the user of whoever enqueued the first."""
+        assert kind
+        with usercontext.isolation_scope(user=ADA):
+            app.enqueue("look", label, repeat=rq.Repeat(times=2, interval=0))
+        assert [seen(label), seen(label), seen(label)] == ["ada"] * 3
+
+    def test_a_stopped_job(self, app: Any, kind: str, label: str) -> None:
+        """The callback of a job that was stopped, which the worker runs, has its user."""
+        if kind == "SimpleWorker":
+            pytest.skip("the worker itself would be stopped")
+        with usercontext.isolation_scope(user=ADA):
+            job = app.enqueue("slow", label, **app.CALLBACKS)
+        assert seen(label) == "ada"
+        send_stop_job_command(app.connection, job.id)
+        assert seen(f"{label}.stopped") == "ada"
+
     def test_a_shared_meta_stays_the_apps(self, app: Any, kind: str, label: str) -> None:
         """The dictionary that the app gives to many jobs is not written into."""
         assert kind
@@ -191,6 +217,18 @@ class TestSetUp:
             assert reported(f"sentry {label}.after") == "nobody"
             assert [reports(label), reports(f"sentry {label}")] == [0, 0]
             assert reported(f"sentry {APP}.fail") == "ada"
+
+    def test_an_abandoned_job(self, app: Any, label: str) -> None:
+        """A job whose worker was killed is reported with its user by whoever finds it."""
+        queue = rq.Queue(label, connection=app.connection)
+        with rq_worker(app, "Worker", label), usercontext.isolation_scope(user=ADA):
+            queue.enqueue(app.lost, label, **app.CALLBACKS)
+            assert seen(label) == "ada"
+        with usercontext.isolation_scope(user=BOB):
+            StartedJobRegistry(queue=queue).cleanup(timestamp=time.time() + 10_000)
+            assert usercontext.get_user() == usercontext.User(id="bob")
+        assert seen(f"{label}.failure") == "ada"
+        assert reported("the worker that ran a job is gone") == "ada"
 
     def test_it_is_added_once(self, app: Any) -> None:
         """A second extension in one process is refused."""

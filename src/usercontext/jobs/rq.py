@@ -7,8 +7,10 @@ from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
+import rq.registry
 from rq import Queue, get_current_job
 from rq.cron import CronJob
+from rq.exceptions import AbandonedJobError
 from rq.job import Job as RqJob
 from rq.worker import BaseWorker
 
@@ -73,6 +75,8 @@ class UserContext:
         _wrap(BaseWorker, "handle_work_horse_killed", self._horse_killed)
         for name in ("success_callback", "failure_callback", "stopped_callback"):
             setattr(RqJob, name, property(self._callback(vars(RqJob)[name].fget)))
+        if hasattr(rq.registry, "execute_failure_callback"):  # private: else they are not reported
+            _wrap(rq.registry, "execute_failure_callback", self._abandoned)
         for owner, name in _FROM_NOBODY:
             _wrap(owner, name, _from_nobody)
         job = get_current_job()
@@ -140,6 +144,13 @@ class UserContext:
             if not _is_tried_again(job):
                 running.fail(WorkHorseKilledError("the process that ran a job was killed"))
             return handle(worker, job, *args)
+
+    def _abandoned(self, call: Callable[..., Any], job: RqJob, *args: Any) -> Any:
+        """Report a job whose worker is gone too, where it is found."""
+        with self._running(job) as running:
+            if not _is_tried_again(job):
+                running.fail(AbandonedJobError("the worker that ran a job is gone"))
+            return call(job, *args)
 
     def _callback(self, get: Callable[[RqJob], Any]) -> Callable[[RqJob], Any]:
         def get_callback(job: RqJob) -> Any:

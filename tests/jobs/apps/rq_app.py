@@ -18,13 +18,9 @@ queue = Queue(os.environ.get("JOBS_QUEUE", "rq"), connection=connection)
 configure()
 
 if os.environ.get("JOBS_SENTRY"):
-    import sentry_sdk
+    from tests.jobs.sentry import start
 
-    from tests.jobs.sentry import options
-    from usercontext.clients.sentry_sdk import SentrySdkClient
-
-    sentry_sdk.init(**options())
-    configure(clients=[SentrySdkClient()])
+    start()
 
 if os.environ.get("JOBS_STARTER"):
     usercontext.isolation_scope(user={"id": "starter"}).__enter__()
@@ -73,6 +69,13 @@ def killed(label: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def lost(label: str) -> None:
+    """Note the user, and kill the worker and the own process."""
+    note(label)
+    os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def slow(label: str) -> None:
     """Note the user, and wait for too long."""
     note(label)
@@ -85,6 +88,18 @@ def tells_sentry(label: str) -> None:
 
     sentry_sdk.set_user({"id": "told"})
     note(label)
+
+
+def again(label: str) -> Any:
+    """Note the user, change it, and ask for a second attempt by what is returned."""
+    note(label)
+    usercontext.set_user({"id": "changed"})
+    return Retry(max=1) if connection.set(f"tried:{label}", 1, nx=True) else None
+
+
+def on_stopped(job: Any, *_: Any) -> None:
+    """Note the user once a job was stopped."""
+    note(f"{job.args[0]}.stopped")
 
 
 def on_success(job: Any, *_: Any) -> None:
@@ -104,4 +119,8 @@ def enqueue(name: str, label: str, **options: Any) -> Any:
     return queue.enqueue(globals()[name], label, **options)
 
 
-CALLBACKS = {"on_success": Callback(on_success), "on_failure": Callback(on_failure)}
+CALLBACKS = {
+    "on_success": Callback(on_success),
+    "on_failure": Callback(on_failure),
+    "on_stopped": Callback(on_stopped),
+}
