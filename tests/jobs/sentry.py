@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import sentry_sdk
 from sentry_sdk.transport import Transport
 
-from tests.jobs.notes import store
+from tests.jobs.notes import configure, store
+from usercontext.clients.sentry_sdk import SentrySdkClient
 
-__all__ = ["options"]
+__all__ = ["start"]
 
 
 class Noting(Transport):
@@ -27,11 +29,16 @@ class Noting(Transport):
                 client.rpush(f"reports:sentry {label}", str(user.get("id", "nobody")))
 
 
-def options() -> dict[str, Any]:
-    """Return what `sentry_sdk.init` is called with."""
-    return {
-        "dsn": "http://key@127.0.0.1:9/1",
-        "transport": Noting,
-        "traces_sample_rate": 1.0,
-        "default_integrations": True,
-    }
+def start(*integrations: Any) -> None:
+    """Start sentry-sdk, and have it named the user beside our own reports.
+
+    Args:
+        integrations: those that it does not enable by itself.
+    """
+    sentry_sdk.init(
+        dsn="http://key@127.0.0.1:9/1",
+        transport=Noting,
+        traces_sample_rate=1.0,
+        integrations=integrations,
+    )
+    configure(clients=[SentrySdkClient()])

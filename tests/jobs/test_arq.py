@@ -151,6 +151,50 @@ class TestSetUp:
         loop.run_until_complete(enqueue())
         assert seen(label) == "nobody"
 
+    def test_a_killed_worker(self, app: Any, loop: asyncio.AbstractEventLoop, label: str) -> None:
+        """A job whose worker was killed is run again, with its user."""
+        pool = loop.run_until_complete(app.pool_of(label))
+        with run_worker(label) as process, usercontext.isolation_scope(user=ADA):
+            loop.run_until_complete(pool.enqueue_job("endless", label))
+            assert seen(label) == "ada"
+            process.kill()
+        # Its claim would expire by itself, a while after the time-out.
+        claims = loop.run_until_complete(pool.keys("arq:in-progress:*"))
+        loop.run_until_complete(pool.delete(*claims))
+        with run_worker(label):
+            assert seen(label) == "ada"
+        loop.run_until_complete(pool.aclose())
+
+    def test_a_worker_made_by_hand(
+        self, app: Any, loop: asyncio.AbstractEventLoop, label: str
+    ) -> None:
+        """`Worker(...)` without settings has its jobs' users and reports too."""
+
+        async def work() -> None:
+            pool = await app.pool_of(label)
+            with usercontext.isolation_scope(user=ADA):
+                await pool.enqueue_job("fail", label)
+            made = arq.Worker([app.plain_fail], queue_name=label, redis_pool=pool, burst=True)
+            UserContext(made)
+            await made.async_run()
+            await pool.aclose()
+
+        loop.run_until_complete(work())
+        assert [seen(label), reported(label)] == ["ada", "ada"]
+        assert reports(label) == 0
+
+    def test_beside_sentry_sdk(self, app: Any, loop: asyncio.AbstractEventLoop, label: str) -> None:
+        """The SDK's own reports name the user as ours do, each once, and the next one nobody."""
+        pool = loop.run_until_complete(app.pool_of(label))
+        with run_worker(label, JOBS_SENTRY="1"):
+            with usercontext.isolation_scope(user=ADA):
+                loop.run_until_complete(pool.enqueue_job("fail", label))
+            loop.run_until_complete(pool.enqueue_job("fail", f"{label}.after"))
+            assert [reported(label), reported(f"sentry {label}")] == ["ada", "ada"]
+            assert reported(f"sentry {label}.after") == "nobody"
+            assert [reports(label), reports(f"sentry {label}")] == [0, 0]
+        loop.run_until_complete(pool.aclose())
+
     def test_it_is_added_once(self, app: Any, pool: Any) -> None:
         """A second extension on one pool or one worker is refused."""
         for target in (pool, app.WorkerSettings):

@@ -10,9 +10,10 @@ import celery
 import pytest
 
 import usercontext
-from tests.jobs.notes import reported, reports, seen
+from tests.jobs.notes import KEY, reported, reports, seen
 from tests.jobs.processes import worker
-from tests.jobs.promises import ADA, Enqueue, Promises, label
+from tests.jobs.promises import ADA, Enqueue, Promises, kinds, label
+from usercontext.carried import CarriedIdentity
 from usercontext.jobs.celery import UserContext
 from usercontext.wsgi import UserContextMiddleware
 
@@ -33,7 +34,7 @@ def app(environ: dict[str, str]) -> Any:
     return module
 
 
-@pytest.fixture(scope="module", params=["prefork", "threads", "gevent", "solo"])
+@pytest.fixture(scope="module", params=kinds("prefork", "threads", "gevent", "solo"))
 def pool(app: Any, request: pytest.FixtureRequest) -> Iterator[str]:
     """Run a worker with each pool, on a queue of its own."""
     options = ["--pool", request.param, "--concurrency", "2", "--loglevel", "WARNING"]
@@ -123,6 +124,49 @@ class TestCelery(Promises):
             app.fail.apply_async((f"{label}.2",), link_error=app.on_error_by_id.si(f"{label}.2"))
         assert seen(f"{label}.linked") == "ada"
         assert [seen(f"{label}.1.errback"), seen(f"{label}.2.errback")] == ["ada", "ada"]
+
+    def test_a_failing_chord_tells_its_callback(self, app: Any, pool: str, label: str) -> None:
+        """A callback that is given the failed request has the user, where headers are others'."""
+        assert pool
+        header = celery.group([app.look.si(f"{label}.0"), app.fail.si(label)])
+        body = app.look.si(f"{label}.body").on_error(app.on_error.s())
+        with usercontext.isolation_scope(user=ADA):
+            celery.chord(header)(body)
+        failure = f"Dependency ID raised ValueError({label!r})"
+        assert [reported(label), seen(f"{failure}.errback")] == ["ada", "ada"]
+
+    def test_a_canvas_of_a_task(self, enqueue: Enqueue, label: str) -> None:
+        """The chain and the chord that a task enqueues have its user."""
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("canvas", label)
+        names = ["1", "2", "3", "4", "body"]
+        assert [seen(f"{label}.{name}") for name in names] == ["ada"] * 5
+
+    def test_handlers_of_a_task(self, enqueue: Enqueue, label: str) -> None:
+        """`on_retry`, `on_failure` and `after_return` have the user."""
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("handled", label)
+        names = ["retry", "failure", "return"]
+        assert [seen(f"{label}.{name}") for name in names] == ["ada"] * 3
+        assert reported(label) == "ada"
+
+    @pytest.mark.parametrize("how", ["refused", "ignored"])
+    def test_a_task_that_is_given_up(self, enqueue: Enqueue, label: str, how: str) -> None:
+        """`Reject` and `Ignore` are no errors, and leave nobody behind."""
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("put_back", f"{label}.{how}")
+        enqueue("look", f"{label}.after")
+        assert [seen(f"{label}.{how}"), seen(f"{label}.after")] == ["ada", "nobody"]
+        assert reports(f"{label}.{how}") == 0
+
+    def test_a_task_that_ends_the_program(self, pool: str, enqueue: Enqueue, label: str) -> None:
+        """`SystemExit` in a task leaves nobody behind."""
+        if pool != "prefork":
+            pytest.skip("elsewhere it is the worker itself that would end")
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("leave", label)
+        enqueue("look", f"{label}.after")
+        assert [seen(label), seen(f"{label}.after")] == ["ada", "nobody"]
 
     def test_a_replaced_task(self, enqueue: Enqueue, label: str) -> None:
         """The task in the place of another one has its user."""
@@ -224,6 +268,13 @@ class TestEager:
         assert reported(label) == "ada"
         assert reports(label) == 0
 
+    def test_an_error_callback(self, app: Any, label: str) -> None:
+        """The callback of a task that failed has the caller's user, who keeps it."""
+        with usercontext.isolation_scope(user=ADA):
+            app.fail.apply((label,), link_error=app.on_error.s())
+            assert usercontext.get_user() == usercontext.User(id="ada")
+        assert [reported(label), seen(f"{label}.errback")] == ["ada", "ada"]
+
     async def unresolved(self, _request: object) -> dict[str, str]:
         """Resolve ada, once somebody awaits it."""
         return ADA
@@ -285,9 +336,10 @@ class TestSetUp:
                 app.look.apply_async((label,), queue=label)
             assert seen(label) == "nobody"
 
-    def test_beside_sentry_sdk(self, app: Any, label: str) -> None:
+    @pytest.mark.parametrize("kind", ["threads", "prefork"])
+    def test_beside_sentry_sdk(self, app: Any, label: str, kind: str) -> None:
         """The SDK's own reports, and those of retries, name the user as ours do, each once."""
-        options = ["--pool", "threads", "--loglevel", "WARNING", "--without-mingle", "-Q", label]
+        options = ["--pool", kind, "--loglevel", "WARNING", "--without-mingle", "-Q", label]
         environ = {"JOBS_QUEUE": label, "JOBS_SENTRY": "1"}
         with worker("celery", "-A", APP, "worker", *options, ready="celery-ready", environ=environ):
             with usercontext.isolation_scope(user=ADA):
@@ -298,6 +350,35 @@ class TestSetUp:
             assert reported(f"sentry {label}.after") == "nobody"
             assert [reports(label), reports(f"sentry {label}")] == [0, 0]
             assert reported(f"sentry {app.autoretry.name}") == "ada"
+
+    @pytest.fixture
+    def _first_protocol(self, app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        amqp = app.app.amqp
+        monkeypatch.setattr(amqp, "create_task_message", amqp.task_protocols[1])
+
+    @pytest.mark.usefixtures("_first_protocol")
+    def test_the_first_protocol(self, app: Any, label: str) -> None:
+        """A message of task protocol 1, whose headers have no id, carries the user."""
+        options = ["--pool", "solo", "--loglevel", "WARNING", "--without-mingle", "-Q", label]
+        environ = {"JOBS_QUEUE": label}
+        with worker("celery", "-A", APP, "worker", *options, ready="celery-ready", environ=environ):
+            with usercontext.isolation_scope(user=ADA):
+                app.look.apply_async((label,), queue=label)
+            assert seen(label) == "ada"
+
+    def test_a_worker_with_another_key(self, app: Any, label: str) -> None:
+        """It runs its tasks as nobody's, and says once which keys it lacks and has."""
+        options = ["--pool", "prefork", "-c", "1", "--loglevel", "WARNING", "-Q", label]
+        environ = {"JOBS_QUEUE": label, "JOBS_KEY": "another key of thirty-two bytes, too"}
+        with worker(
+            "celery", "-A", APP, "worker", *options, ready="celery-ready", environ=environ
+        ) as process:
+            with usercontext.isolation_scope(user=ADA):
+                for number in range(3):
+                    app.look.apply_async((f"{label}.{number}",), queue=label)
+            assert [seen(f"{label}.{number}") for number in range(3)] == ["nobody"] * 3
+        key_ids = CarriedIdentity(keys=[KEY], audience="shop").key_ids
+        assert process.output.count(f"is signed with the key {key_ids[0]}") == 1
 
     def test_it_is_added_once(self, app: Any) -> None:
         """A second extension on one app is refused."""

@@ -11,7 +11,7 @@ import pytest
 import usercontext
 from tests.jobs.notes import reported, reports, seen
 from tests.jobs.processes import worker
-from tests.jobs.promises import ADA, Enqueue, Promises, label
+from tests.jobs.promises import ADA, Enqueue, Promises, kinds, label
 from usercontext.jobs.dramatiq import UserContext
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run_worker(app: Any, kind: str, queue: str, **environ: str) -> Any:
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["threads", "gevent"])
+@pytest.fixture(scope="module", params=kinds("threads", "gevent"))
 def kind(app: Any, request: pytest.FixtureRequest) -> Iterator[str]:
     """Run a worker of each kind, started where somebody is the user."""
     with run_worker(app, request.param, f"dramatiq-{request.param}", JOBS_STARTER="1"):
@@ -104,6 +104,22 @@ class TestDramatiq(Promises):
             app.fail.send_with_options(args=(f"{label}.2",), on_failure="on_failure")
         assert [seen(f"{label}.success"), seen(f"{label}.2.failure")] == ["ada", "ada"]
 
+    def test_retries_that_are_exhausted(self, app: Any, kind: str, label: str) -> None:
+        """The actor that is told when an actor is not tried again has the user."""
+        assert kind
+        with usercontext.isolation_scope(user=ADA):
+            app.fail.send_with_options(args=(label,), on_retry_exhausted="on_exhausted")
+        assert [reported(label), seen(f"{label}.exhausted")] == ["ada", "ada"]
+
+    def test_a_time_limit(self, kind: str, enqueue: Enqueue, label: str) -> None:
+        """An actor that takes too long is reported with its user."""
+        if kind == "gevent":
+            pytest.skip("a greenlet is not interrupted")
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("slow", label)
+        assert [seen(label), reported("")] == ["ada", "ada"]
+        assert reports("") == 0
+
     def test_a_later_message(self, app: Any, kind: str, label: str) -> None:
         """A message with a delay passes the hook twice, and keeps its user."""
         assert kind
@@ -137,6 +153,24 @@ class TestSetUp:
             with usercontext.isolation_scope(user=ADA):
                 app.look.send(label)
             assert seen(label) == "nobody"
+
+    def test_a_killed_worker(self, app: Any, label: str) -> None:
+        """A message whose worker was killed is delivered again, with its user."""
+        with run_worker(app, "threads", label), usercontext.isolation_scope(user=ADA):
+            app.killed.send(label)
+            assert seen(label) == "ada"
+        with run_worker(app, "threads", label):
+            assert seen(label) == "ada"
+
+    def test_beside_sentry_sdk(self, app: Any, label: str) -> None:
+        """The SDK's own reports name the user as ours do, each once, and the next one nobody."""
+        with run_worker(app, "threads", label, JOBS_SENTRY="1"):
+            with usercontext.isolation_scope(user=ADA):
+                app.fail.send(label)
+            app.fail.send(f"{label}.after")
+            assert [reported(label), reported(f"sentry {label}")] == ["ada", "ada"]
+            assert reported(f"sentry {label}.after") == "nobody"
+            assert [reports(label), reports(f"sentry {label}")] == [0, 0]
 
     def test_it_is_added_once(self, app: Any) -> None:
         """A second extension on one broker is refused."""

@@ -10,9 +10,9 @@ import pytest
 from huey.serializer import Serializer
 
 import usercontext
-from tests.jobs.notes import reports, seen
+from tests.jobs.notes import reported, reports, seen
 from tests.jobs.processes import worker
-from tests.jobs.promises import ADA, Enqueue, Promises, label
+from tests.jobs.promises import ADA, Enqueue, Promises, kinds, label
 from usercontext.jobs.huey import UserContext
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def sending(app: Any, queue: str) -> Any:
     app.huey.storage = app.huey_of(queue).storage
 
 
-@pytest.fixture(scope="module", params=["thread", "process", "greenlet"])
+@pytest.fixture(scope="module", params=kinds("thread", "process", "greenlet"))
 def kind(app: Any, request: pytest.FixtureRequest) -> Iterator[str]:
     """Run a consumer of each kind, started where somebody is the user."""
     queue = f"huey-{request.param}"
@@ -102,6 +102,14 @@ class TestHuey(Promises):
             app.huey.enqueue(failing)
         assert [seen(label), seen(label), seen(f"{label}.2.error")] == ["ada"] * 3
 
+    def test_a_time_out(self, kind: str, enqueue: Enqueue, label: str) -> None:
+        """A task that takes too long is reported with its user."""
+        if kind == "thread":
+            pytest.skip("a thread is not interrupted")
+        with usercontext.isolation_scope(user=ADA):
+            enqueue("slow", label)
+        assert [seen(label), reported("timeout (0.2s)")] == ["ada", "ada"]
+
     def test_signals(self, app: Any, kind: str, label: str) -> None:
         """The handlers of signals see the task's user, the first and the last of them."""
         assert kind
@@ -147,6 +155,17 @@ class TestSetUp:
         finally:
             app.huey.immediate = False
         assert [seen(label), seen(f"{label}.child")] == ["bob", "bob"]
+
+    def test_beside_sentry_sdk(self, app: Any, label: str) -> None:
+        """The SDK's own reports name the user as ours do, each once, and the next one nobody."""
+        sending(app, label)
+        with run_worker("thread", label, JOBS_SENTRY="1"):
+            with usercontext.isolation_scope(user=ADA):
+                app.fail(label)
+            app.fail(f"{label}.after")
+            assert [reported(label), reported(f"sentry {label}")] == ["ada", "ada"]
+            assert reported(f"sentry {label}.after") == "nobody"
+            assert [reports(label), reports(f"sentry {label}")] == [0, 0]
 
     def test_it_is_added_once(self, app: Any) -> None:
         """A second extension on one instance is refused."""

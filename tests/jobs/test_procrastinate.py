@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import procrastinate
@@ -130,6 +131,17 @@ class TestSetUp:
             with usercontext.isolation_scope(user=ADA):
                 app.look.configure(queue="plain").defer(label=label)
             assert seen(label) == "nobody"
+
+    def test_a_killed_worker(self, app: Any, label: str) -> None:
+        """A job whose worker was killed is run again, with its user."""
+        with run_worker("killed") as process, usercontext.isolation_scope(user=ADA):
+            job_id = app.endless.configure(queue="killed").defer(label=label)
+            assert seen(label) == "ada"
+            process.kill()
+        app.app.job_manager.retry_job_by_id(job_id=job_id, retry_at=datetime.now(UTC))
+        with run_worker("killed") as process:
+            assert seen(label) == "ada"
+            process.kill()
 
     def test_it_is_added_once(self, app: Any) -> None:
         """A second extension on one app is refused."""

@@ -127,6 +127,24 @@ class TestSetUp:
             assert seen(label) == "nobody"
         loop.run_until_complete(queue.disconnect())
 
+    @pytest.mark.filterwarnings("ignore:Call to deprecated:DeprecationWarning")
+    def test_a_killed_worker(self, app: Any, loop: asyncio.AbstractEventLoop, label: str) -> None:
+        """A job whose worker was killed is run again, with its user."""
+        queue = saq.Queue.from_url(app.URL, name=label)
+        UserContext(queue)
+        with run_worker(label) as process:
+            with usercontext.isolation_scope(user=ADA):
+                job = loop.run_until_complete(queue.enqueue("endless", label=label, retries=2))
+            assert seen(label) == "ada"
+            process.kill()
+        # As if its time were over: it is found by whoever sweeps.
+        loop.run_until_complete(queue.update(job, status="active", started=1))
+        loop.run_until_complete(queue.redis.delete(f"saq:{label}:sweep"))
+        assert loop.run_until_complete(queue.sweep(abort=0.01))
+        with run_worker(label):
+            assert seen(label) == "ada"
+        loop.run_until_complete(queue.disconnect())
+
     def test_it_is_added_once(self, app: Any, queue: Any) -> None:
         """A second extension on one queue or one worker is refused."""
         for target in (queue, app.settings):

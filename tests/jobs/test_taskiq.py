@@ -14,7 +14,7 @@ from taskiq_pipelines import Pipeline
 import usercontext
 from tests.jobs.notes import reported, reports, seen, store
 from tests.jobs.processes import worker
-from tests.jobs.promises import ADA, Enqueue, Promises, label
+from tests.jobs.promises import ADA, Enqueue, Promises, kinds, label
 from usercontext.jobs.taskiq import UserContext
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def loop(app: Any) -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-@pytest.fixture(scope="module", params=["threads", "processes"])
+@pytest.fixture(scope="module", params=kinds("threads", "processes"))
 def kind(
     app: Any, loop: asyncio.AbstractEventLoop, request: pytest.FixtureRequest
 ) -> Iterator[str]:

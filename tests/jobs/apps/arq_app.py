@@ -18,6 +18,11 @@ REDIS = RedisSettings.from_dsn(os.environ["JOBS_REDIS"])
 QUEUE = os.environ.get("JOBS_QUEUE", "arq:queue")
 configure()
 
+if os.environ.get("JOBS_SENTRY"):
+    from tests.jobs.sentry import start
+
+    start()
+
 if os.environ.get("JOBS_STARTER"):
     usercontext.isolation_scope(user={"id": "starter"}).__enter__()
 
@@ -61,6 +66,20 @@ async def slow(_ctx: Any, label: str) -> None:
     await asyncio.Event().wait()
 
 
+async def endless(_ctx: Any, label: str) -> None:
+    """Note the user, and wait for as long as the worker lives."""
+    note(label)
+    await asyncio.Event().wait()
+
+
+async def _fail(_ctx: Any, label: str) -> None:
+    note(label)
+    raise ValueError(label)
+
+
+plain_fail = func(_fail, name="fail")
+
+
 async def by_cron(_ctx: Any) -> None:
     """Note the user of what nobody enqueued."""
     note(f"cron of {QUEUE}")
@@ -82,7 +101,7 @@ class WorkerSettings:
 
     redis_settings = REDIS
     queue_name = QUEUE
-    functions = (look, fail, retry, hand_on, become, func(slow, timeout=0.1))
+    functions = (look, fail, retry, hand_on, become, endless, func(slow, timeout=0.1))
     cron_jobs = (cron(by_cron, second=set(range(60)), run_at_startup=True),)
     on_startup = at_start
     after_job_end = after

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, Task, chain, chord, signals
+from celery.exceptions import Ignore, Reject
 
 import usercontext
 from tests.jobs.notes import configure, note
@@ -24,13 +26,9 @@ app.conf.update(
 configure()
 
 if os.environ.get("JOBS_SENTRY"):
-    import sentry_sdk
+    from tests.jobs.sentry import start
 
-    from tests.jobs.sentry import options
-    from usercontext.clients.sentry_sdk import SentrySdkClient
-
-    sentry_sdk.init(**options())
-    configure(clients=[SentrySdkClient()])
+    start()
 
 if not os.environ.get("JOBS_PLAIN"):
     UserContext(app)
@@ -120,6 +118,46 @@ def lost(label: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@app.task(bind=True, acks_late=True)
+def put_back(self: Any, label: str) -> None:
+    """Note the user, and be given up: refused, or ignored."""
+    note(label)
+    raise (Reject(label, requeue=False) if "refused" in label else Ignore(label))
+
+
+@app.task
+def leave(label: str) -> None:
+    """Note the user, and end as a program does."""
+    note(label)
+    raise SystemExit(label)
+
+
+@app.task
+def canvas(label: str) -> None:
+    """Enqueue a chain and a chord."""
+    chain(look.si(f"{label}.1"), look.si(f"{label}.2")).delay()
+    chord([look.si(f"{label}.3"), look.si(f"{label}.4")])(look.si(f"{label}.body"))
+
+
+class Noted(Task):  # type: ignore[misc]
+    """Notes the user in each of its handlers."""
+
+    def on_retry(self, _exc: object, _id: object, args: Any, *_: Any) -> None:
+        note(f"{args[0]}.retry")
+
+    def on_failure(self, _exc: object, _id: object, args: Any, *_: Any) -> None:
+        note(f"{args[0]}.failure")
+
+    def after_return(self, _state: object, _value: object, _id: str, args: Any, *_: Any) -> None:
+        note(f"{args[0]}.return")
+
+
+@app.task(base=Noted, autoretry_for=(ValueError,), max_retries=1, default_retry_delay=0)
+def handled(label: str) -> None:
+    """Fail at every attempt."""
+    raise ValueError(label)
+
+
 @app.task(soft_time_limit=1)
 def soft(label: str) -> None:
     """Note the user, and wait for too long."""
@@ -138,7 +176,7 @@ def hard(label: str) -> None:
 @app.task
 def on_error(request: Any, exc: BaseException, _traceback: object) -> None:
     """Note the user for the task that failed."""
-    note(f"{exc}.errback")
+    note(f"{re.sub('[0-9a-f-]{36}', 'ID', str(exc))}.errback")
     del request
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import time
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
@@ -14,13 +16,25 @@ import usercontext
 from tests.jobs.notes import configure, note, store
 from usercontext.jobs.dramatiq import UserContext
 
+configure()
+
+if os.environ.get("JOBS_SENTRY"):
+    from sentry_sdk.integrations.dramatiq import DramatiqIntegration
+
+    from tests.jobs.sentry import start
+
+    start(DramatiqIntegration())
+
 broker = RedisBroker(
-    url=os.environ["JOBS_REDIS"], namespace=os.environ.get("JOBS_QUEUE", "dramatiq")
+    url=os.environ["JOBS_REDIS"],
+    namespace=os.environ.get("JOBS_QUEUE", "dramatiq"),
+    # What a killed worker had taken comes back at once, not after a minute.
+    heartbeat_timeout=1000,
+    maintenance_chance=1_000_000,
 )
 broker.add_middleware(AsyncIO())
 broker.add_middleware(GroupCallbacks(RedisBackend(url=os.environ["JOBS_REDIS"])))
 dramatiq.set_broker(broker)
-configure()
 
 if not os.environ.get("JOBS_PLAIN"):
     UserContext(broker)
@@ -81,6 +95,29 @@ def become(label: str) -> None:
     usercontext.set_user({"id": "bob"})
     note(label)
     look.send(f"{label}.child")
+
+
+@dramatiq.actor(max_retries=0, time_limit=100)
+def slow(label: str) -> None:
+    """Note the user, and go on for too long."""
+    note(label)
+    while True:
+        time.sleep(0.01)
+
+
+@dramatiq.actor(max_retries=0)
+def killed(label: str) -> None:
+    """Note the user, and kill the own process at the first attempt."""
+    note(label)
+    with store() as client:
+        if client.set(f"tried:{label}", 1, nx=True):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dramatiq.actor(max_retries=0)
+def on_exhausted(message: dict, _retries: dict) -> None:  # type: ignore[type-arg]
+    """Note the user for the message that is not tried again."""
+    note(f"{message['args'][0]}.exhausted")
 
 
 @dramatiq.actor(max_retries=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from huey import RedisHuey
@@ -29,6 +30,11 @@ def huey_of(queue: str) -> RedisHuey:
 
 huey = huey_of(QUEUE)
 configure()
+
+if os.environ.get("JOBS_SENTRY"):
+    from tests.jobs.sentry import start
+
+    start()
 
 if os.environ.get("JOBS_STARTER"):
     usercontext.isolation_scope(user={"id": "starter"}).__enter__()
@@ -84,6 +90,14 @@ def become(label: str) -> None:
     usercontext.set_user({"id": "bob"})
     note(label)
     look(f"{label}.child")
+
+
+@huey.task(timeout=0.2)
+def slow(label: str) -> None:
+    """Note the user, and go on for too long."""
+    note(label)
+    while True:
+        time.sleep(0.01)
 
 
 @huey.task()

@@ -75,6 +75,13 @@ async def become(label: str) -> None:
     await look.configure(queue=QUEUE).defer_async(label=f"{label}.child")
 
 
+@app.task
+async def endless(label: str) -> None:
+    """Note the user, and wait for as long as the worker lives."""
+    note(label)
+    await asyncio.Event().wait()
+
+
 @app.periodic(cron="* * * * * */1")
 @app.task(queue=QUEUE)
 async def by_schedule(timestamp: int) -> None:

@@ -66,6 +66,12 @@ async def slow(_ctx: Any, *, label: str) -> None:
     await asyncio.Event().wait()
 
 
+async def endless(_ctx: Any, *, label: str) -> None:
+    """Note the user, and wait for as long as the worker lives."""
+    note(label)
+    await asyncio.Event().wait()
+
+
 async def by_cron(_ctx: Any) -> None:
     """Note the user of what nobody enqueued."""
     note(f"cron of {QUEUE}")
@@ -84,7 +90,7 @@ async def after(ctx: Any) -> None:
 
 settings = {
     "queue": Queue.from_url(URL, name=QUEUE),
-    "functions": [look, sync_look, fail, retry, hand_on, become, slow],
+    "functions": [look, sync_look, fail, retry, hand_on, become, slow, endless],
     "cron_jobs": [CronJob(by_cron, cron="* * * * * */1")],
     "startup": at_start,
     "after_process": after,
