@@ -12,7 +12,6 @@ Each step that may await has a second form, `..._now`, for where nothing can be 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import asynccontextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
@@ -25,7 +24,7 @@ from usercontext.event_loop import run_in_own_thread
 from usercontext.source import lambda_context, seconds_left
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from contextvars import Token
     from types import TracebackType
 
@@ -354,6 +353,10 @@ class Serving:
         traceback: TracebackType | None,
     ) -> None:
         record = self.record
+        if kind is None and self._scopes is None and record.state is None:
+            # Nearly every request: nothing is awaited, and nobody is told.
+            end_plain(record, self._token)
+            return
         try:
             if isinstance(error, Exception) and (self._is_error is None or self._is_error(error)):
                 await fail(record, error)
@@ -367,10 +370,7 @@ class Serving:
             leave(self._token)
 
 
-@asynccontextmanager
-async def serving_inside(
-    own: Settings, record: RequestRecord, source: Mapping[str, Any]
-) -> AsyncIterator[None]:
+class serving_inside:  # noqa: N801 - as `inside`
     """Let options apply in a part of a request that has its record: in a mounted app.
 
     Args:
@@ -378,13 +378,25 @@ async def serving_inside(
         record: the request's, still open.
         source: the request as the part sees it, for the resolver that it may have.
     """
-    context.join(own, record, source)
-    if record.settings.eager:
-        await resolve_early(record)
-    here = current()
-    # A `use_user` block that the mounted app is called in stays what it is.
-    with inside(record if here is None or here.root is not record else here):
-        yield
+
+    __slots__ = ("_own", "_record", "_source", "_token")
+
+    def __init__(self, own: Settings, record: RequestRecord, source: Mapping[str, Any]) -> None:
+        self._own = own
+        self._record = record
+        self._source = source
+
+    async def __aenter__(self) -> None:
+        record = self._record
+        context.join(self._own, record, self._source)
+        if record.settings.eager:
+            await resolve_early(record)
+        here = current()
+        # A `use_user` block that the mounted app is called in stays what it is.
+        self._token = enter(record if here is None or here.root is not record else here)
+
+    async def __aexit__(self, *_: object) -> None:
+        leave(self._token)
 
 
 async def flush_at_end() -> None:

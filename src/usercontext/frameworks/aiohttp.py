@@ -78,7 +78,8 @@ class UserContextMiddleware:
     ) -> web.StreamResponse:
         """Serve one request."""
         source = RequestScope(request, _PARTS)
-        found = open_record_in(request, _KEY)
+        # Mostly nothing stands in a request as yet, which it finds out by an error.
+        found = open_record_in(request, _KEY) if len(request) else None
         if found is not None:
             vars(request)[KEY] = found
             async with serving_inside(self._own, found, source):
@@ -145,7 +146,7 @@ def _check(app: object) -> None:
 
 async def _push_at_start(request: web.Request, _response: web.StreamResponse) -> None:
     record = record_in(request, _KEY)
-    if record is not None:
+    if record is not None and record.settings.recording:
         await started(record)
 
 
@@ -164,7 +165,8 @@ def _is_error(request: web.Request, error: Exception) -> bool:
 def _runs_code(response: web.StreamResponse) -> bool:
     """Return whether code of the app may run as a response is sent."""
     if isinstance(response, web.Response):
-        return isinstance(response.body, Payload)
+        body: object = response.body
+        return type(body) is not bytes and isinstance(body, Payload)
     return not isinstance(response, web.FileResponse)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import unquote
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from sanic import Request
 
     from usercontext.core.options import ContextOptions
-    from usercontext.types import ASGIApp, Receive, Scope, Send
+    from usercontext.types import Receive, Scope, Send
 
 __all__ = ["UserContext", "request_user"]
 
@@ -97,7 +98,9 @@ class UserContext:
         _check(app)
         app.ctx.usercontext = self
         # Sanic lets nothing be set on an app; a class of its own is what it allows.
-        app.__class__ = _around(type(app))
+        kind: Any = type(app)
+        app.ctx.usercontext_asgi = self._middleware.around(MethodType(kind.__call__, app))
+        app.__class__ = _around(kind)
         app.add_signal(_report, "http.lifecycle.exception")
         app.add_signal(_report, "websocket.handler.exception")
         app.add_signal(_push_at_websocket, "websocket.handler.before")
@@ -117,10 +120,6 @@ class UserContext:
         async with Serving(record, _is_error):
             await handle(request)
 
-    def around(self, app: ASGIApp) -> ASGIApp:
-        """Return an app inside of the middleware, for where a server of ASGI runs it."""
-        return self._middleware.around(app)
-
 
 def _around(kind: type[Sanic[Any, Any]]) -> type[Sanic[Any, Any]]:
     """Return a class of apps that serves its requests by the app's `UserContext`."""
@@ -130,8 +129,7 @@ def _around(kind: type[Sanic[Any, Any]]) -> type[Sanic[Any, Any]]:
             await self.ctx.usercontext._serve(request, super().handle_request)
 
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            app = self.ctx.usercontext.around(super().__call__)
-            await app(scope, receive, send)
+            await self.ctx.usercontext_asgi(scope, receive, send)
 
     Served.__name__, Served.__qualname__ = kind.__name__, kind.__qualname__
     return Served
@@ -174,8 +172,11 @@ def _is_answered(request: Request, error: Exception) -> bool:
 
 async def _push_at_start(request: Request, _response: object) -> None:
     record = record_in(vars(request.ctx))
-    if record is not None:
+    if record is None:
+        return
+    if record.settings.recording:
         await started(record)
+    if record.state is not None:
         # A client that leaves with its answer has Sanic cancel what is left to do.
         await complete(record)
 

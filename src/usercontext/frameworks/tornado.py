@@ -153,8 +153,9 @@ class _Served(RequestHandler):
         What waits for the connection from here on runs in this very context: after a response
         with something to wait for, that is what the next request of the connection begins with.
         """
-        if self._record is not None and not self._headers_written:
-            started_now(self._record)
+        record = self._record
+        if record is not None and record.settings.recording and not self._headers_written:
+            started_now(record)
         with inside(None):
             return super().flush(include_footers)
 
