@@ -6,6 +6,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext.checks import options_by_name
+from usercontext.core.body import kept_open
 from usercontext.core.context import configure, configure_joined, join
 from usercontext.core.interface import check_interface, refuse_rsgi
 from usercontext.core.lifecycle import (
@@ -22,7 +23,7 @@ from usercontext.exceptions import ConfigurationError
 from usercontext.optional import importing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from usercontext.core.clients import ClientScopes
     from usercontext.core.options import ContextOptions
@@ -129,9 +130,8 @@ class UserContextMiddleware(PlainWSGI):
             if record.settings.eager:
                 resolve_early_now(record)
             body = self.app(environ, start_response)
-        if type(body) is list or type(body) is tuple or _is_file(body, environ):
-            return body
-        return (_SizedBody if hasattr(body, "__len__") else ResponseBody)(body, record, owned=False)
+        kind = kept_open(body, environ.get("wsgi.file_wrapper"))
+        return body if kind is None else kind(body, record, None, False)
 
     def _serve_with_clients(
         self, record: RequestRecord, environ: Environ, start_response: StartResponse
@@ -156,12 +156,11 @@ class UserContextMiddleware(PlainWSGI):
         scopes: ClientScopes | None = None,
     ) -> Iterable[bytes]:
         """Keep the request open until its body is closed, where the body runs code of the app."""
-        if type(body) is list or type(body) is tuple or _is_file(body, environ):
-            # Wrapped, it would lose the server's `sendfile`.
-            end_now(record, scopes)
-            return body
-        kind = _SizedBody if hasattr(body, "__len__") else ResponseBody
-        return kind(body, record, scopes=scopes)
+        kind = kept_open(body, environ.get("wsgi.file_wrapper"))
+        if kind is not None:
+            return kind(body, record, scopes)
+        end_now(record, scopes)
+        return body
 
 
 def _check_wrapped(middleware: UserContextMiddleware) -> None:
@@ -179,90 +178,6 @@ def _check_wrapped(middleware: UserContextMiddleware) -> None:
                 "app.wsgi_app again: write app.wsgi_app = UserContextMiddleware(app.wsgi_app, ...)"
             )
         within = getattr(within, "app", None) or getattr(within, "wsgi_app", None)
-
-
-def _is_file(body: object, environ: Environ) -> bool:
-    wrapper = environ.get("wsgi.file_wrapper")
-    if isinstance(wrapper, type) and isinstance(body, wrapper):
-        return True
-    return getattr(type(body), "fileno", None) is not None
-
-
-class ResponseBody:
-    """A response body that runs, chunk by chunk and in its `close()`, inside its request.
-
-    A generator's body runs after the app has returned, in the thread of the server: what is set
-    there would stay for the thread's next request. `close()` may come from another thread.
-    """
-
-    __slots__ = ("_body", "_iterator", "_owned", "_record", "_scopes")
-
-    def __init__(
-        self,
-        body: Iterable[bytes],
-        record: RequestRecord,
-        *,
-        scopes: ClientScopes | None = None,
-        owned: bool = True,
-    ) -> None:
-        self._body = body
-        self._record = record
-        self._scopes = scopes
-        self._owned = owned
-        self._iterator: Iterator[bytes] | None = None
-
-    def __iter__(self) -> Iterator[bytes]:
-        if self._iterator is None:
-            with inside(self._record):
-                try:
-                    self._iterator = iter(self._body)
-                except Exception as error:
-                    self._fail(error)
-                    raise
-        return self
-
-    def __next__(self) -> bytes:
-        if self._iterator is None:
-            iter(self)
-        with inside(self._record):
-            try:
-                return next(self._iterator)  # type: ignore[arg-type]
-            except StopIteration:
-                raise
-            except BaseException as error:
-                self._fail(error)
-                raise
-
-    def close(self) -> None:
-        try:
-            with inside(self._record):
-                self._close_body()
-        finally:
-            if self._owned:
-                end_now(self._record, self._scopes)
-
-    def _close_body(self) -> None:
-        close = getattr(self._body, "close", None)
-        if close is None:
-            return
-        try:
-            close()
-        except Exception as error:
-            self._fail(error)
-            raise
-
-    def _fail(self, error: BaseException) -> None:
-        if self._owned:
-            fail_or_exit_now(self._record, error)
-
-
-class _SizedBody(ResponseBody):
-    """A body that tells its length: servers write Content-Length where it is one."""
-
-    __slots__ = ()
-
-    def __len__(self) -> int:
-        return len(self._body)  # type: ignore[arg-type]
 
 
 def _push_at_start(record: RequestRecord, start_response: StartResponse) -> StartResponse:

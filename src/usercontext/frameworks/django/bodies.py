@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from usercontext.core.body import ResponseBody
 from usercontext.core.lifecycle import complete, end_now, end_scopes, fail, inside
-from usercontext.wsgi import ResponseBody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,7 +40,7 @@ def end_with(
     elif response.is_async:
         response.streaming_content = _AsyncBody(response.streaming_content, record, scopes)
     else:
-        response.streaming_content = ResponseBody(response.streaming_content, record, scopes=scopes)
+        response.streaming_content = ResponseBody(response.streaming_content, record, scopes)
 
 
 class _AsyncBody:
