@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    import re
     from contextlib import AbstractContextManager
     from types import TracebackType
 
@@ -17,6 +18,7 @@ __all__ = [
     "Event",
     "GetUser",
     "Message",
+    "PrivacyRule",
     "Receive",
     "Reporter",
     "ReportingClient",
@@ -53,6 +55,9 @@ class StartResponse(Protocol):
 
 
 WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+#: What is taken out of reports, and how: see `usercontext.privacy.Scrubber`.
+PrivacyRule: TypeAlias = "str | re.Pattern[str] | tuple[str | re.Pattern[str], ...]"
 
 #: What a resolver may return: a `User`, a mapping, an object that `User.of` takes, or None.
 ResolvedUser: TypeAlias = "User | Mapping[str, Any] | object | None"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,3 +213,52 @@ def test_relay_hides_no_more_in_generated_events(
     ours = as_sent(Scrubber([(selector, RULES[rule])], hash_key=KEY).event(event))
     computed = {("user", "sentry_user")}  # by the server, from what is left
     assert unhidden(ours, plain) - computed <= unhidden(theirs, plain)
+
+
+#: Texts in which Relay and our rules find the same.
+FOUND_BY_BOTH = {
+    "bearer": ["X: Bearer abc.def-1", "Bearer xyz", "a bear"],
+    "creditcard": ["of 4111 1111 1111 1111, x", "378282246310005", "5555-5555-5555-4444"],
+    "iban": ["IBAN DE89370400440532013000.", "no IBAN"],
+    "imei": ["356938035643809", "imei 35-693803-564380-9"],
+    "mac": ["at 00:1B:44:11:3A:B7", "00-1b-44-11-3a-b7 too", "00:1B"],
+    "password": ["the password", "an auth token", "plain"],
+    "pemkey": ["-----BEGIN RSA PRIVATE KEY-----\nMIIabc\n-----END RSA PRIVATE KEY-----"],
+    "urlauth": ["https://u:p@x.org/a", "https://tok@x.org", "https://x.org/@a"],
+    "userpath": ["/Users/ada/x", "C:\\Users\\ada\\y", "/home/ada/z", "/var/ada"],
+    "usssn": ["ssn 078-05-1120", "219099999"],
+    "uuid": ["x 550e8400-e29b-41d4-a716-446655440000", "550e8400e29b41d4a716446655440000"],
+}
+
+
+@pytest.mark.parametrize("pattern", FOUND_BY_BOTH)
+def test_patterns_are_those_of_relay(pattern: str) -> None:
+    """Each of Relay's patterns leaves of a text what Relay leaves of it."""
+    texts = {f"t{at}": text for at, text in enumerate(FOUND_BY_BOTH[pattern])}
+    event = as_stored({"platform": "python", "extra": texts})
+    rule = f"@{pattern}:replace"
+    theirs = processing.pii_strip_event({"applications": {"extra.**": [rule]}}, event)
+    ours = Scrubber([("extra.**", rule)]).event(event)
+    assert dict(leaves(ours["extra"])) == dict(leaves(theirs["extra"]))
+    assert ours["extra"] != event["extra"]
+
+
+def test_passwords_are_those_of_relay() -> None:
+    """The names under which Relay looks for a password are names of secrets here, too."""
+    names = ("password", "api_key", "auth", "secret_a", "credentials", "token", "x-api-key", "n")
+    event = as_stored({"platform": "python", "extra": dict.fromkeys(names, "x")})
+    config = {"applications": {"extra.**": ["@password:replace"]}}
+    theirs = processing.pii_strip_event(config, event)
+    ours = Scrubber([("extra.**", "@password:replace")]).event(event)
+    assert dict(leaves(ours["extra"])) == dict(leaves(theirs["extra"]))
+
+
+def test_an_expression_is_one_of_relay() -> None:
+    """A regular expression of one's own does what Relay's `pattern` does."""
+    event = as_stored({"platform": "python", "extra": {"a": "of acct-12 and acct-7"}})
+    redaction = {"method": "replace", "text": "[Filtered]"}
+    own = {"own": {"type": "pattern", "pattern": "acct-[0-9]+", "redaction": redaction}}
+    config = {"rules": own, "applications": {"extra.**": ["own"]}}
+    theirs = processing.pii_strip_event(config, event)
+    ours = Scrubber([("extra.**", re.compile("acct-[0-9]+"), "replace")]).event(event)
+    assert ours["extra"]["a"] == theirs["extra"]["a"] == "of [Filtered] and [Filtered]"

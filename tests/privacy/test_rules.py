@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -13,14 +14,18 @@ from hypothesis import strategies as st
 
 from usercontext.exceptions import ConfigurationError
 from usercontext.privacy import Scrubber, hash_id
+from usercontext.privacy.patterns import PATTERNS as PATTERN_NAMES
 
 KEY = b"sixteen bytes ok"
 ADDRESS = "203.0.113.7"
 
 
+NOTE = f"jane@example.com from {ADDRESS}"
+
+
 def event() -> dict[str, Any]:
     """Return an event that has the same address and email in many places."""
-    note = f"jane@example.com from {ADDRESS}"
+    note = NOTE
     return {
         "event_id": "a" * 32,
         "timestamp": 1700000000.5,
@@ -155,6 +160,18 @@ RULES: list[tuple[Any, str, Any]] = [
     ("$user.email & $number", "user.email", "jane@example.com"),
     (("$string", "replace"), "extra.ip", "[Filtered]"),
     (("$string", "replace"), "platform", "python"),
+    ("$user.data.ip", "user.id", "42"),
+    ((re.compile("jane"), "replace"), "user.username", "[Filtered]"),
+    (re.compile("jane"), "user.username", "absent"),
+    (("$user.*", re.compile("jane")), "user.email", "@example.com"),
+    (("$user.*", re.compile("jane"), "mask"), "logentry.message", NOTE),
+    (("$user.*", re.compile("j(a)n(e)"), "mask"), "user.username", "j*n*"),
+    (("$user.*", "@email", "replace"), "user.email", "[email]"),
+    ("/of/<address>", "transaction", "/of/"),
+    ("/of/<address>:mask", "transaction", "/of/" + "*" * 11),
+    (("/of/<address>", "replace"), "transaction", "/of/[address]"),
+    (("$transaction", "/of/{address}", "replace"), "transaction", "/of/[address]"),
+    (("$request.url", "/<str:of>", "replace"), "transaction", f"/of/{ADDRESS}"),
 ]
 
 
@@ -175,6 +192,24 @@ WRONG: list[tuple[str, Any, str]] = [
     ("unknown method", [("$user.email", "hush")], "did you mean 'hash'?"),
     ("unknown method, far off", [("$user.email", "zzz")], "hash, mask, remove, replace"),
     ("unknown pattern", ["@ipp"], "did you mean '@ip'?"),
+    ("a field of the user", ["email"], "did you mean '$user.email'?"),
+    ("a field of the request", ["headers.x-a"], "did you mean '$request.headers'?"),
+    ("what others call it", ["ip"], "did you mean '$user.ip_address'?"),
+    ("what others call it, of a user", ["$user.mail"], "did you mean 'email'?"),
+    ("a slip of a key", ["exrta.a"], "did you mean 'extra'?"),
+    ("no key of an event", ["zzz.a"], "no key of an event: write one of"),
+    ("no part of a request", ["$request.zzz"], "write one of api_target"),
+    ("no part of an exception", ["$exception.message"], "write one of"),
+    ("below a text", ["$request.url.path"], "write '$request.url'"),
+    ("below a user's text", ["$user.email.domain"], "write '$user.email'"),
+    ("below the transaction", ["$transaction.name"], "write '$transaction'"),
+    ("an expression that is everywhere", [re.compile("a*")], "write '+'"),
+    ("an expression of bytes", [re.compile(b"a")], "compile it from a str"),
+    ("a path without a segment", ["/reset"], "'/reset/<token>'"),
+    ("a method alone", [("$user.email", re.compile("a"), "hush")], "did you mean 'hash'?"),
+    ("no text in it", [("$user.email", re.compile("a"), 5)], "pair of selector and method"),
+    ("nothing in it", [()], "pair of selector and method"),
+    ("a pattern before a pattern", [("@ip", re.compile("a"))], "pair of selector and method"),
     ("hash without a key", [("$user.email", "hash")], "needs hash_key"),
     ("empty selector", [""], "is empty"),
     ("empty name", ["$user..email"], "empty name"),
@@ -322,10 +357,103 @@ def test_emails_in_text(text: str, expected: str) -> None:
     assert Scrubber(["@email:replace"]).event({"extra": text}) == {"extra": expected}
 
 
+CARD = "4111 1111 1111 1111"
+PATTERNS = [
+    ("creditcard", f"of {CARD}, 378282246310005.", "of [creditcard], [creditcard]."),
+    ("creditcard", "12 5555-5555-5555-4444", "12 [creditcard]"),
+    ("creditcard", "4111 1111 1111 1112 at 1700000000123", "4111 1111 1111 1112 at 1700000000123"),
+    ("creditcard", f"x{CARD}", f"x{CARD}"),
+    ("iban", "DE89370400440532013000 x", "[iban] x"),
+    ("iban", "GB82 WEST 1234 5698 7654 32 xx", "[iban] xx"),
+    ("iban", "gb82west12345698765432", "[iban]"),
+    ("iban", "GB83 WEST 1234 5698 7654 32", "GB83 WEST 1234 5698 7654 32"),
+    ("iban", "AB12CDEF and DE89", "AB12CDEF and DE89"),
+    ("password", "the password is x", "[password]"),
+    ("password", "plain", "plain"),
+    ("urlauth", "https://u:p@x.org/a@b", "https://[auth]@x.org/a@b"),
+    ("urlauth", "redis://:p@ss@x", "redis://[auth]@x"),
+    ("bearer", "X: Bearer a.b-c=, bearer d", "X: Bearer [token], bearer [token]"),
+    ("pemkey", "-----BEGIN EC PRIVATE KEY-----\nab\ncd\n-----END EC PRIVATE KEY-----",
+     "-----BEGIN EC PRIVATE KEY-----\n[pemkey]\n-----END EC PRIVATE KEY-----"),
+    ("pemkey", "-----BEGIN PRIVATE KEY-----\nab", "-----BEGIN PRIVATE KEY-----\n[pemkey]"),
+    ("usssn", "078-05-1120 but 1078-05-1120", "[us-ssn] but 1078-05-1120"),
+    ("mac", "00:1b:44:11:3A:B7 001b.4411.3ab7", "[mac] [mac]"),
+    ("uuid", "550e8400-e29b-41d4-a716-446655440000", "[uuid]"),
+    ("imei", "356938035643809", "[imei]"),
+    ("userpath", "/home/ada/x C:\\Users\\ada\\y", "/home/[user]/x C:\\Users\\[user]\\y"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pattern", "text", "expected"), PATTERNS)
+def test_patterns(pattern: str, text: str, expected: str) -> None:
+    """Each pattern finds what it is named for inside a text, and leaves the rest."""
+    assert Scrubber([f"@{pattern}:replace"]).event({"extra": text}) == {"extra": expected}
+
+
+def test_numbers_are_searched() -> None:
+    """A card's number is found where it is a number, too."""
+    sent = {"extra": {"card": 4111111111111111, "n": 4, "flag": True}}
+    shown = {"card": "[creditcard]", "n": 4, "flag": True}
+    assert Scrubber(["@creditcard:replace"]).event(sent) == {"extra": shown}
+    assert Scrubber(["@creditcard"]).event(sent) == {"extra": {"n": 4, "flag": True}}
+
+
+def test_passwords_by_name() -> None:
+    """@password takes whatever stands under the name of a secret, whole."""
+    sent = {"extra": {"api_key": "x", "secret": {"a": 1}, "pin": 1234, "n": "x"}}
+    shown = {"api_key": "[password]", "pin": "[password]", "n": "x"}
+    assert Scrubber(["@password:replace"]).event(sent) == {"extra": shown}
+
+
+ROUTES = [
+    ("/reset/<token>", "https://x.org/app/reset/abc?b=1", "https://x.org/app/reset/[token]?b=1"),
+    ("/reset/<token>", "next=%2Freset%2Fabc%2Fd", "next=%2Freset%2F[token]%2Fd"),
+    ("/of/<user>/<uuid:order>/x", "at '/of/1/2/x'", "at '/of/[user]/[order]/x'"),
+    ("/files/<path:name>", "/files/a/b/c?d", "/files/[name]?d"),
+    ("/files/{name:path}", "/files/a/b", "/files/[name]"),
+    ("/u-{id}.json", "/u-7.json /u-7.xml", "/u-[id].json /u-7.xml"),
+    (
+        "/reset/<token>",
+        "path('/reset/<token>') or '/reset/'",
+        "path('/reset/<token>') or '/reset/'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("route", "text", "expected"), ROUTES)
+def test_segments_of_paths(route: str, text: str, expected: str) -> None:
+    """What stands in a route's places is hidden wherever such a path is in a text."""
+    assert Scrubber([(route, "replace")]).event({"extra": text}) == {"extra": expected}
+
+
+def test_groups_within_each_other() -> None:
+    """Of groups that lie in each other the outer one is hidden."""
+    rule = (re.compile("a((b)c)"), "replace")
+    assert Scrubber([rule]).event({"extra": "abc"}) == {"extra": "a[Filtered]"}
+
+
+def test_nobodys_email() -> None:
+    """One pattern takes e-mail addresses out of everything, the names that are one as well."""
+    sent = {
+        "user": {"id": "ada@shop.example", "username": "ada@shop.example", "email": "ada@x.org"},
+        "exception": {
+            "values": [{"type": "E", "value": "no ada%40shop.example, ada@shop.example"}]
+        },
+        "extra": {"ada@shop.example": ["to ada@shop.example"]},
+    }
+    scrubber = Scrubber(["$user.email", ("@email", "hash")], hash_key=KEY)
+    text = json.dumps(scrubber.event(sent))
+    assert "shop" not in text
+    assert "x.org" not in text
+    assert scrubber.event(sent)["user"]["username"] == hash_id("ada@shop.example", key=KEY)
+
+
 def test_hostile_text_costs_no_more_than_its_length() -> None:
     """A long text of signs is read in no time that the test could notice."""
-    for text in ("a" * 100_000 + "@", "@" * 100_000, "a@" * 50_000, "1." * 50_000, ":" * 100_000):
-        Scrubber(["@email", "@ip"]).event({"extra": text})
+    rules = [f"@{name}" for name in PATTERN_NAMES if name != "anything"]
+    texts = ("a" * 100_000 + "@", "@" * 100_000, "a@" * 50_000, "1." * 50_000, ":" * 100_000)
+    for text in (*texts, "4 " * 50_000, "DE89 " * 20_000, "://" * 30_000, "4" * 100_000):
+        Scrubber(rules).event({"extra": text})
 
 
 def test_rules_of_both_are_merged() -> None:

@@ -153,3 +153,26 @@ def test_short_values_stay() -> None:
     """A value of less than six characters stands in texts by chance."""
     known = KnownValues(["tiger", "tigers"])
     assert known.without("a tiger among tigers") == "a tiger among [Filtered]"
+
+
+def test_secret_names() -> None:
+    """`secret_names` adds words to those that make a name a secret's, wherever it stands."""
+    recorder = RecordingClient()
+    options = RequestData(include_query_string=True)
+    usercontext.init(client=recorder, request_data=options, secret_names=["Birth"])
+
+    def fail() -> None:
+        usercontext.capture_exception(RuntimeError("born 1815-12-10"))
+
+    query = b"date_of_birth=1815-12-10&a=1"
+    asgi_request(asgi.UserContextMiddleware(plain_asgi_app(fail)), scope_of(query_string=query))
+    event = recorder.events[-1]
+    assert event["request"]["query_string"] == "date_of_birth=[Filtered]&a=1"
+    assert event["exception"]["values"][-1]["value"] == "born [Filtered]"
+
+
+@pytest.mark.parametrize("names", ["birth", ["b"], [5], [" "]])
+def test_wrong_secret_names(names: Any) -> None:
+    """What is no list of words, or a letter that nearly every name holds, raises at once."""
+    with pytest.raises(ConfigurationError, match="secret_names"):
+        usercontext.init(None, secret_names=names)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from usercontext.carried import CarriedIdentity
-    from usercontext.types import ReportingClient, Resolver
+    from usercontext.types import PrivacyRule, ReportingClient, Resolver
 
 __all__ = ["ContextOptions", "check_names", "checked"]
 
@@ -30,6 +30,8 @@ class ContextOptions(TypedDict, total=False):
     scrub: privacy rules; they add up with those of `init()`.
     hash_key: at least 16 bytes, for rules that hash.
     never_store_ip: no address is ever reported; nothing can turn it off again.
+    secret_names: words that make whatever name they stand in a secret's, beside those known, such
+        as `["iban", "birth"]`; they hold for the whole process.
     resolve: "lazy" (default), when a report first needs the user, or "eager", before the app.
     resolver_timeout: seconds that anything waits for a resolver running elsewhere; default 1.
     resolver_thread: run a sync resolver of an ASGI app in a worker thread; default False.
@@ -48,9 +50,10 @@ class ContextOptions(TypedDict, total=False):
     resolver: Resolver | None
     request_data: RequestData | None
     clients: Iterable[ReportingClient] | None
-    scrub: Iterable[str | tuple[str, str]]
+    scrub: Iterable[PrivacyRule]
     hash_key: bytes | str | None
     never_store_ip: bool
+    secret_names: Iterable[str]
     resolve: Literal["lazy", "eager"]
     resolver_timeout: float
     resolver_thread: bool
@@ -119,6 +122,17 @@ def _request_data(name: str, value: object) -> RequestData:
     )
 
 
+def _secret_names(name: str, value: object) -> tuple[str, ...]:
+    words = checks.listed(name, value, "words", '["iban"]')
+    for word in words:
+        if not isinstance(word, str) or len(word.strip()) < 2:
+            raise ConfigurationError(
+                f"{name}: {word!r:.80} is no word of two letters or more, so it would stand in "
+                'nearly every name: write one such as "iban"'
+            )
+    return words
+
+
 def _resolve(name: str, value: object) -> object:
     if value in ("lazy", "eager"):
         return value
@@ -163,6 +177,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "exception_text": _exception_text,
     "ignore_errors": _ignored_errors,
     "resolve": _resolve,
+    "secret_names": _secret_names,
     "resolver_timeout": checks.seconds,
     "detached_ttl": _seconds_or_none,
     "resolver_thread": checks.flag,

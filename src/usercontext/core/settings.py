@@ -55,6 +55,10 @@ class Settings:
             hash_key=given.pop("hash_key", None),
             never_store_ip=given.pop("never_store_ip", False),
         )
+        if "secret_names" in given:
+            from usercontext.privacy.secret_names import add_secret_names  # few ask
+
+            add_secret_names(given.pop("secret_names"))
         if client is not None:
             methods("client", client, REPORTER_METHODS, "a SentryClient")
             given["client"] = client

@@ -342,6 +342,7 @@ _READERS: dict[str, Callable[[str], object]] = {
     "request_data": _dotted,
     "clients": _clients,
     "scrub": aslist,
+    "secret_names": aslist,
     "never_store_ip": _flag,
     "resolver_thread": _flag,
     "resolver_timeout": _seconds,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from usercontext.privacy import rules as scrubbing
+    from usercontext.types import PrivacyRule
 
 __all__ = ["Scrubber", "hash_id"]
 
@@ -25,9 +26,11 @@ class Scrubber:
     Args:
         rules: each a selector such as `"$user.ip_address"`, or a pair of selector and method,
             such as `("$user.email", "hash")`. Methods are `remove` (without one), `mask`
-            (stars), `replace` ("[Filtered]") and `hash` (keyed). `"@ip"` and `"@email"` in a
-            selector's place are about addresses inside any string; in a method's place, such as
-            `("$extra.**", "@email:mask")`, about those inside what the selector names.
+            (stars), `replace` ("[Filtered]") and `hash` (keyed). A pattern in a selector's place,
+            such as `"@ip"`, `"@creditcard"`, a path with the segment in question
+            (`"/reset/<token>"`) or a compiled regular expression, is about what it finds inside
+            any string; in a method's place, such as `("$extra.**", "@email:mask")` or
+            `("$extra.**", re.compile("acct-[0-9]+"), "mask")`, inside what the selector names.
         hash_key: at least 16 secret bytes, needed by `hash`.
         never_store_ip: take every address out of everything, whatever else is configured.
 
@@ -41,7 +44,7 @@ class Scrubber:
 
     def __init__(
         self,
-        rules: Iterable[str | tuple[str, str]] = (),
+        rules: Iterable[PrivacyRule] = (),
         *,
         hash_key: bytes | str | None = None,
         never_store_ip: bool = False,

@@ -7,13 +7,13 @@ changes and shares the rest, so what it was given is never mutated.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from usercontext.address.headers import is_address_header
-from usercontext.address.search import find_addresses, may_hold_ipv6
 from usercontext.checks import listed
 from usercontext.exceptions import ConfigurationError
+from usercontext.privacy.patterns import PATTERNS, Pattern, of_regex, of_route
 from usercontext.privacy.pseudonyms import digest
 from usercontext.privacy.secret_names import FILTERED
 from usercontext.privacy.selectors import Path, Selector, nearest, parse_selector
@@ -21,10 +21,9 @@ from usercontext.privacy.selectors import Path, Selector, nearest, parse_selecto
 __all__ = ["ScrubRule", "compiled", "scrubbed", "scrubbed_and_told"]
 
 _METHODS = ("remove", "mask", "replace", "hash")
-_PATTERNS = ("anything", "ip", "email")
 
-#: Takes a text that is to be hidden, returns what stands in its place.
-_Hide: TypeAlias = Callable[[str], str]
+#: Takes a text that is to be hidden, and what is left of it; returns what stands in its place.
+_Hide: TypeAlias = Callable[[str, str], str]
 
 
 def compiled(rules: object, key: bytes | None) -> tuple[ScrubRule, ...]:
@@ -78,7 +77,7 @@ class ScrubRule(NamedTuple):
     """A rule as read: what it is about, what it looks for there, what it does about it."""
 
     selector: Selector
-    pattern: str  # "ip" or "email"; empty: the value as a whole
+    pattern: Pattern | None  # None: the value as a whole
     hide: _Hide | None  # None: remove
     written: tuple[str, str]
     key: bytes | None
@@ -99,59 +98,93 @@ def _checked_rules(rules: object) -> Iterable[Any]:
 
 
 def _compiled(rule: Any, key: bytes | None) -> ScrubRule:
-    written = (rule, "remove") if isinstance(rule, str) else rule
-    if (
-        not isinstance(written, (tuple, list))
-        or len(written) != 2
-        or not all(isinstance(part, str) for part in written)
-    ):
-        raise ConfigurationError(
-            f"scrub: a rule is a selector or a pair of selector and method, not {rule!r:.80}"
-        )
-    selector, method = written
-    if selector.startswith("@"):
-        method = selector if ":" in selector and isinstance(rule, str) else f"{selector}:{method}"
-        selector = "**"
-    pattern, method = _checked_method(method)
-    if method == "hash" and key is None:
-        raise ConfigurationError(
-            f"scrub: {written!r} needs hash_key, at least 16 secret bytes: without a key "
-            "a hash of an address or an id is undone by trying them all"
-        )
-    parsed = parse_selector(selector, spares_structure=pattern == "anything")
-    if selector == "**" and pattern != "anything":
-        parsed = _EVERYTHING
-    hide = _hider(pattern, method, key)
-    return ScrubRule(
-        parsed, pattern if pattern != "anything" else "", hide, (written[0], written[1]), key
-    )
-
-
-def _checked_method(text: str) -> tuple[str, str]:
-    pattern, method = "anything", text
-    if text.startswith("@"):
-        pattern, _, method = text[1:].partition(":")
-        method = method or "remove"
-    if pattern not in _PATTERNS:
-        known = [f"@{name}" for name in _PATTERNS]
-        raise ConfigurationError(
-            f"scrub: the pattern '@{pattern}' is unknown{nearest('@' + pattern, known)}"
-        )
+    selector, pattern, method = _parts(rule)
     if method not in _METHODS:
         raise ConfigurationError(
             f"scrub: the method {method!r} is unknown{nearest(method, _METHODS)}"
         )
-    return pattern, method
+    if method == "hash" and key is None:
+        raise ConfigurationError(
+            f"scrub: {rule!r} needs hash_key, at least 16 secret bytes: without a key "
+            "a hash of an address or an id is undone by trying them all"
+        )
+    sought = _pattern(pattern)
+    parsed = parse_selector(selector, spares_structure=sought is None)
+    if selector == "**" and sought is not None:
+        parsed = _EVERYTHING
+    return ScrubRule(parsed, sought, _hider(method, key), _written(rule), key)
 
 
-def _hider(pattern: str, method: str, key: bytes | None) -> _Hide | None:
+def _parts(rule: Any) -> tuple[str, Any, str]:
+    """Return a rule's selector, what it looks for there and its method."""
+    parts = tuple(rule) if isinstance(rule, (tuple, list)) else (rule,)
+    if not all(isinstance(part, (str, re.Pattern)) for part in parts) or not parts:
+        raise _no_rule(rule)
+    first = parts[0]
+    if _is_pattern(first):
+        pattern, method = _split(first, "remove")
+        if len(parts) > 2 or (len(parts) == 2 and not isinstance(parts[1], str)):
+            raise _no_rule(rule)
+        return "**", pattern, parts[1] if len(parts) == 2 else method
+    if len(parts) == 3 and _is_pattern(parts[1]) and isinstance(parts[2], str):
+        return first, _split(parts[1], "")[0], parts[2]
+    if len(parts) == 2 and _is_pattern(parts[1]):
+        return first, *_split(parts[1], "remove")
+    if len(parts) > 2:
+        raise _no_rule(rule)
+    return first, "@anything", parts[1] if len(parts) == 2 else "remove"
+
+
+def _no_rule(rule: object) -> ConfigurationError:
+    return ConfigurationError(
+        "scrub: a rule is a selector or a pair of selector and method, such as "
+        "('$user.email', 'hash') or ('$request.url', '/reset/<token>', 'replace'); "
+        f"not {rule!r:.80}"
+    )
+
+
+def _is_pattern(part: str | re.Pattern[str]) -> bool:
+    return isinstance(part, re.Pattern) or part.startswith(("@", "/"))
+
+
+def _split(pattern: str | re.Pattern[str], default: str) -> tuple[str | re.Pattern[str], str]:
+    """Take the method off a pattern that names one: `@ip:mask`, `/reset/<token>:mask`."""
+    if isinstance(pattern, re.Pattern):
+        return pattern, default
+    name, _, method = pattern.rpartition(":")
+    if pattern.startswith("/"):
+        return (name, method) if method in _METHODS else (pattern, default)
+    return (name, method or default) if name else (pattern, default)
+
+
+def _pattern(pattern: str | re.Pattern[str]) -> Pattern | None:
+    if isinstance(pattern, re.Pattern):
+        return of_regex(pattern)
+    if pattern.startswith("/"):
+        return of_route(pattern)
+    name = pattern[1:]
+    if name not in PATTERNS:
+        known = [f"@{one}" for one in PATTERNS]
+        raise ConfigurationError(
+            f"scrub: the pattern {pattern!r} is unknown{nearest(pattern, known)}"
+        )
+    return PATTERNS[name]
+
+
+def _written(rule: Any) -> tuple[str, str]:
+    """Return a rule as a report tells it."""
+    parts = rule if isinstance(rule, (tuple, list)) else (rule,)
+    texts = [part.pattern if isinstance(part, re.Pattern) else part for part in parts]
+    return str(texts[0]), ":".join(texts[1:]) or "remove"
+
+
+def _hider(method: str, key: bytes | None) -> _Hide | None:
     if method == "hash" and key is not None:
-        return lambda text: digest(text, key)
+        return lambda text, _name: digest(text, key)
     if method == "mask":
-        return lambda text: "*" * len(text)
+        return lambda text, _name: "*" * len(text)
     if method == "replace":
-        replacement = FILTERED if pattern == "anything" else f"[{pattern}]"
-        return lambda _text: replacement
+        return lambda _text, name: name
     return None
 
 
@@ -167,6 +200,9 @@ _PAIRS = frozenset({"cookies", "env", "headers", "query_string", "tags"})
 
 # In `contexts`, and never an address, though "5.15.0.91" looks like one.
 _VERSIONS = frozenset({"build", "kernel_version", "version"})
+
+# What patterns find in numbers has nine digits at least.
+_LONG = 10**8
 
 _EVERYTHING = Selector(lambda _path, _value: True, None)
 _REMOVED: Any = object()
@@ -198,13 +234,27 @@ def _scrubbed_value(rule: ScrubRule, path: Path, value: Any) -> Any:
         return value
     everything = rule.selector is _EVERYTHING
     if everything or rule.selector.matches(path, value) or _matches_extra(rule, path, value):
-        if not rule.pattern:
+        if rule.pattern is None:
             return _REMOVED if _is_extra_removed(rule, path) else _hidden(rule, value)
-        if isinstance(value, str):
-            # An empty text is no value: Sentry refuses such tags, and makes "email:" of an email.
-            return (_without_pattern(rule, value) or _REMOVED) if value else value
+        if len(path) > 1 and rule.pattern.is_about_key and rule.pattern.is_about_key(path[-1]):
+            return _hidden(rule, value, "[password]")
+        if isinstance(value, (str, int)):
+            return _searched(rule.pattern, rule, value)
         if not everything:
             rule = rule._replace(selector=_EVERYTHING)
+    return _scrubbed_inside(rule, path, value)
+
+
+def _searched(pattern: Pattern, rule: ScrubRule, value: str | int) -> Any:
+    if isinstance(value, int):
+        text = str(value) if abs(value) >= _LONG else ""
+        shown = _without_pattern(pattern, rule, text)
+        return value if shown == text else shown or _REMOVED
+    # An empty text is no value: Sentry refuses such tags, and makes "email:" of an email.
+    return (_without_pattern(pattern, rule, value) or _REMOVED) if value else value
+
+
+def _scrubbed_inside(rule: ScrubRule, path: Path, value: Any) -> Any:
     if isinstance(value, dict):
         return _scrubbed_mapping(rule, path, value)
     if isinstance(value, (list, tuple)):
@@ -232,10 +282,10 @@ def _is_extra_removed(rule: ScrubRule, path: Path) -> bool:
     return _is_extra(path) and len(path) == 2 and rule.selector.matches(("user", "data"), {})
 
 
-def _hidden(rule: ScrubRule, value: Any) -> Any:
+def _hidden(rule: ScrubRule, value: Any, name: str = FILTERED) -> Any:
     if rule.hide is None or value is None or isinstance(value, (dict, list, tuple, bool)):
         return _REMOVED  # only a text can be masked, replaced or hashed
-    return rule.hide(str(value))
+    return rule.hide(str(value), name)
 
 
 def _scrubbed_mapping(rule: ScrubRule, path: Path, mapping: dict[Any, Any]) -> Any:
@@ -252,9 +302,10 @@ def _scrubbed_mapping(rule: ScrubRule, path: Path, mapping: dict[Any, Any]) -> A
 
 def _scrubbed_key(rule: ScrubRule, path: Path, key: Any) -> Any:
     """Take patterns out of a key as well: a table by address is full of addresses."""
-    if not rule.pattern or not isinstance(key, str) or not rule.selector.matches(path, key):
+    if rule.pattern is None or not isinstance(key, str) or not rule.selector.matches(path, key):
         return key
-    return _without_pattern(rule, key)
+    # A name tells that a password stands there, and is none.
+    return key if rule.pattern.is_about_key else _without_pattern(rule.pattern, rule, key)
 
 
 def _scrubbed_items(rule: ScrubRule, path: Path, items: Any) -> Any:
@@ -298,47 +349,22 @@ def _scrubbed_query(rule: ScrubRule, path: Path, query: str) -> Any:
     return query if changed == query else changed
 
 
-# -- patterns --
-
-_AT = re.compile(r"@|%40")
-_BEFORE_AT = re.compile(r"[^\s@<>()\[\]\"',;:\\&?=/|]+\Z")
-_AFTER_AT = re.compile(r"\w(?:[\w.-]*\w)?")
-
-
-def _without_pattern(rule: ScrubRule, text: str) -> str:
-    if rule.pattern == "email":
-        spans = _find_emails(text) if "@" in text or "%40" in text else ()
-    else:
-        has_any = text.count(".") >= 3 or may_hold_ipv6(text)
-        spans = _spans_of_addresses(text) if has_any else ()
+def _without_pattern(pattern: Pattern, rule: ScrubRule, text: str) -> str:
     shown: list[str] = []
     at = 0
-    for start, end in spans:
-        shown += (text[at:start], "" if rule.hide is None else rule.hide(text[start:end]))
+    for start, end, name in pattern.find(text):
+        if start < at:
+            continue  # within what is hidden already: one group of an expression in another
+        shown += (text[at:start], "" if rule.hide is None else rule.hide(text[start:end], name))
         at = end
     return "".join((*shown, text[at:])) if at else text
 
 
-def _spans_of_addresses(text: str) -> Iterator[tuple[int, int]]:
-    for start, end, _ in find_addresses(text):
-        yield start, end
-
-
-def _find_emails(text: str) -> Iterator[tuple[int, int]]:
-    end = 0
-    for match in _AT.finditer(text):
-        # Looked for from the sign outwards: from the left, a long text would be read for ever.
-        low = max(end, match.start() - 256)
-        before = _BEFORE_AT.search(text[low : match.start()])
-        after = _AFTER_AT.match(text, match.end())
-        if before and after:
-            yield low + before.start(), after.end()
-            end = after.end()
-
-
 # -- addresses, never --
 
-_ANY_ADDRESS = ScrubRule(_EVERYTHING, "ip", lambda _text: "[ip]", ("@ip", "replace"), None)
+_ANY_ADDRESS = ScrubRule(
+    _EVERYTHING, PATTERNS["ip"], lambda _text, name: name, ("@ip", "replace"), None
+)
 
 
 def _is_place_of_addresses(path: Path, _value: object) -> bool:
@@ -349,7 +375,7 @@ def _is_place_of_addresses(path: Path, _value: object) -> bool:
 
 
 _PLACES_OF_ADDRESSES = ScrubRule(
-    Selector(_is_place_of_addresses, frozenset({"user", "request"})), "", None, ("", ""), None
+    Selector(_is_place_of_addresses, frozenset({"user", "request"})), None, None, ("", ""), None
 )
 
 

@@ -67,7 +67,8 @@ _VALUE_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
 }
 
-#: The names that a path may go on with; others are refused where they look like a slip of these.
+#: The names that a path may go on with. A user has others as well, which are refused only where
+#: they look like a slip of these.
 _FIELDS = {
     "user": (
         *("id", "username", "email", "ip_address", "name", "data"),
@@ -75,9 +76,48 @@ _FIELDS = {
     ),
     "request": (
         *("method", "url", "query_string", "headers", "cookies", "data", "env"),
-        *("fragment", "protocol", "api_target"),
+        *("fragment", "protocol", "api_target", "inferred_content_type"),
     ),
+    "exception": (
+        *("type", "value", "module", "mechanism", "stacktrace", "thread_id"),
+        *("raw_stacktrace", "values"),
+    ),
+    "frame": (
+        *("vars", "function", "raw_function", "module", "filename", "abs_path", "lineno", "colno"),
+        *("context_line", "pre_context", "post_context", "in_app", "package", "platform", "data"),
+    ),
+    "logentry": ("message", "formatted", "params"),
+    "breadcrumb": ("message", "data", "category", "type", "level", "timestamp", "event_id"),
+    "stacktrace": ("frames", "registers", "lang"),
+    "server_name": (),
+    "transaction": (),
 }
+_SAME_FIELDS = {"http": "request", "error": "exception", "message": "logentry"}
+#: What is a text or a number, so that no path goes on below it.
+_SCALARS = frozenset({
+    ("user", "id"), ("user", "username"), ("user", "email"), ("user", "ip_address"),
+    ("user", "name"), ("user", "segment"), ("request", "method"), ("request", "url"),
+    ("request", "fragment"), ("exception", "type"), ("exception", "value"),
+    ("logentry", "message"), ("logentry", "formatted"), ("breadcrumb", "message"),
+})  # fmt: skip
+#: What others call a user's fields.
+_SLIPS = {
+    "address": "ip_address",
+    "e-mail": "email",
+    "ip": "ip_address",
+    "ipaddress": "ip_address",
+    "login": "username",
+    "mail": "email",
+    "user_id": "id",
+}
+#: The keys of an event.
+_ROOTS = frozenset({
+    "breadcrumbs", "contexts", "culprit", "debug_meta", "dist", "environment", "errors", "event_id",
+    "exception", "extra", "fingerprint", "level", "logentry", "logger", "measurements", "message",
+    "modules", "platform", "project", "received", "release", "request", "sdk", "server_name",
+    "site", "spans", "stacktrace", "start_timestamp", "tags", "template", "threads", "timestamp",
+    "transaction", "transaction_info", "type", "user", "version",
+})  # fmt: skip
 
 # Relay reads `&` as `&&`, and `|` as `||`.
 _PIECE = re.compile(r"""\s*(?:(&&?|\|\|?|[!()])|((?:'(?:[^']|'')*'|[^\s&|!()'])+))""")
@@ -180,7 +220,9 @@ def _path_selector(text: str, parser: _Parser) -> Selector:
     names = _names(text, parser)
     first = names[0]
     if not first.startswith("$"):
-        _check_field(names, first, text)
+        _check_root(first, text)
+        if first in ("user", "request"):
+            _check_field(names, first, text)
         return _glob_selector([names], spares_structure=parser.spares_structure)
     kind = first[1:]
     if kind in _VALUE_TYPES:
@@ -219,18 +261,51 @@ def _names(text: str, parser: _Parser) -> list[str]:
     return [name if name in ("*", "**") else name.removeprefix("'") for name in names]
 
 
-def _check_field(names: list[str], kind: str, text: str) -> None:
-    """Refuse what looks like a slip: a rule that matches nothing would protect nobody."""
-    kind = "request" if kind == "http" else kind
-    fields = _FIELDS.get(kind)
-    if fields is None or len(names) < 2 or names[1] in (*fields, "*", "**"):
+def _check_root(first: str, text: str) -> None:
+    """Refuse a path that begins with no key of an event: what matches nothing protects nobody."""
+    if first in ("*", "**") or first in _ROOTS:
         return
-    suggestion = nearest(names[1], fields, cutoff=0.75, listing=False)
-    if suggestion:
-        other = f" (For a key of your own write '$user.data.{names[1]}'.)" if kind == "user" else ""
+    field = _SLIPS.get(first, first)
+    for kind in ("user", "request"):
+        if field in _FIELDS[kind]:
+            raise ConfigurationError(
+                f"scrub: the selector {text!r} begins with {first!r}, which is no key of an event: "
+                f"did you mean '${kind}.{field}'?"
+            )
+    raise ConfigurationError(
+        f"scrub: the selector {text!r} begins with {first!r}, which is no key of an event"
+        f"{nearest(first, _ROOTS)}"
+    )
+
+
+def _check_field(names: list[str], kind: str, text: str) -> None:
+    """Refuse a path that can match nothing, or looks like a slip of another one."""
+    kind = _SAME_FIELDS.get(kind, kind)
+    fields = _FIELDS.get(kind)
+    if fields is None or len(names) < 2 or names[1] in ("*", "**"):
+        return
+    name = names[1]
+    if name not in fields:
+        _refuse_field(name, kind, fields, text)
+    if len(names) > 2 and (kind, name) in _SCALARS and set(names[2:]) != {"**"}:
         raise ConfigurationError(
-            f"scrub: the selector {text!r} names {names[1]!r}{suggestion}{other}"
+            f"scrub: the selector {text!r} goes on after {name!r}, which is one text: "
+            f"write '${kind}.{name}'"
         )
+
+
+def _refuse_field(name: str, kind: str, fields: tuple[str, ...], text: str) -> None:
+    if not fields:
+        raise ConfigurationError(
+            f"scrub: the selector {text!r} goes on after ${kind}, which is one text: "
+            f"write '${kind}'"
+        )
+    meant = _SLIPS.get(name) if kind == "user" else None
+    suggestion = f": did you mean {meant!r}?" if meant else ""
+    suggestion = suggestion or nearest(name, fields, cutoff=0.75, listing=kind != "user")
+    if suggestion:
+        other = f" (For a key of your own write '$user.data.{name}'.)" if kind == "user" else ""
+        raise ConfigurationError(f"scrub: the selector {text!r} names {name!r}{suggestion}{other}")
 
 
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6, listing: bool = True) -> str:

@@ -12,6 +12,7 @@ from usercontext.core.context import make_default, pull_user
 from usercontext.core.settings import Settings, default
 from usercontext.core.unhandled import unwatch
 from usercontext.initialise import close
+from usercontext.privacy.secret_names import forget_secret_names
 from usercontext.sentry import SentryClient
 from usercontext.testing.conformance import client_conformance
 
@@ -151,3 +152,4 @@ def reset() -> None:
     unwatch()
     clients.forget()
     diagnostics.forget()
+    forget_secret_names()
