@@ -63,9 +63,29 @@ def _masking(ipv4: int, ipv6: int) -> Anonymizer:
     def mask(address: str) -> str | None:
         if ":" not in address:
             return _shown(inet_ntop(AF_INET, _cut(inet_pton(AF_INET, address), ipv4)))
-        return _shown(inet_ntop(AF_INET6, _cut(inet_pton(AF_INET6, address), ipv6)))
+        packed = inet_pton(AF_INET6, address)
+        return _shown(inet_ntop(AF_INET6, _cut(packed, _kept_bits(packed, ipv4, ipv6))))
 
     return mask
+
+
+# IPv6 addresses that carry an IPv4 one, which would stand whole in what `ipv6` keeps of them.
+_6TO4 = b"\x20\x02"  # RFC 3056, section 2
+_TEREDO = b"\x20\x01\x00\x00"  # RFC 4380, section 4
+_NAT64 = b"\x00\x64\xff\x9b" + bytes(8)  # RFC 6052, section 2.1
+_IPV4_COMPATIBLE = bytes(12)  # RFC 4291, section 2.5.5.1
+_ISATAP = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")  # RFC 5214, section 6.1
+
+
+def _kept_bits(packed: bytes, ipv4: int, ipv6: int) -> int:
+    """Return how many bits are kept of an IPv6 address; of an IPv4 one within it, `ipv4`."""
+    if packed.startswith((_NAT64, _IPV4_COMPATIBLE)) and packed[12:] > b"\x00\x00\xff\xff":
+        return 96 + ipv4
+    if packed.startswith(_6TO4):
+        return min(ipv6, 16 + ipv4)
+    if packed.startswith(_TEREDO):
+        return min(ipv6, 64)  # before the client's port and address; in front is the server's
+    return min(ipv6, 96 + ipv4) if packed[8:12] in _ISATAP else ipv6
 
 
 def _cut(packed: bytes, prefix: int) -> bytes:
