@@ -12,7 +12,7 @@ from usercontext import asgi, wsgi
 from usercontext.core.current import set_user
 from usercontext.core.record import current
 from usercontext.request import RequestData
-from usercontext.user import User
+from usercontext.user import AUTO_ADDRESS, User
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -63,6 +63,7 @@ def client_conformance(
         suite.check_explicit_users(serve)
         suite.check_resolver(serve, resolves=resolves)
         suite.check_privacy(serve, takes_address=takes_address)
+        suite.check_auto_address(serve, takes_address=takes_address)
         suite.check_release(serve)
     suite.check_concurrency()
     if suite.broken:
@@ -169,10 +170,28 @@ class _Suite:
         self._expect("scrub rules have the last word", _ids(seen), ["*"])
         self._expect("a removed field is not reported", "email" in str(seen), False)
         seen = self._serve(serve, handler)
-        self._expect("no address unasked", [user.get("ip_address") for user in seen], [None])
+        self._expect("no address unasked", _addresses(seen), [None])
         seen = self._serve(serve, handler, request_data=RequestData(include_ip=True))
         expected = _PEER if takes_address else None
-        self._expect("the address", [user.get("ip_address") for user in seen], [expected])
+        self._expect("the address", _addresses(seen), [expected])
+
+    def check_auto_address(self, serve: Any, *, takes_address: bool) -> None:
+        """`{{auto}}` never leaves: the collected address is sent in its place, or none."""
+        told: tuple[dict[str, Any], ...] = ({"id": 1, "ip_address": AUTO_ADDRESS}, {"plan": "pro"})
+
+        def handler() -> None:
+            for user in told:
+                set_user(user)
+                self._report()
+
+        seen = self._serve(serve, handler)
+        self._expect('"{{auto}}" names its user', _ids(seen), ["1", None])
+        self._expect("no address in the place of {{auto}}", _addresses(seen), [None, None])
+        seen = self._serve(serve, handler, request_data=RequestData(include_ip=True))
+        expected = _PEER if takes_address else None
+        self._expect('"{{auto}}" names its user, with addresses', _ids(seen), ["1", None])
+        rule = "the address in the place of {{auto}}, and beside extras alone"
+        self._expect(rule, _addresses(seen), [expected, expected])
 
     def check_concurrency(self) -> None:
         """Requests in flight at once stay apart."""
@@ -195,6 +214,10 @@ class _Suite:
 
 def _ids(users: list[dict[str, Any]]) -> list[Any]:
     return [user.get("id") for user in users]
+
+
+def _addresses(users: list[dict[str, Any]]) -> list[Any]:
+    return [user.get("ip_address") for user in users]
 
 
 def _scope() -> dict[str, Any]:
