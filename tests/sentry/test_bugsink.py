@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import usercontext
+from tests.driver import asgi_request, plain_asgi_app, scope_of
 from tests.sentry import bugsink_server
+from usercontext import RequestData, asgi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +41,19 @@ class Bugsink:
             query = "SELECT data FROM events_event WHERE replace(event_id, '-', '') = ?"
             ((data,),) = connection.execute(query, (event_id,)).fetchall()
         return json.loads(data)
+
+    def tags(self, event_id: str | None) -> dict[str, str]:
+        """Return the tags that the server has given an event."""
+        assert event_id is not None
+        with closing(sqlite3.connect(self.database)) as connection:
+            query = """
+                SELECT key.key, value.value FROM tags_eventtag AS tag
+                JOIN tags_tagvalue AS value ON value.id = tag.value_id
+                JOIN tags_tagkey AS key ON key.id = value.key_id
+                JOIN events_event AS event ON event.id = tag.event_id
+                WHERE replace(event.event_id, '-', '') = ?
+            """
+            return dict(connection.execute(query, (event_id,)).fetchall())
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +103,22 @@ def test_user(bugsink: Bugsink, client: SentryClient, user: dict[str, Any]) -> N
 
     assert client.stats()["sent"] == 1
     assert bugsink.event(event_id)["user"] == user
+
+
+def test_auto_is_the_clients_address(bugsink: Bugsink) -> None:
+    """Not the app's own server, which Bugsink takes `{{auto}}` for."""
+    usercontext.init(bugsink.dsn, request_data=RequestData(include_ip=True))
+    sent: list[str | None] = []
+
+    def handler() -> None:
+        usercontext.set_user({"id": "ada", "ip_address": "{{auto}}"})
+        sent.append(usercontext.capture_message("hello"))
+
+    asgi_request(asgi.UserContextMiddleware(plain_asgi_app(handler)), scope_of())
+    assert usercontext.flush(60.0)
+
+    assert bugsink.event(sent[0])["user"] == {"id": "ada", "ip_address": "203.0.113.9"}
+    assert bugsink.tags(sent[0])["user.ip_address"] == "203.0.113.9"
 
 
 def test_every_report_names_its_own_user(bugsink: Bugsink) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import usercontext
-from usercontext import User
+from tests.driver import asgi_request, plain_asgi_app, scope_of
+from usercontext import RequestData, User, asgi
 from usercontext.exceptions import ConfigurationError
 from usercontext.request.description import explain
 from usercontext.sentry import encode_event
@@ -144,6 +145,23 @@ def test_auto_means_the_resolved_address() -> None:
     recorder.send(event)
 
     assert normalized(recorder.events[0])["user"]["ip_address"] == "203.0.113.7"
+
+
+@pytest.mark.parametrize("include_ip", [True, False])
+def test_auto_of_a_request(include_ip: bool) -> None:
+    """The collected address is sent for it; without one it is sent as it is."""
+    recorder = RecordingClient()
+    usercontext.init(client=recorder, request_data=RequestData(include_ip=include_ip))
+
+    def handler() -> None:
+        usercontext.set_user({"id": "1", "ip_address": "{{auto}}"})
+        usercontext.capture_message("hello")
+
+    asgi_request(asgi.UserContextMiddleware(plain_asgi_app(handler)), scope_of())
+    (event,) = recorder.events
+    expected = "203.0.113.9" if include_ip else "{{auto}}"
+    assert (event["user"]["ip_address"], "203.0.113.9" in str(event)) == (expected, include_ip)
+    assert normalized(event)["user"]["ip_address"] == expected
 
 
 def test_whole_reports() -> None:
