@@ -55,7 +55,7 @@ def test_a_broken_scope_says_nothing(broken: dict[str, Any]) -> None:
     assert source.headers(broken) == {}
     assert source.host(broken) == ""
     assert source.server(broken) == ("", "")
-    assert not source.has_rewritten_peer(broken)
+    assert not source.has_remote_address(broken)
 
 
 def test_the_peer_that_proxy_fix_replaced_is_known() -> None:

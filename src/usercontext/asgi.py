@@ -113,6 +113,8 @@ class UserContextMiddleware:
             return
         settings = self._joined.joined
         scope[KEY] = record = RequestRecord(scope, settings)
+        if settings.includes_ip:
+            settings.request_data.begin(scope)
         if not settings.is_plain:
             await _serve_with_clients(self.app, record, receive, send)
             return

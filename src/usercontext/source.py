@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 __all__ = [
     "PROXY_FIX",
     "REQUEST_METHOD",
+    "SERVER_SOFTWARE",
     "Source",
     "environ_key",
     "has_cookies",
     "has_headers",
     "has_proxy_fix",
-    "has_rewritten_peer",
+    "has_remote_address",
     "header_line",
     "headers",
     "host",
@@ -42,6 +43,8 @@ Source: TypeAlias = Mapping[str, Any]
 
 #: In an environ, and never in a scope.
 REQUEST_METHOD = "REQUEST_METHOD"
+#: In the environ of nearly every server, and of no adapter.
+SERVER_SOFTWARE = "SERVER_SOFTWARE"
 #: Where werkzeug's ProxyFix keeps what it has replaced.
 PROXY_FIX = "werkzeug.proxy_fix.orig"
 # What of a scope is read here.
@@ -99,12 +102,9 @@ def has_proxy_fix(source: Source) -> bool:
     return PROXY_FIX in source
 
 
-def has_rewritten_peer(source: Source) -> bool:
-    """Return whether a server has replaced the peer by what a header says: then it has port 0."""
-    client = source.get("client")
-    if not isinstance(client, (tuple, list)) or len(client) < 2:
-        return False
-    return bool(client[0]) and isinstance(client[1], int) and client[1] == 0
+def has_remote_address(environ: Source) -> bool:
+    """Return whether a WSGI server has told the peer at all."""
+    return "REMOTE_ADDR" in environ
 
 
 def _first(pair: object) -> object:
@@ -144,7 +144,7 @@ def server(source: Source) -> tuple[str, str]:
 
 def server_software(source: Source) -> str:
     """Return the name of a WSGI server."""
-    return _text(source.get("SERVER_SOFTWARE"))
+    return _text(source.get(SERVER_SOFTWARE))
 
 
 def path(source: Source) -> bytes:

@@ -5,7 +5,7 @@ How a header is read is `forwarding_grammar`'s; whom to believe is decided here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
 from usercontext import diagnostics
 from usercontext.address.forwarding import (
@@ -25,9 +25,9 @@ from usercontext.exceptions import ConfigurationError
 from usercontext.source import (
     PROXY_FIX,
     REQUEST_METHOD,
+    SERVER_SOFTWARE,
     environ_key,
     has_proxy_fix,
-    has_rewritten_peer,
     header_line,
     headers,
     server_software,
@@ -36,26 +36,29 @@ from usercontext.source import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from usercontext.address.peers import Peer
     from usercontext.source import Source
 
-__all__ = ["ClientAddress", "Observed", "Outcome", "ProxyTrust"]
+__all__ = ["BEGAN", "ClientAddress", "Observed", "Outcome", "ProxyTrust"]
 
 Origin: TypeAlias = Literal["peer", "header"]
 Reason: TypeAlias = Literal["ok", "untrusted-peer", "no-peer", "malformed", "too-short", "too-long"]
 
 # How servers name the peer of a unix socket: uvicorn and others, gunicorn, waitress, werkzeug,
-# eventlet, uwsgi. Trusted by the name "unix" alone, and never an address.
-_UNIX_PEERS = frozenset({"", "localhost", "<local>", "unix", "0.0.0.0"})  # noqa: S104
+# eventlet, uwsgi, nginx. Trusted by the name "unix" alone, and never an address.
+_UNIX_PEERS = frozenset({"", "localhost", "<local>", "unix", "0.0.0.0", "unix:"})  # noqa: S104
+# What nginx appends for a proxy before it that is connected by a unix socket.
+_UNIX_ENTRY = "unix:"
 
 # Peers and headers come from the network: what is remembered of them is bounded.
 _MAX_REMEMBERED = 1024
 _MAX_REMEMBERED_TEXT = 128
 
-# Servers that fold X_Forwarded_For into the environ key of X-Forwarded-For.
-_UNDERSCORE_SERVERS = ("wsgiserver/", "hypercorn", "granian", "cheroot")
-
 _BEHIND_PROXY_LOOKS = 64
 _FAILURES_BEFORE_WARNING = 3
+
+#: Where a scope or environ keeps what was observed when its request began, and by whom.
+BEGAN: Final = "usercontext.address"
 
 #: Address, source, hops and reason, as `ClientAddress` has them.
 Outcome: TypeAlias = "tuple[str | None, Origin, int, Reason]"
@@ -141,6 +144,7 @@ class ProxyTrust:
     """
 
     __slots__ = (
+        "_absent",
         "_address_of",
         "_answers",
         "_environ_key",
@@ -151,7 +155,9 @@ class ProxyTrust:
         "_peers",
         "_read",
         "_scope_name",
+        "_server",
         "_split",
+        "_walks_unix",
         "forwarded_header",
         "trusted_hops",
         "trusted_proxies",
@@ -179,6 +185,10 @@ class ProxyTrust:
         self._answers: dict[str | bytes | None, Outcome] = {}
         self._looks = 0 if self._trusts_anything else _BEHIND_PROXY_LOOKS
         self._failures: dict[str, int] = {}
+        self._absent = 0
+        self._server = ""
+        # It stands for a proxy on the same host, which "loopback" means as well.
+        self._walks_unix = self._networks.includes_unix and "127.0.0.1" in self._networks
 
     @property
     def _trusts_anything(self) -> bool:
@@ -202,7 +212,7 @@ class ProxyTrust:
                 f"forwarded_header={header!r} would never be read, as nothing is trusted: give "
                 "trusted_proxies or trusted_hops, or leave it out"
             )
-        if self.trusted_hops and not self._networks:
+        if self.trusted_hops and not self._networks and not _is_function():
             diagnostics.warn_once(
                 "client-ip: hops without proxies",
                 "trusted_hops without trusted_proxies: a client that reaches this server "
@@ -231,15 +241,22 @@ class ProxyTrust:
         It parses nothing, nor does it look for the header among a scope's: most requests end
         without anybody asking. Headers are kept only where the peer is trusted.
         """
-        # In place, with two keys of source.py: each request would feel the calls.
+        began: tuple[ProxyTrust, Observed] | None = source.get(BEGAN)
+        if began is not None and began[0] is self:
+            return self._as_it_began(began[1], source)
+        # In place, with keys of source.py: each request would feel the calls.
         is_environ = REQUEST_METHOD in source
         try:
             if is_environ:
+                if SERVER_SOFTWARE not in source:
+                    return self._observe_told(source, self._environ_key)
                 original = source.get(PROXY_FIX)  # what the header says is judged here, not there
                 peer = (original if isinstance(original, dict) else source).get("REMOTE_ADDR")
             else:
                 client = source.get("client")
-                peer = client[0] if client else None
+                if type(client) is not tuple or len(client) < 2 or not client[1]:
+                    return self._observe_told(source, "headers")
+                peer = client[0]
             known = self._peers.get(peer) or self._meet(peer, source)
         except (TypeError, LookupError, AttributeError):  # no pair, or nothing hashable in it
             known = self._judge("?")
@@ -250,6 +267,65 @@ class ProxyTrust:
             return known[0], source.get(self._environ_key if is_environ else "headers"), _READ
         self._watch(source)
         return known[0], None, _ANSWER
+
+    def begin(self, source: Source) -> None:
+        """Keep what a request says of its client as it begins, as the app may change it.
+
+        Of headers a copy: what is appended to the list afterwards was not sent by the client.
+        """
+        if not isinstance(source, dict):
+            return
+        answer, lines, action = self.observe(source)
+        kept = tuple(lines) if type(lines) is list else lines
+        source[BEGAN] = self, (answer, kept, action)
+
+    def _as_it_began(self, observed: Observed, source: Source) -> Observed:
+        lines = observed[1]
+        if type(lines) is tuple:
+            now = source.get("headers")
+            if type(now) is list and len(now) > len(lines):
+                diagnostics.warn_once(
+                    "client-ip: headers that grew",
+                    "headers were added to a request after it began; the client's address is read "
+                    "from those with which it came: let what adds them run before usercontext, or "
+                    "in the proxy",
+                )
+        return observed
+
+    def _observe_told(self, source: Source, key: str) -> Observed:
+        """Observe a request whose peer may be something else than the connection's."""
+        from usercontext.address.peers import peer_of  # adapters and few servers
+
+        told = peer_of(source)
+        if told.origin != "connection":
+            return self._observe_other(told, source, key)
+        try:
+            answer, _, action = self._peers.get(told.address) or self._meet(told.address, source)  # type: ignore[call-overload]
+        except TypeError:  # nothing hashable
+            answer, _, action = self._judge("?")
+        if action == _WATCH:
+            self._watch(source)
+        return _observed(answer, source, key, action)
+
+    def _observe_other(self, told: Peer, source: Source, key: str) -> Observed:
+        _warn_of_peer(told)
+        answer, _, action = self._judge(told.address) if told.address else _LOST
+        if told.origin == "front":
+            # Nobody gets past the platform's own front end, so its header is as good as trusted.
+            action = _READ if self._trusts_anything else _ANSWER
+        elif told.origin == "lost" or not told.address:
+            action = _READ if self.trusted_hops and not self._networks else _ANSWER
+        elif told.origin == "checked" and action != _READ and not self._confirms(answer, source):
+            answer = _LOST[0]
+        return _observed(answer, source, key, action)
+
+    def _confirms(self, answer: Outcome, source: Source) -> bool:
+        """Return whether a header says, read from the right, what the server has made of it."""
+        line = header_line(source.get("headers"), b"x-forwarded-for", MAX_TEXT)
+        text = (line or b"").decode("latin-1")
+        if self._networks and self.forwarded_header == "x-forwarded-for":
+            return self._walk(text, _LOST[0])[0] == answer[0]
+        return bare_address(entries(text)[-1].strip(" \t")) == answer[0]
 
     def read(self, observed: Observed) -> Outcome:
         """Return what `outcome` does, of what `observe` has taken."""
@@ -316,6 +392,7 @@ class ProxyTrust:
         """Read the header, and remember what it says where that does not depend on the peer."""
         text = line[-MAX_TEXT:].decode("latin-1") if isinstance(line, bytes) else line
         found = self._read(text, peer)
+        self._absent = self._count_absent() if line is None else -1
         if line and found is not peer and len(line) <= _MAX_REMEMBERED_TEXT:
             if len(self._answers) >= _MAX_REMEMBERED:
                 self._answers.clear()
@@ -336,13 +413,18 @@ class ProxyTrust:
                 if len(entry) > MAX_ENTRY:
                     return _TOO_LONG
                 address = self._address_of(node)
+                if node == _UNIX_ENTRY and self._walks_unix:
+                    place, found = place + 1, None
+                    continue
                 node, is_proxy = address or "::", address is not None and address in self._networks
             place += 1
             if not is_proxy:
                 return _malformed(place) if node in UNSPECIFIED else (node, "header", place, "ok")
             found = node
         # Every entry is trusted: the leftmost, or without any the peer.
-        return (found, "header", place, "ok") if place else peer
+        if not place:
+            return peer
+        return _malformed(place) if found is None else (found, "header", place, "ok")
 
     def _count(self, text: str | None, _peer: Outcome) -> Outcome:
         """Take the entry that is `trusted_hops` from the right."""
@@ -376,17 +458,11 @@ class ProxyTrust:
                 "werkzeug's ProxyFix is in use while nothing is trusted here, so the proxy's "
                 "address is reported: give RequestData the same number as trusted_hops",
             )
-        software = server_software(source).lower()
-        if action == _READ and software.startswith(_UNDERSCORE_SERVERS):
-            diagnostics.warn_once(
-                "client-ip: underscore headers",
-                "this WSGI server takes X_Forwarded_For for X-Forwarded-For, so a client may "
-                "add to the header: let the proxy drop headers with underscores",
-            )
-        if has_rewritten_peer(source):
-            from usercontext.address.rewritten import advice  # few need it
+        if action == _READ:
+            from usercontext.address.servers import warn_of_folding  # once for each peer
 
-            diagnostics.warn_once("client-ip: rewritten peer", advice(source))
+            warn_of_folding(source)
+            self._server = server_software(source)
 
     def _watch(self, source: Source) -> None:
         """Look at a few requests for signs of a proxy that nobody told us of."""
@@ -405,6 +481,15 @@ class ProxyTrust:
             self._looks = 0
             self._peers.clear()
 
+    def _count_absent(self) -> int:
+        """Count requests of trusted proxies without the header, until one has it."""
+        if self._absent < 0 or self.forwarded_header not in ("x-forwarded-for", "forwarded"):
+            return -1
+        from usercontext.address.servers import warn_of_absence
+
+        is_told = warn_of_absence(self.forwarded_header, self._server, self._absent + 1)
+        return -1 if is_told else self._absent + 1
+
     def _count_failure(self, reason: str) -> None:
         count = self._failures[reason] = self._failures.get(reason, 0) + 1
         if count >= _FAILURES_BEFORE_WARNING:
@@ -419,6 +504,7 @@ class ProxyTrust:
 
 
 _TOO_LONG: Outcome = (None, "header", 0, "too-long")
+_LOST: Observed = ((None, "peer", 0, "no-peer"), None, _ANSWER)
 
 
 def _untrusted(address: str) -> Outcome:
@@ -435,6 +521,24 @@ def _found(address: str | None, place: int) -> Outcome:
 
 def _holds_nothing(_text: str) -> None:
     """Leave every entry to be read with its syntax."""
+
+
+def _observed(answer: Outcome, source: Source, key: str, action: int) -> Observed:
+    return (answer, source.get(key), _READ) if action == _READ else (answer, None, _ANSWER)
+
+
+def _is_function() -> bool:
+    """Return whether this is a function of AWS Lambda, which no client reaches directly."""
+    import os
+
+    return "AWS_LAMBDA_FUNCTION_NAME" in os.environ
+
+
+def _warn_of_peer(told: Peer) -> None:
+    if told.origin in ("checked", "lost"):
+        from usercontext.address.rewritten import advice_on
+
+        diagnostics.warn_once(f"client-ip: rewritten peer, {told.by}", advice_on(told.by))
 
 
 _near_networks: list[TrustedNetworks] = []

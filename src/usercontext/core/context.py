@@ -21,7 +21,7 @@ from usercontext.core.settings import (
     replace_default,
 )
 from usercontext.diagnostics import failure, harmless, warn_once
-from usercontext.source import lambda_context, snapshot
+from usercontext.source import lambda_context
 from usercontext.user import AUTO_ADDRESS, User
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ def join(own: Settings, record: RequestRecord, source: Mapping[str, Any]) -> Non
     record.settings = own.merged_under_once(outer)
     if record.state is not None:
         record.state.address = UNKNOWN
+    if record.settings.includes_ip and record.settings.request_data is not outer.request_data:
+        record.settings.request_data.begin(source)
     if not own.has_resolver or own.resolver is outer.resolver:
         return
     record.source = source
@@ -374,7 +376,7 @@ def describe(record: RequestRecord, event: Event) -> None:
     # A report of the built-in client can be finished on its thread, of what is copied now.
     later: Callable[..., object] | None = getattr(event, "later", None)
     may_wait = later is not None and (data is None or not settings.request_data.include_data)
-    copied = snapshot(root.source) if may_wait else None
+    copied = settings.request_data.snapshot(root.source) if may_wait else None
     if later is None or copied is None:
         _describe(event, settings, root.source, handed_over, is_withheld)
         return

@@ -340,6 +340,8 @@ class Serving:
     async def __aenter__(self) -> Self:
         record = self.record
         self._token = enter(record)
+        if record.settings.includes_ip and record.source is not None:
+            record.settings.request_data.begin(record.source)
         if not record.settings.is_plain:
             self._scopes = begin(record)
             if record.settings.eager:

@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from usercontext import checks
-from usercontext.address.client import ClientAddress, ProxyTrust
+from usercontext.address.client import BEGAN, ClientAddress, ProxyTrust
+from usercontext.source import snapshot
 
 if TYPE_CHECKING:
     from usercontext.address.anonymize import AnonymizeOption, Anonymizer
@@ -123,6 +124,17 @@ class RequestData:
     def observe(self, source: Source) -> Observed:
         """Take from a request what its address can be read of later; cheap, nothing is parsed."""
         return self._trust.observe(source)
+
+    def begin(self, source: Source) -> None:
+        """Keep in a request that begins what it says of its client, as the app may change it."""
+        self._trust.begin(source)
+
+    def snapshot(self, source: Source) -> dict[str, Any] | None:
+        """Copy what reports are made of, with what the request says of its client."""
+        copied = snapshot(source)
+        if copied is not None:
+            copied[BEGAN] = self._trust, self._trust.observe(source)
+        return copied
 
     def observed_ip_address(self, observed: Observed) -> str | None:
         """Return what `ip_address` would have, of what `observe` took from the request."""

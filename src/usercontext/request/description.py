@@ -167,12 +167,13 @@ def _add(request: dict[str, Any], name: str, part: Callable[..., Any], *of: Any)
 # -- addresses --
 
 
-def _addresses_of(source: Source, configured: str) -> Iterator[str]:
+def _addresses_of(source: Source, options: RequestData) -> Iterator[str]:
     """Yield every text of the request that is there to hold addresses."""
     for name, value in parts.headers(source).items():
-        if is_address_header(name, value, configured=configured):
+        if is_address_header(name, value, configured=options.forwarded_header):
             yield value[-8 * _MAX_VALUE :]  # the end is what proxies of ours wrote
     yield from parts.peers(source)
+    yield options.observe(source)[0][0] or ""
 
 
 def hidden_addresses(options: RequestData, source: Source) -> HiddenAddresses:
@@ -180,7 +181,7 @@ def hidden_addresses(options: RequestData, source: Source) -> HiddenAddresses:
 
     Where the client's is the server's own as well, it is no secret.
     """
-    gather = partial(_addresses_of, source, options.forwarded_header)
+    gather = partial(_addresses_of, source, options)
     return HiddenAddresses(gather, spared=parts.server(source)[0])
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from usercontext import source as sources
 from usercontext.address.forwarding import bare_address
 from usercontext.address.networks import TrustedNetworks
+from usercontext.address.peers import peer_of
 from usercontext.carried import HEADER
 from usercontext.core.following import NOT_YET, follows
 from usercontext.core.record import current
@@ -88,13 +89,13 @@ class CarriedUser:
         return self._carried.read(text, ("host", names[0]))
 
     def _is_trusted(self, source: Mapping[str, Any]) -> bool:
-        if sources.has_rewritten_peer(source):
+        peer = peer_of(source)
+        if peer.origin != "connection":
             # Whose address it is now, a header has said; who is connected is not known.
             return False
-        peers = [text for text in sources.peers(source) if text]
-        if not peers:
+        if not peer.address:
             return self._trusted.includes_unix
-        address = bare_address(peers[-1])
+        address = bare_address(str(peer.address))
         return address is not None and address in self._trusted
 
 

@@ -12,6 +12,7 @@ from usercontext import asgi, wsgi
 from usercontext.core.current import set_user
 from usercontext.core.record import current
 from usercontext.request import RequestData
+from usercontext.source import environ_key, is_environ
 from usercontext.user import AUTO_ADDRESS, User
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def client_conformance(
         suite.check_resolver(serve, resolves=resolves)
         suite.check_privacy(serve, takes_address=takes_address)
         suite.check_auto_address(serve, takes_address=takes_address)
+        suite.check_address(serve, takes_address=takes_address)
         suite.check_release(serve)
     suite.check_concurrency()
     if suite.broken:
@@ -193,6 +195,19 @@ class _Suite:
         rule = "the address in the place of {{auto}}, and beside extras alone"
         self._expect(rule, _addresses(seen), [expected, expected])
 
+    def check_address(self, serve: Any, *, takes_address: bool) -> None:
+        """The address is read of what the client sent, not of what the app adds to it."""
+
+        def handler() -> None:
+            add_forwarded("6.6.6.6")
+            set_user(_ADA)
+            self._report()
+
+        options = RequestData(include_ip=True, trusted_proxies=[_PEER])
+        seen = self._serve(serve, handler, request_data=options)
+        expected = _PEER if takes_address else None
+        self._expect("a header added by the app is not read", _addresses(seen), [expected])
+
     def check_concurrency(self) -> None:
         """Requests in flight at once stay apart."""
         number = iter(range(10))
@@ -218,6 +233,15 @@ def _ids(users: list[dict[str, Any]]) -> list[Any]:
 
 def _addresses(users: list[dict[str, Any]]) -> list[Any]:
     return [user.get("ip_address") for user in users]
+
+
+def add_forwarded(address: str) -> None:
+    """Do to the current request what a middleware does that writes X-Forwarded-For itself."""
+    record: Any = current()
+    if is_environ(record.source):
+        record.source[environ_key("x-forwarded-for")] = address
+    else:
+        record.source["headers"].append((b"x-forwarded-for", address.encode()))
 
 
 def _scope() -> dict[str, Any]:
