@@ -138,6 +138,8 @@ class ProxyTrust:
             entries from the right. With `trusted_proxies` too, the peer must be one of them.
         forwarded_header: `"x-forwarded-for"`, `"forwarded"` (RFC 7239), or a header of one value
             such as `"cf-connecting-ip"`, which needs `trusted_proxies`.
+        is_function: whether the app is a function of AWS Lambda, whose event has the last word on
+            who is connected, and which no client reaches directly.
 
     Raises:
         ConfigurationError: an option is wrong; the text names it, and what to write instead.
@@ -150,6 +152,7 @@ class ProxyTrust:
         "_environ_key",
         "_failures",
         "_holds_ipv4",
+        "_is_function",
         "_looks",
         "_networks",
         "_peers",
@@ -168,7 +171,10 @@ class ProxyTrust:
         trusted_proxies: Iterable[str] = (),
         trusted_hops: int | None = None,
         forwarded_header: str = "x-forwarded-for",
+        *,
+        is_function: bool = False,
     ) -> None:
+        self._is_function = is_function
         self._networks = TrustedNetworks(trusted_proxies)
         self.trusted_proxies: tuple[str, ...] = tuple(trusted_proxies)
         self.trusted_hops: int | None = _checked_hops(trusted_hops)
@@ -212,7 +218,11 @@ class ProxyTrust:
                 f"forwarded_header={header!r} would never be read, as nothing is trusted: give "
                 "trusted_proxies or trusted_hops, or leave it out"
             )
-        if self.trusted_hops and not self._networks and not _is_function():
+        if (
+            self.trusted_hops
+            and not self._networks
+            and not (self._is_function or _runs_in_lambda())
+        ):
             diagnostics.warn_once(
                 "client-ip: hops without proxies",
                 "trusted_hops without trusted_proxies: a client that reaches this server "
@@ -313,6 +323,8 @@ class ProxyTrust:
         if told.origin == "front":
             # Nobody gets past the platform's own front end, so its header is as good as trusted.
             action = _READ if self._trusts_anything else _ANSWER
+        elif told.origin == "event" and self._is_function:
+            action = _ANSWER
         elif told.origin == "lost" or not told.address:
             action = _READ if self.trusted_hops and not self._networks else _ANSWER
         elif told.origin == "checked" and action != _READ and not self._confirms(answer, source):
@@ -527,7 +539,7 @@ def _observed(answer: Outcome, source: Source, key: str, action: int) -> Observe
     return (answer, source.get(key), _READ) if action == _READ else (answer, None, _ANSWER)
 
 
-def _is_function() -> bool:
+def _runs_in_lambda() -> bool:
     """Return whether this is a function of AWS Lambda, which no client reaches directly."""
     import os
 

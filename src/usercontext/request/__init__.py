@@ -27,7 +27,9 @@ _FLAGS = (
     "include_cookies",
     "include_data",
 )
-_OPTIONS = (*_FLAGS, "trusted_proxies", "trusted_hops", "forwarded_header", "anonymize_ip")
+_TRUST = ("trusted_proxies", "trusted_hops", "forwarded_header")
+_OPTIONS = (*_FLAGS, *_TRUST, "anonymize_ip", "platform")
+_NOTHING_TRUSTED = ((), None, "x-forwarded-for")
 
 
 def _anonymizer(option: object) -> Anonymizer | None:
@@ -36,6 +38,13 @@ def _anonymizer(option: object) -> Anonymizer | None:
     from usercontext.address.anonymize import anonymizer  # of use to those who ask for it
 
     return anonymizer(option)
+
+
+def _platform_trust(name: str, *given: Any) -> ProxyTrust:
+    from usercontext.address.platforms import platform_named  # of use to those who name one
+
+    found = platform_named(name, *given)
+    return ProxyTrust(*found[:3], is_function=name == "aws-lambda")
 
 
 class RequestData:
@@ -59,6 +68,9 @@ class RequestData:
         anonymize_ip: False, `"mask"` (keeps /24 of IPv4 and /48 of IPv6), a pair of prefixes
             such as `(16, 32)`, or a callable from address to address. Applied before anything
             else sees the address; then the raw one leaves nowhere.
+        platform: where the app runs, instead of `trusted_proxies`, `trusted_hops` and
+            `forwarded_header`: "app-engine", "aws-alb", "aws-lambda", "fly", "heroku" or
+            "railway", each of which says in public what its front end writes.
 
     Raises:
         ConfigurationError: an option is wrong; the text names it, and what to write instead.
@@ -78,6 +90,7 @@ class RequestData:
     trusted_hops: int | None
     forwarded_header: str
     anonymize_ip: AnonymizeOption
+    platform: str | None
     _anonymize: Anonymizer | None
     _trust: ProxyTrust
 
@@ -94,6 +107,7 @@ class RequestData:
         trusted_hops: int | None = None,
         forwarded_header: str = "x-forwarded-for",
         anonymize_ip: AnonymizeOption = False,
+        platform: str | None = None,
     ) -> None:
         flags = (
             include_ip,
@@ -106,7 +120,11 @@ class RequestData:
         put = partial(object.__setattr__, self)
         for name, flag in zip(_FLAGS, flags, strict=True):
             put(name, checks.flag(name, flag))
-        trust = ProxyTrust(trusted_proxies, trusted_hops, forwarded_header)
+        if platform is None:
+            trust = ProxyTrust(trusted_proxies, trusted_hops, forwarded_header)
+        else:
+            trust = _platform_trust(platform, trusted_proxies, trusted_hops, forwarded_header)
+        put("platform", platform)
         put("trusted_proxies", trust.trusted_proxies)
         put("trusted_hops", trust.trusted_hops)
         put("forwarded_header", trust.forwarded_header)
@@ -158,7 +176,10 @@ class RequestData:
         return (self._anonymize(outcome[0]), *outcome[1:])
 
     def _values(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in _OPTIONS)
+        values = {name: getattr(self, name) for name in _OPTIONS}
+        if self.platform is not None:
+            values |= zip(_TRUST, _NOTHING_TRUSTED, strict=True)
+        return tuple(values.values())
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("RequestData cannot be changed: build another one")
