@@ -18,6 +18,7 @@ from usercontext.core.lifecycle import (
     fail,
     fail_or_exit_now,
     flush_at_end,
+    flush_response,
     is_open,
     serving_inside,
     started,
@@ -242,7 +243,64 @@ class _RecordingExchange(_Exchange):
 async def _serve_with_clients(
     app: ASGIApp, record: RequestRecord, receive: Receive, send: Send
 ) -> None:
+    if record.settings.flushes:
+        await _serve_flushing(app, record, receive, send)
+        return
     scope: Any = record.source
     exchange = _RecordingExchange(receive, send, record)
     async with Serving(record):
         await app(scope, exchange.receive, exchange.send)
+
+
+class _FlushingExchange(_RecordingExchange):
+    """An exchange that sends what was reported before it lets the response end.
+
+    A framework answers an error before it raises it again, and only then do we see it: the end of
+    such a response is held back until the app is through, or waits for the client.
+    """
+
+    __slots__ = ("_held", "_is_failure")
+
+    def __init__(self, receive: Receive, send: Send, record: RequestRecord) -> None:
+        _RecordingExchange.__init__(self, receive, send, record)
+        self._held: Message | None = None
+        self._is_failure = False
+
+    async def receive(self) -> Message:
+        await self.release()
+        return await _RecordingExchange.receive(self)
+
+    def send(self, message: Message) -> Awaitable[None]:
+        self._is_failure = self._is_failure or message.get("status", 0) >= 500
+        more = _LAST.get(message["type"])
+        if more is None or message.get(more):
+            return _RecordingExchange.send(self, message)
+        return self._hold(message) if self._is_failure else self._end(message)
+
+    async def release(self) -> None:
+        """End a response that was held back."""
+        message, self._held = self._held, None
+        if message is not None:
+            await self._send_last(message)
+
+    async def _hold(self, message: Message) -> None:
+        self._held = message
+
+    async def _end(self, message: Message) -> None:
+        await complete(self._record)
+        await flush_response(self._record)
+        await self._send_last(message)
+
+
+async def _serve_flushing(
+    app: ASGIApp, record: RequestRecord, receive: Receive, send: Send
+) -> None:
+    scope: Any = record.source
+    exchange = _FlushingExchange(receive, send, record)
+    try:
+        async with Serving(record):
+            await app(scope, exchange.receive, exchange.send)
+    except Exception:
+        await exchange.release()
+        raise
+    await exchange.release()

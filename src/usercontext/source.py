@@ -323,10 +323,23 @@ def _without_address_lines(found: Any, names_address: Callable[[str], bool]) -> 
 # -- where it runs --
 
 
+# Where adapters keep what Lambda says: Mangum, apig-wsgi, serverless-wsgi, aws-wsgi, Zappa.
+_LAMBDA_CONTEXTS = (
+    "aws.context",
+    "apig_wsgi.context",
+    "serverless.context",
+    "awsgi.context",
+    "lambda.context",
+)
+
+
 def lambda_context(source: Source) -> object:
-    """Return what AWS Lambda says of an invocation, where Mangum or apig-wsgi serve it."""
-    found = source.get("aws.context")
-    return source.get("apig_wsgi.context") if found is None else found
+    """Return what AWS Lambda says of an invocation, where an adapter of it serves the request."""
+    for key in _LAMBDA_CONTEXTS:
+        found = source.get(key)
+        if found is not None:
+            return found
+    return None
 
 
 def seconds_left(context: Any, most: float = 2.0, kept: float = 0.1) -> float:

@@ -11,8 +11,10 @@ from usercontext.core.context import configure, configure_joined, join
 from usercontext.core.interface import check_interface, refuse_rsgi
 from usercontext.core.lifecycle import (
     begin,
+    complete_now,
     end_now,
     fail_or_exit_now,
+    flush_response_now,
     inside,
     resolve_early_now,
     started_now,
@@ -146,6 +148,10 @@ class UserContextMiddleware(PlainWSGI):
                 fail_or_exit_now(record, error)
                 end_now(record, scopes)
                 raise
+        if record.settings.flushes:
+            # What is sent with the last bytes of a body ends the response before its `close()`.
+            complete_now(record)
+            flush_response_now(record)
         return self._until_closed(body, record, environ, scopes)
 
     def _until_closed(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from tests.sentry.test_processes import ask, free_port, sent
 from usercontext.sentry import read_reports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.sentry.server import SentryServer
@@ -205,6 +205,24 @@ in_the_call, in_the_body = (
 """
 
 
+@contextmanager
+def started(
+    command: tuple[str, ...], directory: Path, dsn: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server for the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=directory,
+        env={**os.environ, "DSN": dsn},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        terminate(process)
+        process.wait(30)
+
+
 def ask_once(port: int) -> None:
     """Send one request to a server that is about to start, and read what there is of an answer."""
     deadline = time.monotonic() + 30
@@ -226,18 +244,9 @@ def test_time_out_of_a_worker(server: SentryServer, tmp_path: Path, app: str) ->
     (tmp_path / "app.py").write_text(HANGS)
     port = free_port()
     options = ("-b", f"127.0.0.1:{port}", "--timeout", "1", "--no-control-socket")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", *options, f"app:{app}"],
-        cwd=tmp_path,
-        env={**os.environ, "DSN": server.dsn},
-        stderr=subprocess.DEVNULL,
-    )
-    try:
+    with started(("gunicorn", *options, f"app:{app}"), tmp_path, server.dsn):
         ask_once(port)
         assert server.arrived.acquire(timeout=20)
-    finally:
-        terminate(process)
-        process.wait(30)
     (event,) = server.events
     assert event["exception"]["values"][-1]["type"] == "SystemExit"
     assert event["user"] == {"id": "1"}

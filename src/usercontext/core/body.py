@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from usercontext.core.lifecycle import end_now, end_record, fail_or_exit_now
+from usercontext.core.lifecycle import (
+    complete_now,
+    end_now,
+    end_record,
+    fail_or_exit_now,
+    flush_response_now,
+)
 from usercontext.core.record import enter, leave
 
 if TYPE_CHECKING:
@@ -68,6 +74,9 @@ class ResponseBody:
         try:
             return next(self._iterator)  # type: ignore[arg-type]
         except StopIteration:
+            if self._owned and self._record.settings.flushes:
+                complete_now(self._record)
+                flush_response_now(self._record)
             raise
         except BaseException as error:
             self._fail(error)
@@ -92,7 +101,7 @@ class ResponseBody:
                 self._end()
 
     def _end(self) -> None:
-        if self._scopes is not None:
+        if self._scopes is not None or self._record.settings.flushes:
             end_now(self._record, self._scopes)
         elif self._record.ended is None:
             end_record(self._record)

@@ -47,6 +47,8 @@ __all__ = [
     "fail_now",
     "fail_or_exit_now",
     "flush_at_end",
+    "flush_response",
+    "flush_response_now",
     "inside",
     "is_open",
     "resolve",
@@ -226,6 +228,8 @@ async def end(record: RequestRecord, scopes: ClientScopes | None) -> None:
     """End a request whose user may still be awaited."""
     try:
         await complete(record)
+        if record.settings.flushes:
+            await flush_response(record)
     finally:
         end_now(record, scopes)
 
@@ -255,8 +259,10 @@ def _close(record: RequestRecord) -> None:
             context.complete_pending(record)
         if state.request is not None or state.data is not None:
             state.request = state.data = None
-        if record.source is not None:
+        if record.source is not None and not record.settings.flushes:
             _flush_before_freeze(record.source)
+    if record.settings.flushes:
+        flush_response_now(record)
     if record.settings.held is not None and record.user is not UNKNOWN:
         context.keep_user(record)
     is_sought = state is None or state.address is UNKNOWN
@@ -269,16 +275,29 @@ def _close(record: RequestRecord) -> None:
 
 def _flush_before_freeze(source: Mapping[str, Any]) -> None:
     """Send what waits, where the process is stopped once the response is there: in AWS Lambda."""
-    context = lambda_context(source)
-    if context is not None:
-        _flush(seconds_left(context))
+    found = lambda_context(source)
+    if found is not None:
+        _flush(seconds_left(found))
+
+
+async def flush_response(record: RequestRecord) -> None:
+    """Send what a request has reported before its response ends, if that is asked for."""
+    from usercontext.core import flushing  # of use on few platforms
+
+    await flushing.flush_response(record)
+
+
+def flush_response_now(record: RequestRecord) -> None:
+    """Do what `flush_response` does where nothing can be awaited."""
+    from usercontext.core import flushing
+
+    flushing.flush_response_now(record)
 
 
 def _flush(seconds: float) -> None:
-    client = default().client
-    if client is not None:
-        with harmless("flush", "reports could not be sent before the process is stopped"):
-            client.flush(seconds)
+    from usercontext.core.flushing import flush
+
+    flush(seconds)
 
 
 # A request without clients, which is nearly every one, begins and ends in fewer steps: each
@@ -367,6 +386,8 @@ class Serving:
             elif kind is None or issubclass(kind, Exception):
                 # A task that is destroyed awaits nothing more.
                 await complete(record)
+            if record.settings.flushes and (kind is None or issubclass(kind, Exception)):
+                await flush_response(record)
         finally:
             end_now(record, self._scopes)
             leave(self._token)

@@ -43,6 +43,8 @@ class ContextOptions(TypedDict, total=False):
         nothing handles them.
     detached_ttl: seconds that work outliving its request still sees the user; default 60,
         None: as long as it lives.
+    flush: "response" sends what waits before each response ends, for platforms that stop the
+        process after it; by default a background thread sends in its own time.
     carried: signs who the user is for background jobs and other services; by default nobody is
         carried.
     """
@@ -59,6 +61,7 @@ class ContextOptions(TypedDict, total=False):
     resolver_thread: bool
     detached_ttl: float | None
     exception_text: Literal["safe", "full", "none"]
+    flush: Literal["response"] | None
     ignore_errors: Iterable[type[BaseException] | str]
     carried: CarriedIdentity | None
 
@@ -146,6 +149,10 @@ def _exception_text(name: str, value: object) -> object:
     return checks.choice(name, value, "safe", "full", "none")
 
 
+def _flush(name: str, value: object) -> object:
+    return checks.choice(name, value, "response", None)
+
+
 def _seconds_or_none(name: str, value: object) -> float | None:
     return None if value is None else checks.seconds(name, value)
 
@@ -175,6 +182,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "request_data": _request_data,
     "clients": _clients,
     "exception_text": _exception_text,
+    "flush": _flush,
     "ignore_errors": _ignored_errors,
     "resolve": _resolve,
     "secret_names": _secret_names,

@@ -94,7 +94,8 @@ class Settings:
         )
         self.isolating: tuple[ReportingClient, ...] = _overriding(self.clients, "request_scope")
         self.recording: tuple[ReportingClient, ...] = _overriding(self.clients, "is_recording")
-        self.is_plain: bool = not (self.isolating or self.recording or self.eager)
+        self.flushes: bool = options.get("flush") == "response"
+        self.is_plain: bool = not (self.isolating or self.recording or self.eager or self.flushes)
 
     def reported_to(self, client: Reporter, clients: tuple[ReportingClient, ...]) -> Settings:
         """Return the same options with reports and users handed to these clients instead."""
