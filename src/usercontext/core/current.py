@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from usercontext.core import capture, context, resolution
 from usercontext.core.lifecycle import begin, end_now
@@ -22,6 +23,7 @@ from usercontext.core.record import (
 from usercontext.core.settings import Settings, default
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import InvalidUserError
+from usercontext.source import is_environ
 from usercontext.user import User, is_identifier
 
 if TYPE_CHECKING:
@@ -232,16 +234,34 @@ def resolve_again() -> None:
     context.became_known(record)
 
 
-def get_client_address() -> ClientAddress | None:
-    """Return how the current request's client address was found, for logs and support.
+@overload
+def get_client_address() -> ClientAddress | None: ...
+@overload
+def get_client_address(request: object) -> ClientAddress: ...
+def get_client_address(request: object = None) -> ClientAddress | None:
+    """Return how a request's client address was found, for logs, limits and support.
 
-    None outside a request and after its end. What it says is what would be reported if
-    `include_ip` were on: anonymised, with the source, the hops and the reason.
+    What it says is what would be reported if `include_ip` were on: anonymised, with the source,
+    the hops and the reason. Without a request it is the current one's, None outside of requests.
+
+    Args:
+        request: another one, as `get_user` takes it, also outside of the middleware: there what
+            `init()` was given applies.
     """
-    record = current()
-    if record is None or record.root.source is None:
-        return None
-    return record.settings.request_data.locate(record.root.source)
+    record = current() if request is None else _record_of_request(request)
+    options = (default() if record is None else record.settings).request_data
+    source = None if record is None else record.root.source
+    if request is None:
+        return None if source is None else options.locate(source)
+    return options.locate(source or _source_of(request) or {})
+
+
+def _source_of(request: object) -> Mapping[str, Any] | None:
+    """Return the scope or environ of a request that no middleware of ours has seen, or sees."""
+    for part in (*(_part_of(request, name) for name in ("scope", "environ", "META")), request):
+        if isinstance(part, Mapping) and (is_environ(part) or "headers" in part):
+            return part
+    return None
 
 
 def set_request_data(value: object) -> None:
