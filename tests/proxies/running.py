@@ -77,7 +77,9 @@ class Stack(ExitStack):
         self._number = 0
         self._servers: dict[tuple[str, str, bool], Place] = {}
         self._proxies: dict[tuple[Proxy, Place], Place] = {}
+        self._running: list[subprocess.Popen[bytes]] = []
         self.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self.callback(stop, self._running)
 
     def server(self, name: str, options: dict[str, Any], *, unix: bool = False) -> Place:
         """Start a server with options of RequestData, unless it runs already."""
@@ -134,7 +136,7 @@ class Stack(ExitStack):
             process = subprocess.Popen(
                 command, cwd=cwd, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL
             )
-        self.callback(stop, process)
+        self._running.append(process)
         wait_for(place, process, log)
 
 
@@ -163,14 +165,16 @@ def wait_for(place: Place, process: subprocess.Popen[bytes], log: Path) -> None:
     raise StartError(f"{process.args!r}: {log.read_text(errors='replace')[-1500:]}")
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a program, by force if it will not."""
-    process.terminate()
-    try:
-        process.wait(3)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """End programs, all at once, by force if they will not."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def ask(
