@@ -763,6 +763,21 @@ def test_a_request_that_is_cancelled_ends() -> None:
     assert client.noted == ["opened", "closed"]
 
 
+def test_a_middleware_that_rewrites_the_peer(usercontext_recorder: RecordingClient) -> None:
+    """What a middleware inside makes of REMOTE_ADDR, as many do, is not taken for the peer."""
+
+    def view(request: HttpRequest) -> HttpResponse:
+        request.META["REMOTE_ADDR"] = "6.6.6.6"
+        return message(request)
+
+    request_data = RequestData(include_ip=True, trusted_proxies=["10.0.0.1"])
+    with override_settings(USERCONTEXT={"request_data": request_data}):
+        headers = {"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.9"}
+        UserContextMiddleware(view)(RequestFactory().get("/", **headers))
+    (event,) = usercontext_recorder.events
+    assert event["user"] == {"ip_address": "203.0.113.9"}
+
+
 def announce(request: HttpRequest) -> HttpResponse:
     """Announce an error as other packages do, without its request."""
     try:

@@ -88,6 +88,8 @@ class UserContextMiddleware:
         is_ours = record is None
         if record is None:
             source[KEY] = record = RequestRecord(source, self._settings())
+            if record.settings.includes_ip:
+                record.settings.request_data.begin(source)
         else:
             self._join(record, source)
         if record.settings.make_request is _no_request:
