@@ -89,6 +89,11 @@ class UserContextMiddleware:
             _import_connection()
         self.own: Settings = configure(make_request=self.make_request, **options)
         self._joined = configure_joined(self.own)
+        from usercontext.core import swallowed  # of no use before an app is wrapped
+
+        swallowed.listen()
+        if self.make_request is _make_connection:
+            swallowed.check_answers_nothing(app)
         _mark_awaitable(_Exchange.send)
         _mark_awaitable(_RecordingExchange.send)
 

@@ -84,7 +84,7 @@ class UserContextMiddleware(PlainWSGI):
 
     Flask: `app.wsgi_app = UserContextMiddleware(app.wsgi_app, ...)`; Django:
     `application = UserContextMiddleware(get_wsgi_application(), ...)`. Both turn an error into
-    a response themselves: `usercontext.frameworks` reports those as well.
+    a response themselves, and announce it: it is reported as well.
 
     Args:
         app: the application to serve.
@@ -107,6 +107,11 @@ class UserContextMiddleware(PlainWSGI):
             _import_request()
         self.own: Settings = configure(make_request=self.make_request, **options)
         self._joined = configure_joined(self.own)
+        from usercontext.core import swallowed  # of no use before an app is wrapped
+
+        swallowed.listen()
+        if self.make_request is _make_request:
+            swallowed.check_answers_nothing(app)
 
     def __rsgi_init__(self, _loop: object) -> None:
         """Let a server of RSGI fail as it starts, which would fail at each request."""

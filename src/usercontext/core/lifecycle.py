@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = [
     "RequestScope",
     "Serving",
+    "ask_at_last",
+    "ask_at_last_now",
     "begin",
     "begin_plain",
     "complete",
@@ -175,21 +177,31 @@ def started_now(record: RequestRecord) -> None:
 
 async def fail(record: RequestRecord, error: Exception) -> None:
     """Report an error that the app let pass, or that its framework turns into a response."""
-    _ask_at_last(record)
-    await resolve(record)
+    await ask_at_last(record)
     report_unhandled(error, record)
 
 
 def fail_now(record: RequestRecord, error: Exception) -> None:
     """Do what `fail` does where nothing can be awaited."""
-    if record.ended is None:
-        _ask_at_last(record)
-        context.ask(record)
+    ask_at_last_now(record)
     report_unhandled(error, record)
 
 
-def _ask_at_last(record: RequestRecord) -> None:
-    """Have a resolver that found nobody asked once more: that was before authentication, maybe."""
+async def ask_at_last(record: RequestRecord) -> None:
+    """Find the user of a request that fails, once more where nobody was found before."""
+    _forget_nobody(record)
+    await resolve(record)
+
+
+def ask_at_last_now(record: RequestRecord) -> None:
+    """Do what `ask_at_last` does where nothing can be awaited."""
+    if record.ended is None:
+        _forget_nobody(record)
+        context.ask(record)
+
+
+def _forget_nobody(record: RequestRecord) -> None:
+    """Have a resolver that found nobody asked again: that was before authentication, maybe."""
     state = record.state
     if record.user is None and not (state is not None and state.timed_out):
         record.ask_again()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from usercontext.core.lifecycle import fail, fail_now, is_open
-from usercontext.core.record import KEY, RequestRecord, current
+from usercontext.core.lifecycle import is_open
+from usercontext.core.record import KEY, RequestRecord
 from usercontext.exceptions import ConfigurationError
 from usercontext.user import FIELDS
 
@@ -14,8 +14,6 @@ __all__ = [
     "check_app",
     "check_first",
     "check_waiting",
-    "fail_current",
-    "fail_current_now",
     "identity_of",
     "no_app",
     "open_record_in",
@@ -81,20 +79,6 @@ def open_record_in(source: Mapping[Any, Any], key: Any = KEY) -> RequestRecord |
     """Return the record of a request that goes on."""
     found = source.get(key)
     return found if is_open(found) else None
-
-
-async def fail_current(error: object) -> None:
-    """Report an error that a framework answers itself, while its request is still there."""
-    record = current()
-    if record is not None and isinstance(error, Exception):
-        await fail(record, error)
-
-
-def fail_current_now(error: object) -> None:
-    """Do what `fail_current` does where nothing can be awaited."""
-    record = current()
-    if record is not None and isinstance(error, Exception):
-        fail_now(record, error)
 
 
 def identity_of(user: object) -> object:

@@ -10,8 +10,9 @@ from usercontext.core.following import NOT_YET, follows
 from usercontext.core.options import checked
 from usercontext.core.passage import attach
 from usercontext.core.record import current
+from usercontext.core.swallowed import fail_current_now
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import check_first, fail_current_now, identity_of
+from usercontext.frameworks.base import check_first, identity_of
 from usercontext.optional import importing
 from usercontext.wsgi import UserContextMiddleware
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Unpack
 from usercontext.core.following import NOT_YET, follows
 from usercontext.core.options import checked
 from usercontext.core.record import KEY
+from usercontext.core.swallowed import fail_current_now
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import check_app, check_first, fail_current_now
+from usercontext.frameworks.base import check_app, check_first
 from usercontext.optional import importing
 from usercontext.wsgi import UserContextMiddleware
 
 with importing("flask", "flask", purpose="usercontext.frameworks.flask"):
     import flask
-    from flask import got_request_exception
     from flask.globals import app_ctx, request_ctx
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class UserContext:
             self.init_app(app)
 
     def init_app(self, app: flask.Flask) -> None:
-        """Put the middleware around an app, and listen for its errors.
+        """Put the middleware around an app, and report what its teardown functions raise.
 
         Raises:
             ConfigurationError: as for the class. A second call for the same app changes nothing,
@@ -120,7 +120,6 @@ class UserContext:
         app.wsgi_app = UserContextMiddleware(  # type: ignore[assignment,method-assign]
             app.wsgi_app, **self._options
         )
-        got_request_exception.connect(_report, app)
         for name in ("do_teardown_request", "do_teardown_appcontext"):
             setattr(app, name, _reporting(getattr(app, name)))
 
@@ -157,11 +156,6 @@ def _warn_initialised_twice(app: flask.Flask) -> None:
     )
 
 
-def _report(_sender: object, exception: BaseException | None = None, **_extra: Any) -> None:
-    """Report an error that Flask answers with a 500, while its request is still there."""
-    fail_current_now(exception)
-
-
 def _reporting(teardown: Callable[..., None]) -> Callable[..., None]:
     """Report what teardown functions raise: no signal tells, and later no context is left."""
 
@@ -170,7 +164,7 @@ def _reporting(teardown: Callable[..., None]) -> Callable[..., None]:
         try:
             teardown(*args, **kwargs)
         except Exception as error:
-            _report(None, error)
+            fail_current_now(error)
             raise
 
     return tear_down

@@ -8,16 +8,11 @@ from usercontext.asgi import UserContextMiddleware
 from usercontext.core.following import NOT_YET, follows
 from usercontext.core.record import KEY
 from usercontext.diagnostics import warn_once
-from usercontext.frameworks.base import check_app, check_first, fail_current, no_app
+from usercontext.frameworks.base import check_app, check_first, no_app
 from usercontext.optional import importing
 
 with importing("quart", "quart", purpose="usercontext.frameworks.quart"):
     import quart
-    from quart.signals import (
-        got_background_exception,
-        got_request_exception,
-        got_websocket_exception,
-    )
     from quart.wrappers.base import BaseRequestWebsocket
     from werkzeug.datastructures import Headers
 
@@ -97,7 +92,7 @@ class UserContext:
             self.init_app(app)
 
     def init_app(self, app: quart.Quart) -> None:
-        """Put the middleware around an app, and listen for its errors.
+        """Put the middleware around an app.
 
         Raises:
             ConfigurationError: it is no Quart app, or has a `UserContext` already.
@@ -106,8 +101,6 @@ class UserContext:
         app.extensions[_NAME] = self
         inner: Any = app.asgi_app
         app.asgi_app = self._middleware.around(inner)  # type: ignore[assignment,method-assign]
-        for signal in (got_request_exception, got_websocket_exception, got_background_exception):
-            signal.connect(_report, app)
 
 
 def _request_of(scope: Any) -> BaseRequestWebsocket:
@@ -145,8 +138,3 @@ def _check(app: quart.Quart) -> None:
         "its own in usercontext.frameworks.flask",
     )
     check_first(_NAME in app.extensions)
-
-
-async def _report(_sender: object, exception: BaseException | None = None, **_extra: Any) -> None:
-    """Report an error that Quart answers or logs itself, while its request is still there."""
-    await fail_current(exception)

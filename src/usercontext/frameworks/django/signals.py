@@ -30,6 +30,8 @@ _ANSWERED = (Http404, PermissionDenied, SuspiciousOperation, BadRequest, MultiPa
 
 def connect() -> None:
     """Listen, once per process, whatever the number of middlewares."""
+    # In the place of the plain middlewares' receiver, which knows less of Django.
+    got_request_exception.disconnect(dispatch_uid="usercontext")
     got_request_exception.connect(_report, dispatch_uid="usercontext")
     user_logged_in.connect(_logged_in, dispatch_uid="usercontext")
     user_logged_out.connect(_logged_out, dispatch_uid="usercontext")
