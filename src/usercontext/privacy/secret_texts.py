@@ -54,7 +54,7 @@ _CREDENTIALS = (
     re.compile(r"(?i)\b(?:bearer|dpop)[ \t]+([\w.~+/=\-]{6,})"),
     re.compile(r"\b(?i:basic)[ \t]+([A-Za-z0-9+/\-_]{8,}={0,2})"),
     re.compile(r"(?<!\S)(?:-u|--user)[ \t]+[\"']?([^\s\"':]+:[^\s\"']+)"),
-    re.compile(r"(?<![\w])(eyJ[\w\-]{8,}(?:\.[\w\-]*){0,4})"),
+    re.compile(r"(?<![\w])(eyJ(?:[\w\-+/=]|%2[BbFf]){8,}(?:\.[\w\-]*){0,4})"),
     re.compile(
         r"\b((?:gh[pousr]|github_pat|glpat|sk_live|sk_test|rk_live|xox[abeprs])[_\-][\w\-]{10,}"
         r"|AKIA[A-Z0-9]{12,})"

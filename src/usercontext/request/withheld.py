@@ -125,11 +125,16 @@ def _of_value(value: str, *, whole: bool) -> Iterator[str]:
     """Yield a value as it was sent and as the app reads it, and secrets that it holds itself."""
     if len(value) < MIN_LENGTH:
         return
-    plain = unquoted(value) if "%" in value or "+" in value else value
-    if whole:
-        yield value
-        yield plain
-    yield from secret_values(plain)
+    readings = {value}
+    if "%" in value or "+" in value:
+        from urllib.parse import unquote_plus
+
+        # The app may undo one encoding or both.
+        readings = {value, unquote_plus(value, "utf-8", "replace"), unquoted(value)}
+    for plain in readings:
+        if whole:
+            yield plain
+        yield from secret_values(plain)
 
 
 def _is_credential(value: str) -> bool:
