@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ASGI", "FRAMEWORKS", "OWN", "WSGI", "Framework", "Limit", "in_slice", "release"]
+__all__ = [
+    "ASGI",
+    "FRAMEWORKS",
+    "OWN",
+    "WSGI",
+    "Framework",
+    "Limit",
+    "in_slice",
+    "is_newer",
+    "is_older",
+    "release",
+]
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,12 @@ def _packages() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
+def _is_from(module: str, *version: int) -> bool:
+    """Return whether a package is of this version, or of a later one."""
+    numbers = release(module).rpartition(" ")[2].split(".")[: len(version)]
+    return all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) >= version
+
+
 #: What every app has that is served over ASGI: take away what a framework cannot do.
 ASGI = frozenset(
     {
@@ -112,6 +129,12 @@ _NO_SCHEME = Limit(
     frozenset({"websockets_change_their_user"}),
     frozenset({"daphne"}),
 )
+_WAITS = Limit(
+    "Quart 0.23 waits for the client to go once it has answered, and gunicorn's ASGI worker, up to "
+    "27.0, for the app to return before it closes a connection or reads on: neither goes first.",
+    frozenset(),
+    frozenset({"gunicorn-asgi"}),
+)
 _NO_END = Limit(
     "gunicorn 26.2 cancels the app when the client of a websocket has gone, and Quart 0.22 leaves "
     "the websocket's own task running then: it never ends.",
@@ -137,13 +160,19 @@ _NO_LIFESPAN = Limit(
 #: What those frameworks have besides.
 _SELF = OWN | {"background_tasks", "files", "lifespan", "websockets"}
 
+
+def _limits_of_quart() -> tuple[Limit, ...]:
+    waits = (_WAITS,) if _is_from("quart", 0, 23) else ()
+    return (_NO_SCHEME, _NO_END, *waits)
+
+
 FRAMEWORKS = {
     framework.name: framework
     for framework in (
         Framework("starlette", "asgi", ("starlette", "a2wsgi"), ASGI | _STARLETTE),
         Framework("fastapi", "asgi", ("fastapi", "a2wsgi"), ASGI | _STARLETTE | {"dependencies"}),
         Framework("litestar", "asgi", ("litestar", "a2wsgi"), _WITH_TASKS, (_SHARED_STATE,)),
-        Framework("quart", "asgi", ("quart", "a2wsgi"), _WITH_TASKS, (_NO_SCHEME, _NO_END)),
+        Framework("quart", "asgi", ("quart", "a2wsgi"), _WITH_TASKS, _limits_of_quart()),
         Framework("django_asgi", "asgi", ("django", "a2wsgi", "starlette"), ASGI | {"auser"}),
         Framework("flask", "wsgi", ("flask", "blinker"), WSGI | {"teardown"}),
         Framework("django_wsgi", "wsgi", ("django", "werkzeug"), WSGI),
@@ -177,6 +206,23 @@ FRAMEWORKS = {
             ("connexion", "a2wsgi"),
             _WITH_TASKS - {"handler500", "websockets"},
         ),
+        Framework(
+            "emmett",
+            "asgi",
+            ("emmett", "a2wsgi", "starlette"),
+            ASGI
+            - {
+                *("streams", "sync_streams", "background", "handler500", "websockets"),
+                "lifespan",
+            },
+        ),
+        Framework("robyn", "robyn", ("robyn",), frozenset({"async", "threads", "middleware"})),
+        Framework(
+            "django_bolt",
+            "django_bolt",
+            ("django_bolt",),
+            frozenset({"async", "threads", "middleware"}),
+        ),
         # The same stack around Flask, which it calls in threads of its own.
         Framework(
             "connexion_flask",
@@ -187,9 +233,28 @@ FRAMEWORKS = {
     )
 }
 
+#: What needs newer packages than the other tests agree on, and is run in an environment of its own.
+_NEWER = {"emmett", "robyn", "django_bolt"}
+_NEWER_TOO = {"quart", "django_asgi", "django_wsgi"}
+
+
+def is_newer(framework: str, server: str) -> bool:
+    """Return whether a pair is run with the newest packages of all; some are run there alone."""
+    on_gunicorn = framework in _EVERYWHERE and server.startswith("gunicorn-")
+    return framework in _NEWER | _NEWER_TOO or on_gunicorn
+
+
+def is_older(framework: str) -> bool:
+    """Return whether a framework is run with the packages that the other tests agree on."""
+    return framework not in _NEWER
+
+
 #: The frameworks that the slice runs on every server, and the servers that it runs all others on.
 _EVERYWHERE = {"starlette", "flask"}
-_EVERYTHING = {"uvicorn-httptools-asyncio", "gunicorn-gthread", "aiohttp", "sanic", "tornado"}
+_EVERYTHING = {
+    *("uvicorn-httptools-asyncio", "gunicorn-gthread", "aiohttp", "sanic", "tornado"),
+    *("robyn", "django_bolt"),
+}
 
 
 #: The scenarios that it leaves out: others show the same in less time.

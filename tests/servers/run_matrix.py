@@ -1,8 +1,9 @@
 """Runs every scenario on every framework and server, and writes what came of it to a page.
 
-`tox run -e matrix`, or `python -m tests.servers.run_matrix --help`. Each pair is one run of pytest,
-whose result is kept in `.matrix/`: a run that was cut short goes on where it stopped, and what is
-kept counts only for the code and the packages that it was made with.
+`tox run -e matrix`, or `python -m tests.servers.run_matrix --help`. With `--newer` it runs those
+that need newer packages than the rest, and writes their part of the page. Each pair is one run of
+pytest, whose result is kept in `.matrix/`: a run that was cut short goes on where it stopped, and
+what is kept counts only for the code and the packages that it was made with.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import usercontext
-from tests.servers.frameworks import FRAMEWORKS, release
+from tests.servers.frameworks import FRAMEWORKS, is_newer, is_older, release
 from tests.servers.results import Result, read_result
-from tests.servers.support import write_page
+from tests.servers.support import write_newer, write_page
 from tests.servers.test_matrix import PAIRS
 
 if TYPE_CHECKING:
@@ -167,16 +168,20 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("pairs", nargs="*", help="only pairs whose name holds one of these")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="pairs at once")
     parser.add_argument("--again", action="store_true", help="run again what has failed")
+    parser.add_argument("--newer", action="store_true", help="what needs the newest packages")
     parser.add_argument("--fresh", action="store_true", help="forget all results")
     options = parser.parse_args(argv)
     for wanted in options.pairs:
-        if not _chosen([wanted]):
+        if not _chosen([wanted], newer=options.newer):
             parser.error(f"no pair's name holds {wanted!r}")
     return options
 
 
-def _chosen(wanted: Sequence[str]) -> list[Pair]:
-    return [pair for pair in PAIRS if not wanted or any(one in _name(pair) for one in wanted)]
+def _chosen(wanted: Sequence[str], *, newer: bool) -> list[Pair]:
+    pairs = [pair for pair in PAIRS if not wanted or any(one in _name(pair) for one in wanted)]
+    if newer:
+        return [(one, server) for one, server in pairs if is_newer(one.name, server.name)]
+    return [(one, server) for one, server in pairs if is_older(one.name)]
 
 
 def _conclude(matrix: Matrix) -> int:
@@ -193,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the matrix; return 0, 1 if a scenario failed, 2 if a pair could not be run."""
     options = _arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    pairs = _chosen(options.pairs)
+    pairs = _chosen(options.pairs, newer=options.newer)
     if options.fresh:
         shutil.rmtree(KEPT, ignore_errors=True)
     matrix = Matrix(pairs, KEPT, options.jobs)
@@ -203,7 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nstopped; run it again to go on", file=sys.stderr)
         return 130
     if not options.pairs:
-        write_page(ROOT / "docs" / "support.md", pairs, matrix.results)
+        write = write_newer if options.newer else write_page
+        write(ROOT / "docs" / "support.md", pairs, matrix.results)
     return _conclude(matrix)
 
 

@@ -236,6 +236,8 @@ SERVERS = {
             "aiohttp",
             interface="aiohttp",
         ),
+        Server("django_bolt", "django_bolt", "{module} {port}", ("django_bolt",)),
+        Server("robyn", "robyn", "{module} {port}", ("robyn",)),
         Server("sanic", "sanic", "{module} {port}", ("sanic",)),
         Server("tornado", "tornado", "{module} {port}", ("tornado",)),
     )

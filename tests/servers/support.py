@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.servers.results import Result
     from tests.servers.servers import Server
 
-__all__ = ["page", "write_page"]
+__all__ = ["newest_in", "page", "part_in", "write_newer", "write_page"]
 
 INTERFACES = {
     "asgi": "ASGI",
@@ -31,7 +31,7 @@ HEAD = """\
 This page is written by `tox run -e matrix`, which starts every framework below on every server that
 can run it, asks it what browsers, proxies and attackers ask, and looks at who is seen: in the
 response, in what runs around and after it, in the reports, and outside of our middleware.
-Last run: {date}, {python}, {pairs} pairs, {scenarios} runs of a scenario: {verdict}.
+{run}
 
 A cell says what came of all [scenarios](#what-is-tried) that fit the framework:
 
@@ -74,6 +74,16 @@ frameworks on one, without the longest scenario.
 """
 
 
+NEWER = """\
+## With newer packages
+
+Some need newer packages than the other tests agree on, or a newer Python: `tox run -e matrix-newer`
+runs them by themselves, with the same scenarios.
+
+<!-- newer -->
+{newer}<!-- end of newer -->
+"""
+
 NEWEST = """\
 ## Newest releases
 
@@ -82,24 +92,33 @@ where that is newer, and runs the library's tests: `ok` with their number, or wh
 `sh scripts/test` runs leaves this out.
 
 <!-- newest -->
-{}<!-- end of newest -->
+{newest}<!-- end of newest -->
 """
 
 
 class Notes:
-    """Numbers the notes in the order in which they are met."""
+    """Numbers the notes in the order in which they are met.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: what stands before each number, where a page has several lists of notes.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         self._numbers: dict[str, int] = {}
 
     def mark(self, notes: Iterable[str]) -> str:
         """Return the numbers of these notes, as they stand behind a word."""
         numbers = [self._numbers.setdefault(note, len(self._numbers) + 1) for note in notes]
-        return "".join(f" ({number})" for number in sorted(numbers))
+        return "".join(f" ({self._prefix}{number})" for number in sorted(numbers))
 
     def lines(self) -> list[str]:
         """Return all notes as a list."""
-        return [f"{number}. {note}" for note, number in self._numbers.items()]
+        mark = "- {prefix}{number}: {note}" if self._prefix else "{number}. {note}"
+        return [
+            mark.format(prefix=self._prefix, number=number, note=note)
+            for note, number in self._numbers.items()
+        ]
 
 
 def write_page(
@@ -107,45 +126,82 @@ def write_page(
 ) -> None:
     """Write the page from the results, which are known by `<framework>-<server>`."""
     before = path.read_text() if path.exists() else ""
-    path.write_text(page(pairs, results, newest=newest_in(before)))
+    kept = {name: part_in(before, name) for name in ("newer", "newest")}
+    path.write_text(page(pairs, results, **kept))
+
+
+def write_newer(
+    path: Path, pairs: Sequence[tuple[Framework, Server]], results: Mapping[str, Result]
+) -> None:
+    """Write the page's part on what needs newer packages; the rest stays."""
+    text, notes = path.read_text(), Notes("n")
+    parts = [_tables(pairs, results, notes, level="###")]
+    if lines := notes.lines():
+        parts.append("\n".join(lines) + "\n")
+    part = "\n".join([f"{_run(results)}\n", *parts])
+    path.write_text(
+        text.replace(_marked(text, "newer"), f"<!-- newer -->\n{part}<!-- end of newer -->")
+    )
+
+
+def _marked(text: str, name: str) -> str:
+    return f"<!-- {name} -->\n{part_in(text, name)}<!-- end of {name} -->"
+
+
+def part_in(text: str, name: str) -> str:
+    """Return a part of a page that something else has written."""
+    return text.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- end of {name} -->\n")[0]
 
 
 def newest_in(text: str) -> str:
     """Return what `tests/newest.py` wrote into a page."""
-    return text.partition("<!-- newest -->\n")[2].partition("<!-- end of newest -->\n")[0]
+    return part_in(text, "newest")
 
 
 def page(
-    pairs: Sequence[tuple[Framework, Server]], results: Mapping[str, Result], newest: str = ""
+    pairs: Sequence[tuple[Framework, Server]],
+    results: Mapping[str, Result],
+    newer: str = "",
+    newest: str = "",
 ) -> str:
-    """Return the page's text, which keeps the table of the newest versions."""
+    """Return the page's text, with the parts that are kept."""
     notes = Notes()
-    parts = [_head(results)]
+    parts = [HEAD.format(run=_run(results)), _tables(pairs, results, notes)]
+    if lines := notes.lines():
+        parts.append("## Notes\n\n" + "\n".join(lines) + "\n")
+    kept = [NEWER.format(newer=newer), NEWEST.format(newest=newest)]
+    return "\n".join([*parts, *kept, TAIL, _tried()])
+
+
+def _tables(
+    pairs: Sequence[tuple[Framework, Server]],
+    results: Mapping[str, Result],
+    notes: Notes,
+    level: str = "##",
+) -> str:
+    parts = []
     for interface, title in INTERFACES.items():
         chosen = [(f, s) for f, s in pairs if _group(f) == interface]
         if chosen:
-            parts.append(f"## {title}\n\n{_table(chosen, results, notes)}\n")
-    if lines := notes.lines():
-        parts.append("## Notes\n\n" + "\n".join(lines) + "\n")
-    return "\n".join([*parts, NEWEST.format(newest), TAIL, _tried()])
+            parts.append(f"{level} {title}\n\n{_table(chosen, results, notes)}\n")
+    return "\n".join(parts)
 
 
 def _group(framework: Framework) -> str:
     return framework.interface if framework.interface in INTERFACES else ""
 
 
-def _head(results: Mapping[str, Result]) -> str:
+def _run(results: Mapping[str, Result]) -> str:
+    """Return when and where the results were made, and how many they are."""
     kinds = ("leak", "leaks"), ("lost", "lost"), ("stale", "stale"), ("failed", "failed")
-    return HEAD.format(
-        date=time.strftime("%Y-%m-%d"),
-        python=f"{platform.python_implementation()} {platform.python_version()}",
-        pairs=sum(not result.absent for result in results.values()),
-        scenarios=sum(result.passed + result.kinds.total() for result in results.values()),
-        verdict=", ".join(
-            f"{sum(result.kinds[kind] for result in results.values())} {word}"
-            for kind, word in kinds
-        ),
+    made = f"{time.strftime('%Y-%m-%d')}, {platform.python_implementation()}"
+    pairs = sum(not result.absent for result in results.values())
+    scenarios = sum(result.passed + result.kinds.total() for result in results.values())
+    verdict = ", ".join(
+        f"{sum(result.kinds[kind] for result in results.values())} {word}" for kind, word in kinds
     )
+    python = platform.python_version()
+    return f"Last run: {made} {python}, {pairs} pairs, {scenarios} runs of a scenario: {verdict}."
 
 
 def _table(

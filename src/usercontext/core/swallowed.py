@@ -113,6 +113,7 @@ _WRITTEN: Final = {
     "blacksheep": "UserContext(app, ...)",
     "bottle": "app.install(UserContext(...))",
     "connexion": "UserContext(app, ...)",
+    "emmett": "application = UserContext(app, ...)",
     "falcon": "application = UserContext(app, ...)",
     "litestar": "Litestar(..., plugins=[UserContext(...)])",
     "sanic": "UserContext(app, ...)",
