@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -111,12 +112,92 @@ def over_aiohttp(client: Noting, handler: Callable[[], None]) -> None:
     asyncio.run(run())
 
 
+def over_tornado(client: Noting, handler: Callable[[], None]) -> None:
+    """Serve with Tornado, in its own server."""
+    pytest.importorskip("tornado")
+    from tornado.web import Application, RequestHandler
+
+    from tests.frameworks.test_tornado import talk
+    from usercontext.frameworks.tornado import UserContext
+
+    class Page(RequestHandler):
+        def get(self) -> None:
+            handler()
+
+    app = Application([("/", Page)])
+    UserContext(app, clients=[client])
+    talk(app, lambda browser: browser.get("/"))
+
+
+def over_sanic(client: Noting, handler: Callable[[], None]) -> None:
+    """Serve with Sanic, in its own server."""
+    pytest.importorskip("sanic")
+    from sanic import Sanic
+    from sanic.response import text
+
+    from tests.frameworks.test_sanic import numbers, talk
+    from usercontext.frameworks.sanic import UserContext
+
+    async def page(_request: Any) -> Any:
+        handler()
+        return text("")
+
+    app: Any = Sanic(f"Door{next(numbers)}")
+    app.add_route(page, "/")
+    UserContext(app, clients=[client])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sanic, "test_mode", True)
+        talk(app, lambda browser: browser.get("/"))
+
+
+def over_django(client: Noting, handler: Callable[[], None], *, by_asgi: bool = False) -> None:
+    """Serve with Django, our middleware in its own chain alone."""
+    pytest.importorskip("django")
+    from django.http import HttpResponse
+    from django.test import override_settings
+    from django.urls import path
+
+    from tests.frameworks.django_project import OURS, serve_asgi, serve_wsgi
+
+    def page(_request: Any) -> HttpResponse:
+        handler()
+        return HttpResponse("")
+
+    class Urls:
+        urlpatterns = (path("page", page),)
+
+    options = {"clients": [client]}
+    with override_settings(ROOT_URLCONF=Urls, MIDDLEWARE=[OURS], USERCONTEXT=options):
+        (serve_asgi if by_asgi else serve_wsgi)("page")
+
+
+def over_channels(client: Noting, handler: Callable[[], None]) -> None:
+    """Serve with a consumer of Channels."""
+    pytest.importorskip("channels")
+    from channels.generic.http import AsyncHttpConsumer
+
+    import tests.frameworks.django_project  # noqa: F401 - Channels wants settings
+    from usercontext.frameworks.channels import UserContext
+
+    class Page(AsyncHttpConsumer):  # type: ignore[misc]
+        async def handle(self, body: bytes) -> None:
+            handler()
+            await self.send_response(200, b"")
+
+    asgi_request(UserContext(Page.as_asgi(), clients=[client]))
+
+
 DOORS = {
     "asgi": over_asgi,
     "wsgi": over_wsgi,
     "wsgi, streamed": streamed,
     "isolation_scope": in_a_block,
     "aiohttp": over_aiohttp,
+    "tornado": over_tornado,
+    "sanic": over_sanic,
+    "django": over_django,
+    "django, async": partial(over_django, by_asgi=True),
+    "channels": over_channels,
 }
 
 
