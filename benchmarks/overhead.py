@@ -40,7 +40,7 @@ from overhead_tables import Table, print_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["main"]
+__all__ = ["Instructions", "Progress", "Worker", "environment", "main"]
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent / "src"
@@ -73,7 +73,8 @@ class Result:
     rounds: list[float] = field(default_factory=list)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return the variables that a measured process runs with."""
     path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
     # A fixed seed and no bytecode written: the same instructions every time.
     return {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": path, "USERCONTEXT_DSN": ""}
@@ -82,14 +83,14 @@ def _environment() -> dict[str, str]:
 class Worker:
     """A process that holds one row ready and answers commands about it."""
 
-    def __init__(self, name: str, prefix: Sequence[str] = (), **environment: str) -> None:
+    def __init__(self, name: str, prefix: Sequence[str] = (), **more: str) -> None:
         self._process = subprocess.Popen(
             [*prefix, sys.executable, str(HERE / "overhead.py"), "--worker", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if prefix else None,
             text=True,
-            env={**_environment(), **environment},
+            env={**environment(), **more},
         )
         self.greeting = self._answer()
 
@@ -122,7 +123,7 @@ class Instructions:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._library = self._compile()
+        self.library = self._compile()
 
     def count(self, name: str, *, layouts: int = 1) -> float | None:
         """Return the instructions of one request, None if they cannot be counted.
@@ -137,7 +138,7 @@ class Instructions:
             return None
 
     def _count(self, name: str, layout: int) -> float:
-        if self._library is not None:
+        if self.library is not None:
             return self._run(name, COUNTED_REQUESTS, layout) / COUNTED_REQUESTS
         longer = self._run(name, 2 * COUNTED_REQUESTS, layout)
         return (longer - self._run(name, COUNTED_REQUESTS, layout)) / COUNTED_REQUESTS
@@ -156,11 +157,11 @@ class Instructions:
         out = self._folder / f"{name}.{requests}.{layout}.out"
         prefix = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
         # `os` makes objects of these before anything of a row is loaded.
-        environment = {f"OVERHEAD_LAYOUT_{i}": "-" * i for i in range(11 * layout)}
-        if self._library is not None:
+        more = {f"OVERHEAD_LAYOUT_{i}": "-" * i for i in range(11 * layout)}
+        if self.library is not None:
             prefix.append("--instr-atstart=no")
-            environment["OVERHEAD_SWITCH"] = self._library
-        worker = Worker(name, prefix, **environment)
+            more["OVERHEAD_SWITCH"] = self.library
+        worker = Worker(name, prefix, **more)
         if "ready" not in worker.greeting:
             worker.close()
             raise RuntimeError(f"{name} cannot be counted: {worker.greeting}")
@@ -413,8 +414,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = _measure(rows, counting, progress) if rows else []
     _judge(results)
     progress.say("imports and captures" if not rows else "")
-    imports = _extra("import", options.rows, partial(overhead_imports.measure, _environment()))
-    captures = _extra("capture", options.rows, partial(overhead_capture.measure, _environment()))
+    imports = _extra("import", options.rows, partial(overhead_imports.measure, environment()))
+    captures = _extra("capture", options.rows, partial(overhead_capture.measure, environment()))
     progress.say("")
     if not rows and imports is None and captures is None:
         print(f"overhead.py: no row matches {options.rows!r}", file=sys.stderr)
