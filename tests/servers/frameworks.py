@@ -83,7 +83,7 @@ def _packages() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
-def _is_from(module: str, *version: int) -> bool:
+def is_from(module: str, *version: int) -> bool:
     """Return whether a package is of this version, or of a later one."""
     numbers = release(module).rpartition(" ")[2].split(".")[: len(version)]
     return all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) >= version
@@ -162,7 +162,7 @@ _SELF = OWN | {"background_tasks", "files", "lifespan", "websockets"}
 
 
 def _limits_of_quart() -> tuple[Limit, ...]:
-    waits = (_WAITS,) if _is_from("quart", 0, 23) else ()
+    waits = (_WAITS,) if is_from("quart", 0, 23) else ()
     return (_NO_SCHEME, _NO_END, *waits)
 
 

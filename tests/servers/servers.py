@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from tests.servers.frameworks import release
+from tests.servers.frameworks import is_from, release
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,10 +108,10 @@ def _gunicorn(
 
 
 _EARLY = (
-    "gunicorn's ASGI worker never answers a request that arrives before the app has returned from"
-    " the last one of its connection, which Starlette's `BaseHTTPMiddleware` makes likely; the"
-    " next release mends it (https://github.com/benoitc/gunicorn/pull/3727). The tests wait until"
-    " then, and pipeline nothing."
+    "gunicorn's ASGI worker, before 27.0, never answers a request that arrives before the app has"
+    " returned from the last one of its connection, which Starlette's `BaseHTTPMiddleware` makes"
+    " likely (https://github.com/benoitc/gunicorn/pull/3727). The tests wait until then, and"
+    " pipeline nothing."
 )
 _GTHREAD = (
     "gunicorn's threads answer only the first of pipelined requests; the tests send the others"
@@ -166,9 +166,9 @@ SERVERS = {
             "asgi",
             "--worker-class asgi",
             interface="asgi",
-            pipelining=False,
-            early=False,
-            note=_EARLY,
+            pipelining=is_from("gunicorn", 27),
+            early=is_from("gunicorn", 27),
+            note="" if is_from("gunicorn", 27) else _EARLY,
         ),
         _gunicorn(
             "uvicorn",
