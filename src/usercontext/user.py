@@ -73,8 +73,8 @@ class User:
         username: the name to log in with; it becomes a string as an id does.
         email: the e-mail address, as it is.
         ip_address: an IPv4 or IPv6 address without port, brackets, zone or spaces, or
-            `"{{auto}}"` for the address of the connection that delivers the report. An
-            IPv4-mapped address becomes IPv4.
+            `"{{auto}}"` for the one that `include_ip` collects; without that it is sent as it
+            is, to the Sentry protocol alone. An IPv4-mapped address becomes IPv4.
         name: the name to show; cut, and marked as cut, after 256 characters.
         data: extra values, copied as JSON values. Datetimes, Decimals, Enums and UUIDs become
             strings. What lies deeper than 4 levels, past 64 keys, past 1 KiB of a string or past
