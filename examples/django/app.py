@@ -49,6 +49,7 @@ settings.configure(
     ],
     USERCONTEXT={"request_data": RequestData(include_ip=True)},
 )
+# In a project of several files this ends settings.py: servers, commands and workers all pass there.
 usercontext.init(os.environ.get("USERCONTEXT_DSN", "sqlite:///reports.db"))
 django.setup()
 

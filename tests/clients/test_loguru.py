@@ -8,7 +8,7 @@ import pytest
 from loguru import logger
 
 from tests.clients.serving import BOTH, serve
-from usercontext import set_user
+from usercontext import init, isolation_scope, set_user
 from usercontext.clients.loguru import LoguruClient
 
 if TYPE_CHECKING:
@@ -106,3 +106,16 @@ def test_no_line_is_forged(extras: list[Any]) -> None:
     LoguruClient().setup(lambda *_, **__: {"username": "ada\nCRITICAL"})
     logger.info("paid")
     assert extras == [{"user_name": r"ada\nCRITICAL"}]
+
+
+def test_a_patcher_that_is_configured_later_is_kept(extras: list[Any]) -> None:
+    """The first request looks again, and ours runs behind the app's own."""
+    client = LoguruClient()
+    init(None, clients=[client])
+    logger.configure(patcher=lambda record: record["extra"].update(app="shop"))
+    for _ in range(2):
+        with isolation_scope(user=ADA):
+            logger.info("paid")
+    assert extras[0]["app"] == "shop"
+    assert extras[0]["user_id"] == "1"
+    assert extras[1] == extras[0]

@@ -8,7 +8,8 @@ import pytest
 import structlog
 
 from tests.clients.serving import BOTH, serve
-from usercontext import RequestData, isolation_scope, set_user
+from tests.driver import plain_wsgi_app, wsgi_request
+from usercontext import RequestData, init, isolation_scope, set_user, wsgi
 from usercontext.clients.structlog import StructlogClient
 from usercontext.core.context import pull_user
 
@@ -143,3 +144,14 @@ def test_no_line_is_forged(events: Events) -> None:
     StructlogClient().setup(lambda *_, **__: {"username": "ada\nCRITICAL"})
     structlog.get_logger().info("paid")
     assert events[0]["user_name"] == r"ada\nCRITICAL"
+
+
+def test_processors_that_are_configured_later_are_found(events: Events) -> None:
+    """The first request looks again."""
+    structlog.reset_defaults()
+    app = wsgi.UserContextMiddleware(plain_wsgi_app(lambda: structlog.get_logger().info("paid")))
+    init(None, clients=[StructlogClient(resolve=True)], resolver=lambda _: ADA)
+    structlog.configure(processors=[events])
+    wsgi_request(app)
+    wsgi_request(app)
+    assert [event["user_id"] for event in events] == ["1", "1"]

@@ -172,6 +172,66 @@ def test_djangos_errors_are_reported_once() -> None:
     assert ended.stdout.strip() == "['ada', 'bob', 'eve', 'joe']", ended.stderr
 
 
+CONFIGURED_IN_SETTINGS = """
+import logging, sys
+sys.path.insert(0, {root!r})
+import django
+import loguru
+import structlog
+import usercontext
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse
+from django.urls import path
+from tests.driver import environ_of, wsgi_request
+from usercontext.clients.logging import LoggingClient
+from usercontext.clients.loguru import LoguruClient
+from usercontext.clients.structlog import StructlogClient
+
+def cart(request):
+    usercontext.set_user({{"id": 1}})
+    logging.getLogger("shop").warning("logging")
+    structlog.get_logger().info("structlog")
+    loguru.logger.info("loguru")
+    return HttpResponse()
+
+urlpatterns = [path("cart", cart)]
+usercontext.init(None, clients=[LoggingClient(), StructlogClient(), LoguruClient()])
+structlog.configure(processors=[structlog.processors.JSONRenderer(sort_keys=True)])
+loguru.logger.remove()
+loguru.logger.add(sys.stdout, format="{{extra[user_id]}} {{message}}")
+loguru.logger.configure(patcher=lambda record: None)
+settings.configure(
+    SECRET_KEY="x", ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__,
+    MIDDLEWARE=["usercontext.frameworks.django.UserContextMiddleware"],
+    LOGGING={{
+        "version": 1,
+        "formatters": {{"user": {{"format": "%(user_id)s %(message)s"}}}},
+        "handlers": {{"out": {{
+            "class": "logging.StreamHandler", "stream": sys.stdout, "formatter": "user",
+        }}}},
+        "root": {{"handlers": ["out"]}},
+    }},
+)
+wsgi_request(get_wsgi_application(), environ_of())
+"""
+
+
+def test_clients_find_what_djangos_settings_configure() -> None:
+    """With `init()` in the settings, loggers that are configured after it name the user."""
+    for name in ("django", "structlog", "loguru"):
+        pytest.importorskip(name)
+    from tests.conftest import ROOT
+
+    program = [sys.executable, "-c", CONFIGURED_IN_SETTINGS.format(root=str(ROOT))]
+    ended = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.stdout.splitlines() == [
+        "1 logging",
+        '{"event": "structlog", "user_id": "1"}',
+        "1 loguru",
+    ], ended.stderr
+
+
 # --- those that tell nobody ---------------------------------------------------------------------
 
 

@@ -85,6 +85,10 @@ class LoggingClient(BaseClient):
     def setup(self, get_user: GetUser, /) -> None:
         """Put the filter on the handlers."""
         self._filter.setup(get_user)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Put the filter on the handlers that have been configured since."""
         handlers = logging.getLogger().handlers if self._handlers is None else self._handlers
         for handler in handlers:
             handler.addFilter(self._filter)

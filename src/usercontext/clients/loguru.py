@@ -33,11 +33,18 @@ class LoguruClient(LogClient):
         with importing("loguru", "loguru", purpose="LoguruClient"):
             from loguru import logger
         self._logger: Any = logger
+        self._patcher: Callable[[Any], None] | None = None
+
+    def look_again(self) -> None:
+        """Put the patcher behind one that has been configured since."""
+        # No public call tells the patcher that is configured.
+        if self._logger._core.patcher is not self._patcher:
+            self.hook()
 
     def hook(self) -> None:
         """Put the patcher behind the one that is configured."""
-        # No public call tells the patcher that is configured.
-        self._logger.configure(patcher=self._after(self._logger._core.patcher))
+        self._patcher = self._after(self._logger._core.patcher)
+        self._logger.configure(patcher=self._patcher)
 
     def _after(self, patcher: Callable[[Any], None] | None) -> Callable[[Any], None]:
         if patcher is None:

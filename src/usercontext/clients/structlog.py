@@ -36,6 +36,10 @@ class StructlogClient(LogClient):
             import structlog
         self._structlog = structlog
 
+    def look_again(self) -> None:
+        """Insert the processor into what has been configured since."""
+        self.hook()
+
     def hook(self) -> None:
         """Insert the processor, unless the app has placed it itself."""
         processors: list[Any] = self._structlog.get_config()["processors"]

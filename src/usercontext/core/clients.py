@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from usercontext.core.record import RequestRecord
     from usercontext.types import GetUser, ReportingClient
 
-__all__ = ["ClientScopes", "call", "check_settings", "forget", "is_recording", "push", "set_up"]
+__all__ = [
+    "ClientScopes",
+    "call",
+    "check_settings",
+    "forget",
+    "is_recording",
+    "look_again",
+    "push",
+    "set_up",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,7 +36,7 @@ _SLOW: Final = (
     "what waits belongs into a thread of its own"
 )
 # These run when the app is put together.
-_MAY_TAKE_TIME: Final = frozenset({"setup", "check_settings"})
+_MAY_TAKE_TIME: Final = frozenset({"setup", "look_again", "check_settings"})
 
 
 def call(
@@ -107,6 +116,18 @@ def set_up(client: ReportingClient, get_user: GetUser) -> None:
     if not any(one is client for one in _set_up):
         _set_up.append(client)
         call(client, "setup", client.setup, get_user)
+
+
+def look_again(clients: Iterable[ReportingClient] | None = None) -> None:
+    """Have clients look for what they hook into, which may have been configured since.
+
+    Args:
+        clients: which; by default all that were set up.
+    """
+    for client in tuple(_set_up if clients is None else clients):
+        look = getattr(client, "look_again", None)
+        if look is not None:
+            call(client, "look_again", look)
 
 
 def forget(client: ReportingClient | None = None) -> None:

@@ -25,7 +25,7 @@ from usercontext.source import lambda_context
 from usercontext.user import AUTO_ADDRESS, User
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from usercontext.core.options import ContextOptions
     from usercontext.source import Source
@@ -44,6 +44,7 @@ __all__ = [
     "join",
     "keep_address",
     "keep_user",
+    "look_again",
     "make_default",
     "needs_push",
     "outgoing",
@@ -312,6 +313,11 @@ def push_again(record: RequestRecord) -> None:
     """
     clients = tuple(filter(reporting.is_recording, record.settings.recording))
     _push(record, clients, resolve=False)
+
+
+def look_again(clients: Iterable[ReportingClient] | None = None) -> None:
+    """Have clients hook into libraries that were configured after them; by default all clients."""
+    reporting.look_again(clients)
 
 
 def isolate_clients(record: RequestRecord) -> ClientScopes:

@@ -123,7 +123,12 @@ def is_open(found: object) -> TypeGuard[RequestRecord]:
 
 def begin(record: RequestRecord) -> ClientScopes | None:
     """Open the clients' scopes of a request whose record is current; None where there are none."""
-    return context.isolate_clients(record) if record.settings.isolating else None
+    settings = record.settings
+    if settings.unhooked:
+        context.look_again(settings.take_unhooked())
+    if settings.acting is not None:
+        settings.acting(record)
+    return context.isolate_clients(record) if settings.isolating else None
 
 
 async def resolve_early(record: RequestRecord) -> None:

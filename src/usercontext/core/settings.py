@@ -6,7 +6,7 @@ Data alone: what is done by them stands in `usercontext.core.context`.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from usercontext.checks import is_async, methods
 from usercontext.core.options import REPORTER_METHODS, ContextOptions, checked
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from usercontext.source import Source
     from usercontext.types import Event, Reporter, ReportingClient, Resolver
 
-__all__ = ["JoinedSettings", "Settings", "default", "join_again", "replace_default"]
+__all__ = ["JoinedSettings", "Settings", "act", "default", "join_again", "replace_default"]
 
 _NO_ADDRESS = RequestData()
 _FINDING_A_USER = ("make_request", "resolve", "resolver", "resolver_thread")
@@ -95,7 +95,28 @@ class Settings:
         self.isolating: tuple[ReportingClient, ...] = _overriding(self.clients, "request_scope")
         self.recording: tuple[ReportingClient, ...] = _overriding(self.clients, "is_recording")
         self.flushes: bool = options.get("flush") == "response"
-        self.is_plain: bool = not (self.isolating or self.recording or self.eager or self.flushes)
+        #: Clients that look once more for what they hook into, as the first request begins.
+        self.unhooked: tuple[ReportingClient, ...] = tuple(
+            client for client in self.clients if hasattr(client, "look_again")
+        )
+        #: Names the user of each request as it begins: see `usercontext.testing.acting_as`.
+        self.acting: Callable[[Any], object] | None = None
+        self.is_plain: bool = self._is_plain()
+
+    def _is_plain(self) -> bool:
+        is_quiet = not (self.isolating or self.recording or self.eager or self.flushes)
+        return is_quiet and not self.unhooked and self.acting is None
+
+    def take_unhooked(self) -> tuple[ReportingClient, ...]:
+        """Return the clients that look once more, to each of these settings' requests but one."""
+        unhooked, self.unhooked = self.unhooked, ()
+        self.is_plain = self._is_plain()
+        return unhooked
+
+    def act(self, acting: Callable[[Any], object]) -> None:
+        """Have the user of each request named as it begins."""
+        self.acting = acting
+        self.is_plain = False
 
     def reported_to(self, client: Reporter, clients: tuple[ReportingClient, ...]) -> Settings:
         """Return the same options with reports and users handed to these clients instead."""
@@ -213,17 +234,29 @@ class JoinedSettings:
 
     __slots__ = ("__weakref__", "_own", "joined")
 
+    #: Names the user of every middleware's requests as they begin.
+    acting: ClassVar[Callable[[Any], object] | None] = None
+
     def __init__(self, own: Settings) -> None:
         self._own = own
-        self.joined: Settings = own.merged_under(default())
+        self.join()
         _all_joined.add(self)
 
     def join(self) -> None:
         """Join the options with what is now the default."""
-        self.joined = self._own.merged_under(default())
+        joined = self._own.merged_under(default())
+        if JoinedSettings.acting is not None:
+            joined.act(JoinedSettings.acting)
+        self.joined: Settings = joined
 
 
 _all_joined: weakref.WeakSet[JoinedSettings] = weakref.WeakSet()
+
+
+def act(acting: Callable[[Any], object] | None) -> None:
+    """Have the user of every middleware's requests named as they begin; None: no more."""
+    JoinedSettings.acting = acting
+    join_again()
 
 
 def join_again() -> list[Settings]:

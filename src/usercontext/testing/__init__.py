@@ -6,14 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from usercontext.testing.acting import acting_as
     from usercontext.testing.conformance import client_conformance
     from usercontext.testing.recording import RecordingClient, reset
 
-__all__ = ["RecordingClient", "client_conformance", "reset"]
+__all__ = ["RecordingClient", "acting_as", "client_conformance", "reset"]
 
 # Loaded when asked for: pytest loads this package with its plugin, in every project's tests.
 _ROOMS = {
     "RecordingClient": "usercontext.testing.recording",
+    "acting_as": "usercontext.testing.acting",
     "client_conformance": "usercontext.testing.conformance",
     "reset": "usercontext.testing.recording",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from usercontext.core.context import look_again
 from usercontext.frameworks.django import checks
 
 if TYPE_CHECKING:
@@ -28,5 +29,6 @@ class UserContextConfig(AppConfig):
     verbose_name: str = "usercontext"
 
     def ready(self) -> None:
-        """Register the checks."""
+        """Register the checks; have clients see what the settings have configured of logging."""
         checks.register()
+        look_again()

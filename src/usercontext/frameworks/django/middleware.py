@@ -95,9 +95,9 @@ class UserContextMiddleware:
         if record.settings.make_request is _no_request:
             record.make_state().request = request
         # A middleware further out has isolated its own clients, and hands them the user.
-        clients = record.settings.clients if is_ours else self._own.clients
+        begins = not record.settings.is_plain if is_ours else bool(self._own.clients)
         serve = self._serve_async if self._is_async else self._serve
-        return serve(request, record, is_ours=is_ours, has_clients=bool(clients))
+        return serve(request, record, is_ours=is_ours, begins=begins)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> None:
         """Find the user of an error that no other middleware handles, where Django may query.
@@ -121,15 +121,15 @@ class UserContextMiddleware:
         join(own, record, source)
 
     def _serve(
-        self, request: HttpRequest, record: RequestRecord, *, is_ours: bool, has_clients: bool
+        self, request: HttpRequest, record: RequestRecord, *, is_ours: bool, begins: bool
     ) -> HttpResponseBase:
         with inside(record):
-            scopes = begin(record) if has_clients else None
+            scopes = begin(record) if begins else None
             try:
                 if record.settings.eager:
                     resolve_early_now(record)
                 response: HttpResponseBase = self.get_response(request)
-                if has_clients:
+                if begins:
                     started_now(record)
                 complete_now(record)
             except BaseException:
@@ -139,15 +139,15 @@ class UserContextMiddleware:
         return response
 
     async def _serve_async(
-        self, request: HttpRequest, record: RequestRecord, *, is_ours: bool, has_clients: bool
+        self, request: HttpRequest, record: RequestRecord, *, is_ours: bool, begins: bool
     ) -> HttpResponseBase:
         with inside(record):
-            scopes = begin(record) if has_clients else None
+            scopes = begin(record) if begins else None
             try:
                 if record.settings.eager:
                     await resolve_early(record)
                 response: HttpResponseBase = await self.get_response(request)
-                if has_clients:
+                if begins:
                     await started(record)
                 await complete(record)
             except BaseException:
