@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer, SecurityScopes
 from fastapi.testclient import TestClient
 
-from usercontext import capture_message, get_user, set_user
+from usercontext import User, capture_message, get_user, resolve_user, set_user
 from usercontext.frameworks.fastapi import (
     CurrentUser,
     RequiredUser,
@@ -78,6 +78,25 @@ def add_routes(app: FastAPI) -> FastAPI:
 
 
 # --- the user as a dependency ----------------------------------------------------------------
+
+
+def test_an_override_reaches_every_dependency() -> None:
+    """What FastAPI is given in a test in place of `resolve_user` is the user of both types."""
+    app = add_routes(FastAPI())
+    UserContext(app)
+    app.dependency_overrides[resolve_user] = lambda: User(id="eve")
+    client = TestClient(app)
+    assert [client.get(path).json() for path in ("/me", "/must")] == ["eve", "eve"]
+
+
+def test_an_override_of_what_requires_a_user() -> None:
+    """It is found by a like one, and reaches what requires a user alone."""
+    app = add_routes(FastAPI())
+    UserContext(app)
+    app.dependency_overrides[RequireUser()] = lambda: User(id="eve")
+    client = TestClient(app)
+    assert [client.get(path).json() for path in ("/me", "/must")] == [None, "eve"]
+    assert RequireUser() != RequireUser("Basic")
 
 
 def test_the_current_user_is_a_dependency() -> None:

@@ -15,6 +15,8 @@ with importing("django", "django", purpose="usercontext.frameworks.channels"):
     from django.contrib.auth.signals import user_logged_in, user_logged_out
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from usercontext.core.options import ContextOptions
     from usercontext.types import ASGIApp
 
@@ -41,7 +43,7 @@ class UserContextMiddleware(asgi.UserContextMiddleware):
     """
 
     #: The resolver is handed the scope, which consumers have too.
-    make_request = staticmethod(_scope_itself)
+    make_request: Callable[[Any], object] = staticmethod(_scope_itself)
 
     def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
         if options.get("resolver") is None:

@@ -25,11 +25,19 @@ __all__ = [
 ]
 
 
+#: The current user, or None; an async resolver is awaited. Asked anew at each place, so that it
+#: sees what another dependency has set meanwhile.
+CurrentUser: TypeAlias = Annotated[User | None, Depends(resolve_user, use_cache=False)]
+
+
 class RequireUser:
     """Hand over the current user, or answer 401 where there is none: a dependency.
 
     A user with nothing but an address is none. As far as the resolver is to be trusted, so is
     this: what it takes from a token has to be verified there.
+
+    In tests `app.dependency_overrides[resolve_user]` reaches it and `CurrentUser`, with the
+    `resolve_user` of `usercontext`; `app.dependency_overrides[RequireUser()]` reaches it alone.
 
     Args:
         challenge: the header `WWW-Authenticate`, which a 401 must have (RFC 9110, 15.5.2).
@@ -38,17 +46,18 @@ class RequireUser:
     def __init__(self, challenge: str = "Bearer") -> None:
         self._headers = {"WWW-Authenticate": challenge}
 
-    async def __call__(self) -> User:
-        """Return the user, awaiting an async resolver."""
-        user = await resolve_user()
+    def __eq__(self, other: object) -> bool:
+        return type(other) is RequireUser and other._headers == self._headers
+
+    def __hash__(self) -> int:
+        return hash(self._headers["WWW-Authenticate"])
+
+    async def __call__(self, user: CurrentUser) -> User:
+        """Return the user, whom FastAPI asks `resolve_user` for, or what overrides that."""
         if user is None or not (user.id or user.username or user.email):
             raise HTTPException(401, "Not authenticated", headers=self._headers)
         return user
 
-
-#: The current user, or None; an async resolver is awaited. Asked anew at each place, so that it
-#: sees what another dependency has set meanwhile.
-CurrentUser: TypeAlias = Annotated[User | None, Depends(resolve_user, use_cache=False)]
 
 #: The current user; where there is none, the answer is a 401 that asks for a Bearer token.
 RequiredUser: TypeAlias = Annotated[User, Depends(RequireUser(), use_cache=False)]
