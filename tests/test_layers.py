@@ -97,6 +97,7 @@ OPTIONAL = {
     "sentry.delivery.compression": {"isal", "zlib_ng"},
     "sentry.delivery.httpx_connection": {"httpx", "httpx2"},
     "services.aiohttp": {"aiohttp"},
+    "services.grpc": {"grpc"},
     "services.httpx": {"httpx", "httpx2"},
     "services.requests": {"requests"},
     "sentry.event.json_text": {"orjson"},
