@@ -65,8 +65,13 @@ def environ(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what the collector says of connections: clients of queues leave theirs to it."""
-    ignored = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    """Leave out what the collector says of connections, which clients of queues leave to it."""
+    ignored = pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning",
+        # What queues say of each other and of their Redis client.
+        "ignore:Call to deprecated:DeprecationWarning",
+        "ignore:MemcachedBackend:ImportWarning",
+    )
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(ignored)

@@ -127,7 +127,6 @@ class TestSetUp:
             assert seen(label) == "nobody"
         loop.run_until_complete(queue.disconnect())
 
-    @pytest.mark.filterwarnings("ignore:Call to deprecated:DeprecationWarning")
     def test_a_killed_worker(self, app: Any, loop: asyncio.AbstractEventLoop, label: str) -> None:
         """A job whose worker was killed is run again, with its user."""
         queue = saq.Queue.from_url(app.URL, name=label)

@@ -58,6 +58,8 @@ class UserContext:
         self._jobs = JobContext("celery", options)
         # The ids of tasks whose end was reported in place of the process that ran them.
         self._reported: dict[str, None] = {}
+        # What such processes were given: before 5.7 the signal does not tell.
+        self._lost: dict[str, Request] = {}
         signals.before_task_publish.connect(self._mark, weak=False)
         signals.task_prerun.connect(self._begin, weak=False)
         signals.task_failure.connect(self._fail, weak=False)
@@ -88,12 +90,11 @@ class UserContext:
 
     def _begin(self, task: Task, **_: object) -> None:
         if task.app is self._app:
-            running = self._run_of(task)
+            running = self._run_of(task, task.request)
             vars(task.request)[_RUNNING] = running
             running.begin()
 
-    def _run_of(self, task: Task) -> RunningJob:
-        request = task.request
+    def _run_of(self, task: Task, request: Request) -> RunningJob:
         text = _mark_in(request)
         if text is None and request.is_eager:
             return self._jobs.running_here()
@@ -109,10 +110,8 @@ class UserContext:
             running.fail(exception)
         elif task_id not in self._reported:
             # The process that ran the task is gone; its parent is told, up to three times.
-            if len(self._reported) >= _MAX_REPORTED:
-                self._reported.clear()
-            self._reported[task_id] = None
-            with self._run_of(sender) as running:
+            _keep(self._reported, task_id, None)
+            with self._run_of(sender, self._lost.pop(task_id, sender.request)) as running:
                 running.fail(exception)
 
     def _end(self, task: Task, **_: object) -> None:
@@ -125,6 +124,11 @@ class UserContext:
         """End a task behind the app's own handlers of its end, which are known by now."""
         signals.task_postrun.disconnect(self._end)
         signals.task_postrun.connect(self._end, weak=False)
+
+    def _note_lost(self, task_id: str, request: Request | None) -> None:
+        """Keep the request of a task that fails outside of it, for the signal that follows."""
+        if request is not None and current() is None:
+            _keep(self._lost, task_id, request)
 
     def _around_errbacks(self, request: Request) -> AbstractContextManager[object]:
         """Give the callbacks of a task that was killed its user: its parent calls them."""
@@ -143,6 +147,13 @@ def _check(app: object) -> None:
         raise ConfigurationError(
             "this Celery app has a UserContext already: keep one, and give it all options"
         )
+
+
+def _keep(values: dict[str, Any], task_id: str, value: Any) -> None:
+    """Add a value to a dictionary of a few."""
+    if len(values) >= _MAX_REPORTED:
+        values.clear()
+    values[task_id] = value
 
 
 def _mark_in(request: Request) -> object:
@@ -187,5 +198,19 @@ def _name_errbacks() -> None:
     Backend._call_task_errbacks = call_errbacks
 
 
+def _note_lost_tasks() -> None:
+    mark_as_failure = Backend.mark_as_failure
+
+    @wraps(mark_as_failure)
+    def mark(backend: Any, task_id: str, *args: Any, **options: Any) -> Any:
+        context = _contexts.get(backend.app)
+        if context is not None:
+            context._note_lost(task_id, options.get("request"))
+        return mark_as_failure(backend, task_id, *args, **options)
+
+    Backend.mark_as_failure = mark
+
+
+_note_lost_tasks()
 if hasattr(Backend, "_call_task_errbacks"):  # private: without it they have no user
     _name_errbacks()

@@ -92,7 +92,7 @@ def become(label: str) -> None:
     look(f"{label}.child")
 
 
-@huey.task(timeout=0.2)
+@huey.task(timeout=1)
 def slow(label: str) -> None:
     """Note the user, and go on for too long."""
     note(label)
