@@ -119,11 +119,11 @@ class UserContextMiddleware:
             return
         settings = self._joined.joined
         scope[KEY] = record = RequestRecord(scope, settings)
-        if settings.includes_ip:
-            settings.request_data.begin(scope)
         if not settings.is_plain:
-            await _serve_with_clients(self.app, record, receive, send)
-            return
+            if not settings.is_bare:
+                await _serve_with_clients(self.app, record, receive, send)
+                return
+            settings.request_data.begin(scope)
         exchange = _Exchange(receive, send)
         token = begin_plain(record)
         try:

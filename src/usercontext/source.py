@@ -26,6 +26,7 @@ __all__ = [
     "is_websocket",
     "lambda_context",
     "lines",
+    "may_be_adapters",
     "method",
     "path",
     "peers",
@@ -100,6 +101,22 @@ def peers(source: Source) -> Iterator[str]:
 def has_proxy_fix(source: Source) -> bool:
     """Return whether werkzeug's ProxyFix has replaced the peer."""
     return PROXY_FIX in source
+
+
+def may_be_adapters(environ: Source) -> bool:
+    """Return whether the peer of an environ may be another one than the connection's.
+
+    One by one: a set of these keys would be compared with every key of the environ.
+    """
+    return (
+        "apig_wsgi.full_event" in environ
+        or "serverless.event" in environ
+        or "awsgi.event" in environ
+        or "lambda.event" in environ
+        or "azure_functions.invocation_id" in environ
+        or "wsgi.ext.http.send_trailers" in environ
+        or environ.get("SERVER_NAME") == "zappa"
+    )
 
 
 def has_remote_address(environ: Source) -> bool:

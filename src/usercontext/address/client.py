@@ -30,6 +30,7 @@ from usercontext.source import (
     has_proxy_fix,
     header_line,
     headers,
+    may_be_adapters,
     server_software,
 )
 
@@ -253,12 +254,17 @@ class ProxyTrust:
         """
         began: tuple[ProxyTrust, Observed] | None = source.get(BEGAN)
         if began is not None and began[0] is self:
-            return self._as_it_began(began[1], source)
+            observed = began[1]
+            return self._as_it_began(observed, source) if observed[2] else observed
+        return self._observe_now(source)
+
+    def _observe_now(self, source: Source) -> Observed:
         # In place, with keys of source.py: each request would feel the calls.
         is_environ = REQUEST_METHOD in source
         try:
             if is_environ:
-                if SERVER_SOFTWARE not in source:
+                # Few servers leave their name out, and few that do are none but adapters.
+                if SERVER_SOFTWARE not in source and may_be_adapters(source):
                     return self._observe_told(source, self._environ_key)
                 original = source.get(PROXY_FIX)  # what the header says is judged here, not there
                 peer = (original if isinstance(original, dict) else source).get("REMOTE_ADDR")
@@ -285,9 +291,10 @@ class ProxyTrust:
         """
         if not isinstance(source, dict):
             return
-        answer, lines, action = self.observe(source)
-        kept = tuple(lines) if type(lines) is list else lines
-        source[BEGAN] = self, (answer, kept, action)
+        observed = self._observe_now(source)
+        if type(observed[1]) is list:
+            observed = observed[0], tuple(observed[1]), observed[2]
+        source[BEGAN] = self, observed
 
     def _as_it_began(self, observed: Observed, source: Source) -> Observed:
         lines = observed[1]

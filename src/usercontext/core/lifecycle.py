@@ -378,7 +378,7 @@ class Serving:
         self._token = enter(record)
         if record.settings.includes_ip and record.source is not None:
             record.settings.request_data.begin(record.source)
-        if not record.settings.is_plain:
+        if not record.settings.is_bare:
             self._scopes = begin(record)
             if record.settings.eager:
                 await resolve_early(record)

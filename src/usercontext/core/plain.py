@@ -46,10 +46,11 @@ class PlainWSGI:
             outer = self._outer_record(environ, record)
             if outer is not None:
                 return self._serve_inside(outer, environ, start_response)
-        if settings.includes_ip:
-            settings.request_data.begin(environ)
         if not settings.is_plain:
-            return self._serve_with_clients(record, environ, start_response)
+            if settings.includes_ip:
+                settings.request_data.begin(environ)
+            if not settings.is_bare:
+                return self._serve_with_clients(record, environ, start_response)
         token = enter(record)
         try:
             body = self.app(environ, start_response)

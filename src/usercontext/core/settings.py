@@ -101,22 +101,24 @@ class Settings:
         )
         #: Names the user of each request as it begins: see `usercontext.testing.acting_as`.
         self.acting: Callable[[Any], object] | None = None
-        self.is_plain: bool = self._is_plain()
+        self._set_plain()
 
-    def _is_plain(self) -> bool:
+    def _set_plain(self) -> None:
         is_quiet = not (self.isolating or self.recording or self.eager or self.flushes)
-        return is_quiet and not self.unhooked and self.acting is None
+        #: Whether a request needs a record and nothing else, but for its address.
+        self.is_bare: bool = is_quiet and not self.unhooked and self.acting is None
+        self.is_plain: bool = self.is_bare and not self.includes_ip
 
     def take_unhooked(self) -> tuple[ReportingClient, ...]:
         """Return the clients that look once more, to each of these settings' requests but one."""
         unhooked, self.unhooked = self.unhooked, ()
-        self.is_plain = self._is_plain()
+        self._set_plain()
         return unhooked
 
     def act(self, acting: Callable[[Any], object]) -> None:
         """Have the user of each request named as it begins."""
         self.acting = acting
-        self.is_plain = False
+        self._set_plain()
 
     def reported_to(self, client: Reporter, clients: tuple[ReportingClient, ...]) -> Settings:
         """Return the same options with reports and users handed to these clients instead."""

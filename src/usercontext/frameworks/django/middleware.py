@@ -95,7 +95,7 @@ class UserContextMiddleware:
         if record.settings.make_request is _no_request:
             record.make_state().request = request
         # A middleware further out has isolated its own clients, and hands them the user.
-        begins = not record.settings.is_plain if is_ours else bool(self._own.clients)
+        begins = not record.settings.is_bare if is_ours else bool(self._own.clients)
         serve = self._serve_async if self._is_async else self._serve
         return serve(request, record, is_ours=is_ours, begins=begins)
 
