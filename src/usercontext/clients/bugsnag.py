@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from usercontext.clients.collected import Places, cleaned_environ
+from usercontext.clients.collected import Places, cleaned_environ, replacer_of
 from usercontext.clients.fields import renamed
 from usercontext.clients.payload import PayloadClient
 from usercontext.core.record import KEY, current
@@ -67,6 +67,14 @@ class BugsnagClient(PayloadClient):
             environ = {name: environ[name] for name in environ if name not in ("headers", KEY)}
             event.metadata["environment"] = cleaned_environ(environ, record)
         super().clean(event.metadata, record)
+
+    def hide(self, event: Any, record: RequestRecord, error: object) -> None:
+        """Replace what texts of errors must not tell."""
+        replace = replacer_of(record, error)
+        if replace is None:
+            return
+        for one in event.errors:
+            one.error_message = replace(one.error_message)
 
     @contextmanager
     def request_scope(self, get_user: GetUser, /) -> Iterator[None]:

@@ -53,6 +53,8 @@ class ElasticapmClient(PayloadClient, TransactionClient):
         "an error of Elastic went out without its user",
     )
 
+    spoken: ClassVar[tuple[str, ...]] = ("exception", "log")
+
     def __init__(self, client: Any = None) -> None:
         with importing("elastic-apm", "elasticapm", purpose="ElasticapmClient"):
             import elasticapm

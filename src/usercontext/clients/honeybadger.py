@@ -9,6 +9,7 @@ from usercontext.clients.collected import (
     address_of,
     clean_request,
     cleaned_headers,
+    hide_spoken,
     record_of,
 )
 from usercontext.clients.fields import checked_fields, renamed
@@ -95,6 +96,7 @@ class HoneybadgerClient(PayloadClient):
         if isinstance(context.get("client"), tuple | list):
             context["client"] = address_of(record)
         clean_request(notice.payload, record, self.places)
+        hide_spoken(notice.payload, record, self.error_of(notice), ("error",))
 
 
 class _BeforeNotify(Chained):

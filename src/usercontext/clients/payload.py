@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from usercontext.clients.collected import Places, clean_request, record_of
+from usercontext.clients.collected import Places, clean_request, hide_spoken, record_of
 from usercontext.clients.hooks import HookingClient
 from usercontext.diagnostics import harmless
 
@@ -21,10 +21,12 @@ class PayloadClient(HookingClient):
     Attributes:
         lost: cause and message for the log, should that fail.
         places: where in a payload the request stands that the library collected.
+        spoken: the keys of a payload under which errors, messages and variables stand.
     """
 
     lost: ClassVar[tuple[str, str]]
     places: ClassVar[Places] = Places()
+    spoken: ClassVar[tuple[str, ...]] = ()
 
     def error_of(self, payload: Any) -> Any:  # noqa: ARG002
         """Return the exception that a payload reports; by default the one being handled."""
@@ -37,6 +39,10 @@ class PayloadClient(HookingClient):
         """Replace the addresses that the library has collected of the request, or remove them."""
         clean_request(payload, record, self.places)
 
+    def hide(self, payload: Any, record: RequestRecord, error: object) -> None:
+        """Replace what texts of errors must not tell."""
+        hide_spoken(payload, record, error, self.spoken)
+
     def fill(self, payload: Any, **_: object) -> Any:
         """Name the user of the request that a payload belongs to; return the payload."""
         with harmless(*self.lost):
@@ -45,4 +51,5 @@ class PayloadClient(HookingClient):
             if record is not None:
                 self.write(payload, self._get_user(error))
                 self.clean(payload, record)
+                self.hide(payload, record, error)
         return payload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from usercontext.clients.collected import hide_spoken
 from usercontext.clients.fields import checked_fields, identifier, renamed
 from usercontext.clients.hooks import Chained
 from usercontext.clients.payload import PayloadClient
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
+    from usercontext.core.record import RequestRecord
     from usercontext.source import Source
     from usercontext.types import GetUser
 
@@ -99,6 +101,10 @@ class PosthogClient(PayloadClient):
         named = event.get("distinct_id") == distinct_id
         if named and not any(name in properties for name in self._fields.values()):
             properties.update(renamed(user, self._fields))
+
+    def hide(self, event: dict[str, Any], record: RequestRecord, error: object) -> None:
+        """Replace what texts of errors must not tell."""
+        hide_spoken(event["properties"], record, error, ("$exception_list",))
 
     def _is_claimed(self, event: dict[str, Any]) -> bool:
         """Return whether the id is on PostHog's context because the browser sent it."""

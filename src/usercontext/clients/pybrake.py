@@ -29,6 +29,8 @@ class PybrakeClient(PayloadClient):
     )
     places: ClassVar[Places] = Places("context")
 
+    spoken: ClassVar[tuple[str, ...]] = ("errors",)
+
     def __init__(self, notifier: Any) -> None:
         super().__init__()
         self._notifier = notifier

@@ -35,6 +35,8 @@ class RaygunClient(PayloadClient):
     )
     places: ClassVar[Places] = Places(address="iPAddress")
 
+    spoken: ClassVar[tuple[str, ...]] = ("error",)
+
     def __init__(self, sender: Any) -> None:
         super().__init__()
         self._sender = sender

@@ -40,6 +40,8 @@ class RollbarClient(PayloadClient):
         "an item of rollbar went out without its user",
     )
 
+    spoken: ClassVar[tuple[str, ...]] = ("body", "title")
+
     def __init__(self) -> None:
         super().__init__()
         with importing("rollbar", "rollbar", purpose="RollbarClient"):
@@ -77,6 +79,10 @@ class RollbarClient(PayloadClient):
         data.pop("person", None)
         if person:
             data["person"] = person
+
+    def hide(self, payload: dict[str, Any], record: RequestRecord, error: object) -> None:
+        """Replace what texts of errors must not tell."""
+        super().hide(_data(payload), record, error)
 
     def _setting(self, name: str) -> Any:
         return self._rollbar.SETTINGS.get(name)

@@ -8,6 +8,7 @@ from usercontext.clients.collected import (
     Places,
     clean_request,
     cleaned_variables,
+    hide_spoken,
     is_unasked,
     record_of,
 )
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["EventNaming", "clean_attached_stacks"]
 
 _PLACES: Final = Places(environ="env")
+_SPOKEN: Final = ("exception", "logentry", "message", "breadcrumbs", "extra", "threads")
 # Deeper than the SDK writes.
 _MAX_DEPTH: Final = 16
 _LOST: Final = ("sentry-sdk event", "an event of sentry-sdk went out without its user")
@@ -82,6 +84,7 @@ class EventNaming:
             clean_request(event, record, _PLACES)
             _take_unasked(event, record)
             _clean_frames(event, record)
+            hide_spoken(event, record, error, _SPOKEN)
             seen.runs += 1
             if self._is_last(seen.runs):
                 scrubber = record.settings.scrubber

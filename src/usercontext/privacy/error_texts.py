@@ -13,11 +13,13 @@ from typing import Any, TypeAlias
 
 from usercontext.privacy.secret_names import FILTERED
 
-__all__ = ["safe_error_text", "safe_text"]
+__all__ = ["retelling", "safe_error_text", "safe_text"]
 
 # More than a report shows of any text.
 _MAX_TEXT = 16_384
 _MAX_ERRORS = 20
+_MIN_RETOLD = 6
+_MAX_BEGINNING = 60
 _MAX_DEPTH = 6
 
 #: Says what an exception is about, without its input.
@@ -33,6 +35,38 @@ def safe_error_text(error: BaseException) -> str:
         return safe_text(_READ.sub(rf"\1'{FILTERED}'", text) if kind is ValueError else text)
     tell = _teller_of(kind)
     return safe_text(_printed(error)) if tell is None else _told(tell, error)
+
+
+def retelling(error: object, *, tells: bool = True) -> Callable[[str], str]:
+    """Return what puts safe texts of an exception, and of those it came from, for their own.
+
+    For texts that others have made of them.
+
+    Args:
+        error: an exception; anything else has no text of its own.
+        tells: whether the safe text is told, or nothing at all.
+    """
+    pairs: list[tuple[str, str]] = []
+    seen: set[int] = set()
+    while isinstance(error, BaseException) and id(error) not in seen and len(seen) < _MAX_ERRORS:
+        seen.add(id(error))
+        raw, safe = _printed(error), safe_error_text(error) if tells else ""
+        if raw and raw != safe:
+            pairs.append((raw, safe))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return lambda text: _retold(text, pairs)
+
+
+def _retold(text: str, pairs: list[tuple[str, str]]) -> str:
+    for raw, safe in pairs:
+        if len(raw) < _MIN_RETOLD and text != raw:
+            continue  # stands in other texts by chance
+        text = text.replace(raw, safe)
+        # Of a long one others show the beginning.
+        at = text.find(raw[:_MAX_BEGINNING]) if len(raw) > _MAX_BEGINNING else -1
+        if at >= 0:
+            text = text[:at] + safe
+    return text
 
 
 def _printed(error: BaseException) -> str:

@@ -1,0 +1,74 @@
+"""Texts of errors in other clients' payloads tell no more than in ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.driver import asgi_request, plain_asgi_app
+from tests.requests_of import scope_of
+from usercontext import asgi
+from usercontext.clients.payload import PayloadClient
+from usercontext.privacy.error_texts import retelling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Noting(PayloadClient):
+    """A library whose payload is one text of the error that it reports."""
+
+    lost = ("noting payload", "a payload went out without its user")
+    spoken = ("error",)
+
+
+def payload_of(error: Exception, option: str, make: Callable[[str], Any] = str) -> Any:
+    """Return what a client leaves of the text that another library made of an error."""
+    payloads: list[Any] = []
+    client = Noting()
+
+    def fail() -> None:
+        try:
+            raise error
+        except Exception:
+            payloads.append(client.fill({"error": make(str(error)), "other": "hunter2"}))
+
+    options: Any = {"clients": [client], "exception_text": option}
+    scope = scope_of(query_string=b"q=hunter2")
+    asgi_request(asgi.UserContextMiddleware(plain_asgi_app(fail), **options), scope)
+    return payloads[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [("safe", "no [Filtered]"), ("full", "no hunter2"), ("none", "")],
+)
+def test_values_of_the_request(option: str, shown: str) -> None:
+    """What the request holds and was withheld is replaced, by the option `exception_text`."""
+    assert payload_of(RuntimeError("no hunter2"), option) == shown
+
+
+def test_what_an_error_quotes() -> None:
+    """What the error of a known kind quotes of its input is left out, nested as deep as it is."""
+    error = ValueError("invalid literal for int() with base 10: 'seven'")
+    shown = payload_of(error, "safe", lambda text: [{"message": f"ValueError: {text}"}])
+    assert shown == [
+        {"message": "ValueError: invalid literal for int() with base 10: '[Filtered]'"}
+    ]
+
+
+def test_a_text_that_was_cut() -> None:
+    """The beginning of a long text, which is all that some libraries show, is replaced as well."""
+    error = ValueError("invalid literal for int() with base 10: " + repr("7x" * 500))
+    shown = payload_of(error, "safe", lambda text: text[:100])
+    assert shown == "invalid literal for int() with base 10: '[Filtered]'"
+
+
+def test_causes() -> None:
+    """Whatever an exception came from is told by its own safe text."""
+    error = RuntimeError("worse")
+    error.__cause__ = ValueError("could not convert string to float: 'seven'")
+    assert "seven" not in retelling(error)(str(error.__cause__))
+    error.__cause__.__cause__ = error
+    assert retelling(error)("worse") == "worse"
