@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext import event_loop
+from usercontext.address.client import BEGAN
 from usercontext.core import clients as reporting
 from usercontext.core import resolution
 from usercontext.core.clients import ClientScopes
@@ -197,7 +198,13 @@ def keep_address(record: RequestRecord) -> None:
         state = root.make_state()
     if state.address is UNKNOWN and state.observed is None:
         try:
-            state.observed = record.settings.request_data.observe(root.source)
+            options = record.settings.request_data
+            began = root.source.get(BEGAN)
+            state.observed = (
+                began[1]
+                if began is not None and began[0] is options._trust
+                else options.observe(root.source)
+            )
         except Exception:  # noqa: BLE001
             failure("client address", "the client's address could not be found")
 
