@@ -16,6 +16,7 @@ from usercontext import event_loop
 from usercontext.core.record import (
     UNKNOWN,
     Followed,
+    RequestRecord,
     Resolution,
     Unknown,
     current,
@@ -30,7 +31,6 @@ from usercontext.user import User, is_nobody, quick_user, read_user
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from usercontext.core.record import RequestRecord
     from usercontext.core.settings import Settings
 
 __all__ = ["as_user", "ask", "follow", "is_found", "is_inside", "resolve", "resolve_within"]
@@ -150,10 +150,12 @@ def _wake(resolution: Resolution) -> None:
 
 def _held_by_framework(record: RequestRecord) -> object:
     """Return what the framework holds as its user now; UNKNOWN where it cannot be seen."""
-    held, state, source = record.settings.held, record.state, record.root.source
+    held, state = record.settings.held, record.state
     if held is None or record.ended is not None:
         return UNKNOWN
     try:
+        # Past the property, as this is asked at every read.
+        source = record.source if type(record) is RequestRecord else record.root.source
         return held(source, None if state is None else state.request)
     except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here, at every read
         failure(f"{record.settings.resolver_name}: held", "the framework's user could not be seen")
@@ -170,7 +172,14 @@ def follow(record: RequestRecord) -> None:
     answered = record.resolution
     if type(answered) is not Followed or record.user is UNKNOWN:
         return
-    held = _held_by_framework(record)
+    show, source = record.settings.held, record.source
+    if source is not None and record.state is None and show is not None:
+        try:
+            held = show(source, None)  # as `_held_by_framework`, in a call less at each read
+        except Exception:  # noqa: BLE001 - what goes wrong is said there
+            held = _held_by_framework(record)
+    else:
+        held = _held_by_framework(record)
     if held is answered.held or held is UNKNOWN:
         return
     with locks.settling:

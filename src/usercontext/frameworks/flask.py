@@ -17,7 +17,6 @@ from usercontext.wsgi import UserContextMiddleware
 
 with importing("flask", "flask", purpose="usercontext.frameworks.flask"):
     import flask
-    from flask.globals import app_ctx, request_ctx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,24 +28,24 @@ __all__ = ["UserContext", "request_user"]
 _EXTENSION = "usercontext"
 
 
-def _is_here(environ: Any) -> bool:
-    """Return whether Flask's context is that of a request, which may be served inside another."""
-    if not flask.has_request_context():
-        return flask.has_app_context()
-    if environ is None:  # an `isolation_scope` in a `test_request_context`
-        return True
-    # Past the proxies, whose every attribute costs as much as all else here.
-    here: Any = request_ctx._get_current_object()  # type: ignore[attr-defined]
-    return here.request.environ.get(KEY) is environ.get(KEY)
-
-
-def _kept() -> object:
-    context: Any = app_ctx._get_current_object()  # type: ignore[attr-defined]
-    return vars(context.g).get("_login_user", NOT_YET)
+# Flask's own variables: every attribute of its proxies costs as much as all else here.
+_app_context: Any = flask.globals._cv_app.get
+# From 3.2 on one context stands for both.
+_has_one_context = not hasattr(flask.globals, "_cv_request")
+_request_context: Any = getattr(flask.globals, "_cv_request", flask.globals._cv_app).get
 
 
 def _held(environ: Any, _request: object) -> object:
-    return _kept() if _is_here(environ) else NOT_YET
+    context = _app_context(None)
+    if context is None:
+        return NOT_YET
+    here = _request_context(None)
+    # A request may be served, or be asked about, inside another.
+    if here is not None and environ is not None and (not _has_one_context or here.has_request):
+        own = here.request.environ
+        if own is not environ and own.get(KEY) is not environ.get(KEY):
+            return NOT_YET
+    return context.g.__dict__.get("_login_user", NOT_YET)
 
 
 @follows(_held)
@@ -58,11 +57,12 @@ def request_user(request: Any) -> object:
     `logout_user()` are followed. Outside of Flask's context, as in a plain stream, the question
     stays open.
     """
-    if not _is_here(getattr(request, "environ", None)):
-        return NOT_YET
-    found = _kept()
+    environ = getattr(request, "environ", None)
+    found = _held(environ, None)
     if found is not NOT_YET or not flask.has_request_context():
         return found
+    if environ is not None and flask.request.environ.get(KEY) is not environ.get(KEY):
+        return NOT_YET
     if not hasattr(flask.current_app, "login_manager"):
         warn_once(
             "request_user without Flask-Login",
