@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import usercontext
 from usercontext import ConfigurationError, RequestData, asgi, init, isolation_scope, wsgi
+from usercontext.clients.logging import LoggingClient
+
+if TYPE_CHECKING:
+    from usercontext.testing import RecordingClient
+
+
+EMAIL = "ada@shop.example"
 
 
 async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
@@ -139,3 +148,145 @@ def test_an_app_around_another() -> None:
     app.add_url_rule("/", view_func=lambda: "hello")
     app.wsgi_app = wsgi.UserContextMiddleware(app.wsgi_app)
     assert Client(wsgi.UserContextMiddleware(app)).get("/").text == "hello"
+
+
+@pytest.mark.parametrize(
+    "middleware", [asgi.UserContextMiddleware, wsgi.UserContextMiddleware], ids=["ASGI", "WSGI"]
+)
+def test_a_middleware_without_its_app(middleware: Any) -> None:
+    """An instance given to `add_middleware` is met with the class and its options."""
+    with pytest.raises(
+        ConfigurationError, match=r"app\.add_middleware\(UserContextMiddleware, res"
+    ):
+        middleware(resolver=find_user)
+
+
+def find_badly(request: Any) -> Any:
+    """Fail, with a text that tells who it was about."""
+    raise LookupError(f"no such customer: {EMAIL}")
+
+
+def report_within_an_error() -> None:
+    """Ask the resolver while the app handles an error, as nearly every report does."""
+    with isolation_scope(resolver=find_badly):
+        try:
+            raise KeyError("the app's own")
+        except KeyError:
+            usercontext.get_user()
+
+
+def test_a_resolvers_error_comes_first(caplog: pytest.LogCaptureFixture) -> None:
+    """A resolver that raises is shown with its own error alone, not below the app's."""
+    report_within_an_error()
+    assert "find_badly failed" in caplog.text
+    assert "LookupError: (its text is left out" in caplog.text
+    assert "KeyError" not in caplog.text
+
+
+def test_what_a_resolver_handled_itself_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    """An error that led to the resolver's is one of its causes."""
+
+    def find_after_all(request: Any) -> Any:
+        try:
+            find_badly(request)
+        except LookupError:
+            raise RuntimeError("nothing helped")  # noqa: B904
+
+    with isolation_scope(resolver=find_after_all):
+        usercontext.get_user()
+    assert caplog.text.index("LookupError") < caplog.text.index("RuntimeError")
+
+
+def test_debug_shows_a_resolvers_text(caplog: pytest.LogCaptureFixture) -> None:
+    """`init(debug=True)` shows what the error says, until `init()` is called without it."""
+    init(None, debug=True)
+    report_within_an_error()
+    assert f"LookupError: no such customer: {EMAIL}" in caplog.text
+    caplog.clear()
+    usercontext.testing.reset()
+    report_within_an_error()
+    assert EMAIL not in caplog.text
+
+
+def test_an_error_whose_text_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception whose `__str__` raises is logged all the same."""
+
+    class SilentError(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    def find_silently(request: Any) -> Any:
+        raise SilentError
+
+    init(None, debug=True)
+    with isolation_scope(resolver=find_silently):
+        usercontext.get_user()
+    assert "SilentError: (its text cannot be told)" in caplog.text
+
+
+def test_the_fixture_shows_a_resolvers_text(
+    usercontext_recorder: RecordingClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A test that fails by its resolver says why."""
+    report_within_an_error()
+    assert "LookupError: no such customer" in caplog.text
+    assert usercontext_recorder.events == []
+
+
+@pytest.mark.parametrize(
+    ("has_context", "text"), [(False, "no UserContext"), (True, "no resolver")]
+)
+def test_a_required_user_that_nobody_can_be(
+    caplog: pytest.LogCaptureFixture, *, has_context: bool, text: str
+) -> None:
+    """A `RequiredUser` that answers 401 to everybody says once what is missing."""
+    fastapi = pytest.importorskip("fastapi")
+    pytest.importorskip("httpx")
+    from starlette.testclient import TestClient
+
+    from usercontext.frameworks.fastapi import RequireUser, UserContext
+
+    app = fastapi.FastAPI()
+    if has_context:
+        UserContext(app)
+    app.get("/", dependencies=[fastapi.Depends(RequireUser())])(lambda: None)
+    answers = [TestClient(app).get("/").status_code for _ in range(2)]
+    assert answers == [401, 401]
+    assert caplog.text.count(text) == 1
+
+
+def test_a_required_user_who_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    """A request of nobody, where somebody could be, is an answer like any other."""
+    fastapi = pytest.importorskip("fastapi")
+    pytest.importorskip("httpx")
+    from starlette.testclient import TestClient
+
+    from usercontext.frameworks.fastapi import RequireUser, UserContext
+
+    app = fastapi.FastAPI()
+    UserContext(app, resolver=find_user)
+    app.get("/", dependencies=[fastapi.Depends(RequireUser())])(lambda: None)
+    assert TestClient(app).get("/").status_code == 401
+    assert "RequiredUser" not in caplog.text
+
+
+async def find_later(request: Any) -> Any:
+    """Find the user by something to await."""
+    return {"id": 1}
+
+
+def test_an_async_resolver_and_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    """A line that should ask a resolver which has to be awaited says what to write."""
+    client = LoggingClient([caplog.handler], resolve=True)
+
+    async def write_two_lines() -> None:
+        with isolation_scope(resolver=find_later):
+            logging.getLogger("shop").warning("paid")
+            logging.getLogger("shop").warning("sent")
+
+    init(None, clients=[client])
+    asyncio.run(write_two_lines())
+    caplog.handler.filters.clear()
+    said = [line for line in caplog.messages if 'write resolve="eager"' in line]
+    assert len(said) == 1
+    assert "find_later is async" in said[0]

@@ -235,9 +235,20 @@ def options_by_name(init: F) -> F:
             raise ConfigurationError(_without_name(args[0], args[code.co_argcount]))
         if not code.co_flags & _ANY_KEYWORDS:
             names(options, known)
+        elif len(args) == 1 and "app" not in options:
+            raise ConfigurationError(_without_app(args[0]))
         return init(*args, **options)
 
     return checked  # type: ignore[return-value]
+
+
+def _without_app(owner: object) -> str:
+    name = _kind(owner)
+    return (
+        f"{name} was built without its app: to add_middleware give the class and its options, "
+        f"app.add_middleware({name}, resolver=find_user), elsewhere the app it serves, "
+        f"{name}(app, resolver=find_user)"
+    )
 
 
 def _without_name(owner: object, value: object) -> str:

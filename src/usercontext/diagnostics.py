@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
-__all__ = ["error_once", "failure", "failures", "forget", "harmless", "warn_once"]
+__all__ = ["error_once", "failure", "failures", "forget", "harmless", "show_texts", "warn_once"]
 
 # A cause is a short text such as "resolver app.auth.load_user". Past this many different
 # causes nothing new is logged: an endless supply of names must not fill memory.
@@ -22,6 +22,7 @@ _MAX_CAUSES_SHOWN = 5
 _TEXT = "(its text is left out, as it may hold a user's data)"
 
 _counts: dict[str, int] = {}
+_shows_texts = False
 
 # Which classes of failures of a cause have been logged: another one has another reason.
 _logged: set[tuple[str, str]] = set()
@@ -62,6 +63,8 @@ def failure(cause: str, message: str, *args: object, error: BaseException | None
     A resolver that fails for strangers with KeyError must not hide for good that it fails for
     everybody with OperationalError.
 
+    It comes first and alone: what the app was handling at the time is another matter.
+
     Args:
         cause: a short text of names alone, the same for every failure of the kind.
         message: what failed and what follows from it, as the logger's format.
@@ -78,24 +81,59 @@ def failure(cause: str, message: str, *args: object, error: BaseException | None
     _logged.add(kind)
     import logging
 
-    shown = _without_text(error)
+    shown = _stand_in(error, _handled_outside(error, sys._getframe()))
     logging.getLogger("usercontext").log(logging.ERROR, message, *args, exc_info=shown)
 
 
-def _without_text(error: BaseException | None, depth: int = 0) -> BaseException | None:
-    """Return a stand-in with an exception's type, traceback and causes, and not its text.
+def show_texts(shows: bool, /) -> bool:
+    """Log the texts of exceptions too, or leave them out; return what was done before."""
+    global _shows_texts
+    before, _shows_texts = _shows_texts, shows
+    return before
+
+
+def _handled_outside(error: BaseException | None, frame: FrameType | None) -> BaseException | None:
+    """Return the exception that was being handled when the code that failed was called.
+
+    It was caught in a frame that still runs; what the failing code caught itself, in one that
+    has ended.
+    """
+    running = set()
+    while frame is not None:
+        running.add(frame)
+        frame = frame.f_back
+    for _ in range(_MAX_CAUSES_SHOWN):
+        error = None if error is None else error.__context__
+        traceback = None if error is None else error.__traceback__
+        if traceback is not None and traceback.tb_frame in running:
+            return error
+    return None
+
+
+def _stand_in(
+    error: BaseException | None, outside: BaseException | None, depth: int = 0
+) -> BaseException | None:
+    """Return one with an exception's type, traceback and causes, and not its text.
 
     The text is the app's: "no such customer: ada@shop.example" belongs into no log of ours.
     """
-    if error is None or depth > _MAX_CAUSES_SHOWN:
+    if error is None or error is outside or depth > _MAX_CAUSES_SHOWN:
         return None
     kind = type(error)
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    shown: BaseException = type(kind.__name__, (Exception,), names)(_TEXT)
-    shown.__cause__ = _without_text(error.__cause__, depth + 1)
-    shown.__context__ = _without_text(error.__context__, depth + 1)
+    text = _text_of(error) if _shows_texts else _TEXT
+    shown: BaseException = type(kind.__name__, (Exception,), names)(text)
+    shown.__cause__ = _stand_in(error.__cause__, outside, depth + 1)
+    shown.__context__ = _stand_in(error.__context__, outside, depth + 1)
     shown.__suppress_context__ = error.__suppress_context__
     return shown.with_traceback(error.__traceback__)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the app's own `__str__`
+        return "(its text cannot be told)"
 
 
 class harmless:  # noqa: N801 - it reads as what it makes of a block: `with harmless(...):`

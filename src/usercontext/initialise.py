@@ -3,24 +3,62 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
 
 from usercontext.checks import flag, is_whole
 from usercontext.core.context import configure, make_default
 from usercontext.core.options import ContextOptions, check_names, checked
 from usercontext.core.settings import default
-from usercontext.diagnostics import harmless
+from usercontext.diagnostics import harmless, show_texts
 from usercontext.event_loop import run_in_own_thread
 from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from usercontext.core.settings import Settings
-    from usercontext.types import Reporter
+    from collections.abc import Callable, Iterable
+    from datetime import timedelta
+    from os import PathLike
 
-__all__ = ["aclose", "aflush", "close", "flush", "init"]
+    from usercontext.core.settings import Settings
+    from usercontext.sentry.delivery.transport import Transport
+    from usercontext.types import Event, Reporter
+
+__all__ = ["InitOptions", "aclose", "aflush", "close", "flush", "init"]
 
 #: The DSN to use where none is given: that of the environment variable of this name.
 ENVIRONMENT_VARIABLE: Final = "$USERCONTEXT_DSN"
+
+
+class ClientOptions(TypedDict, total=False):
+    """Those of the built-in client, which `SentryClient` describes."""
+
+    release: str | None
+    environment: str | None
+    server_name: str | None
+    sample_rate: float
+    before_send: Callable[[Event], Event | None] | None
+    include_local_variables: bool
+    in_app_include: Iterable[str]
+    in_app_exclude: Iterable[str]
+    max_queue: int
+    max_queue_bytes: int
+    overflow: Literal["drop_newest", "drop_oldest"]
+    outbox: str | PathLike[str] | None
+    timeout: float
+    shutdown_timeout: float
+    proxy: str | None
+    ca_certs: str | None
+    max_reports: int
+    max_age: float | timedelta
+    max_outbox_bytes: int
+    transport: Transport | Literal["httpx"] | None
+
+
+class InitOptions(ContextOptions, ClientOptions, total=False):
+    """What `init()` takes by name, for functions of yours that hand it on.
+
+    A wrong name or value is an error in mypy and pyright, and editors complete the right ones:
+    `def start(**options: Unpack[InitOptions]) -> None: usercontext.init(**options)`.
+    """
 
 
 def init(
@@ -29,7 +67,8 @@ def init(
     client: Reporter | None = None,
     capture_unhandled: bool | None = None,
     capture_logging: str | int | None = None,
-    **options: Any,
+    debug: bool = False,
+    **options: Unpack[InitOptions],
 ) -> Settings:
     """Configure the process: the defaults of every middleware, and the built-in client.
 
@@ -46,8 +85,10 @@ def init(
             a task of asyncio, an `isolation_scope`. Left out: True with a DSN.
         capture_logging: report the log records of this level and above, such as "ERROR", with
             their exceptions. Left out: none.
-        options: those of `ContextOptions` and of `SentryClient`, such as `release`,
-            `environment`, `sample_rate`, `before_send`.
+        debug: show on the `usercontext` logger the texts of errors, a resolver's for example. For
+            development: such a text may hold a user's data.
+        options: those of `InitOptions`, which are `ContextOptions` and the built-in client's,
+            such as `release`, `environment`, `sample_rate`, `before_send`.
 
     Returns:
         The context that now applies wherever a middleware leaves an option out.
@@ -66,6 +107,7 @@ def init(
     if capture_unhandled is not None:
         flag("capture_unhandled", capture_unhandled)
     level = _checked_level(capture_logging)
+    flag("debug", debug)
     has_dsn = client is None
     if client is None:
         client = _built_in_client(_dsn_of(dsn), client_options)
@@ -79,6 +121,7 @@ def init(
     if client is None and dsn == ENVIRONMENT_VARIABLE:
         _notice_unused_dsn(context)
     _close_client(make_default(context).client, unless=client)
+    show_texts(debug)
     _watch(unhandled=has_dsn if capture_unhandled is None else capture_unhandled, level=level)
     return context
 

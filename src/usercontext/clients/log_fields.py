@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.clients.fields import checked_fields, renamed
 from usercontext.clients.hooks import HookingClient
-from usercontext.diagnostics import harmless
+from usercontext.core.record import UNKNOWN, current
+from usercontext.diagnostics import harmless, warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,9 +62,23 @@ class LogClient(HookingClient):
             user = self._get_user(
                 error if isinstance(error, BaseException) else None, resolve=self._resolve
             )
+            if user is None and self._resolve:
+                _say_what_an_async_resolver_needs()
             if absent:
                 line.update(dict.fromkeys(self._fields.values()))
             line.update({name: _escaped(one) for name, one in renamed(user, self._fields).items()})
+
+
+def _say_what_an_async_resolver_needs() -> None:
+    record = current()
+    if record is None or record.user is not UNKNOWN or not record.settings.is_async:
+        return
+    name = record.settings.resolver_name
+    message = (
+        '%s is async, and a log line cannot await it: write resolve="eager" beside resolver=, or '
+        "await resolve_user() first"
+    )
+    warn_once(f"{name}: in a log line", message, name)
 
 
 # Not those that format a text's direction either: they show a line in another order.

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias
 
 from usercontext.core.current import resolve_user, set_user
+from usercontext.core.record import UNKNOWN, current
+from usercontext.diagnostics import warn_once
 from usercontext.frameworks.base import identity_of
 from usercontext.optional import importing
 from usercontext.user import User
@@ -55,8 +57,21 @@ class RequireUser:
     async def __call__(self, user: CurrentUser) -> User:
         """Return the user, whom FastAPI asks `resolve_user` for, or what overrides that."""
         if user is None or not (user.id or user.username or user.email):
+            _say_why_nobody_is_let_in()
             raise HTTPException(401, "Not authenticated", headers=self._headers)
         return user
+
+
+def _say_why_nobody_is_let_in() -> None:
+    record = current()
+    if record is None:
+        what = "no UserContext(app) goes around this app"
+    elif record.settings.resolver is None and record.user is UNKNOWN:
+        what = "there is no resolver, and nothing has called set_user()"
+    else:
+        return
+    message = "RequiredUser answers 401: %s; write UserContext(app, resolver=find_user)"
+    warn_once(f"RequiredUser: {what}", message, what)
 
 
 #: The current user; where there is none, the answer is a 401 that asks for a Bearer token.

@@ -24,7 +24,7 @@ def usercontext_recorder() -> Iterator[RecordingClient]:
 
     The options of an `init()` that the app has made before stay, such as its scrub rules; nothing
     goes to its server or its clients meanwhile. The recorder's `.events` hold the final payloads,
-    and its `.users` what was pushed.
+    and its `.users` what was pushed. What fails, such as a resolver, is logged with its text.
     """
     from usercontext.testing.recording import RecordingClient, recording
 

@@ -122,14 +122,16 @@ def recording(recorder: RecordingClient) -> Iterator[None]:
 
     Args:
         recorder: takes them. What the app's own `init()` configured is back at the block's end,
-            whatever the block has configured.
+            whatever the block has configured. Errors are logged with their texts meanwhile.
     """
     before = default()
     make_default(before.reported_to(recorder, (recorder,)))
     clients.set_up(recorder, pull_user)
+    shown_before = diagnostics.show_texts(True)
     try:
         yield
     finally:
+        diagnostics.show_texts(shown_before)
         if before.is_blank:
             reset()
         else:
@@ -153,3 +155,4 @@ def reset() -> None:
     clients.forget()
     diagnostics.forget()
     forget_secret_names()
+    diagnostics.show_texts(False)
