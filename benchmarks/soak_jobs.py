@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import usercontext
-from tests.jobs.processes import redis_server, worker
+from tests.jobs.processes import postgres_server, redis_server, worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,6 +104,56 @@ def _arq(stack: ExitStack, kind: str) -> Callable[[str], object]:
     return lambda label: LOOP.run_until_complete(pool.enqueue_job("look", label))
 
 
+def _procrastinate(stack: ExitStack, kind: str) -> Callable[[str], object]:
+    tests: Any = importlib.import_module("tests.jobs.test_procrastinate")
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder.chmod(0o755)
+    data = folder / "postgres"
+    data.mkdir()
+    os.environ["JOBS_POSTGRES"] = stack.enter_context(postgres_server(data))
+    app: Any = importlib.import_module(f"{APPS}.procrastinate_app")
+    stack.enter_context(app.app.open())
+    app.app.schema_manager.apply_schema()
+    stack.enter_context(tests.run_worker(kind, JOBS_STARTER="1"))
+    task = app.look.configure(queue=kind)
+    return lambda label: task.defer(label=label)
+
+
+def _django_tasks(stack: ExitStack, kind: str) -> Callable[[str], object]:
+    tests: Any = importlib.import_module("tests.jobs.test_django_tasks")
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    os.environ["JOBS_SQLITE"] = str(folder / "tasks.db")
+    os.environ["DJANGO_SETTINGS_MODULE"] = f"{tests.PROJECT}.settings"
+    import django
+
+    django.setup()
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0)
+    app: Any = importlib.import_module(f"{tests.PROJECT}.tasks")
+    stack.enter_context(tests.run_worker(kind, JOBS_STARTER="1"))
+    return app.look.using(queue_name=kind).enqueue  # type: ignore[no-any-return]
+
+
+def _apscheduler(stack: ExitStack, kind: str) -> Callable[[str], object]:
+    from apscheduler.schedulers.background import BackgroundScheduler
+
+    from tests.jobs.notes import configure
+    from usercontext.jobs.apscheduler import UserContext
+
+    assert kind == "threads"
+    jobs: Any = importlib.import_module(f"{APPS}.apscheduler_jobs")
+    configure()
+    scheduler = BackgroundScheduler(
+        executors={"default": {"type": "threadpool", "max_workers": 4}},
+        job_defaults={"misfire_grace_time": None},
+    )
+    UserContext(scheduler)
+    scheduler.start()
+    stack.callback(scheduler.shutdown)
+    return lambda label: scheduler.add_job(jobs.look, args=(label,))
+
+
 QUEUES: dict[str, tuple[Callable[[ExitStack, str], Callable[[str], object]], tuple[str, ...]]] = {
     "celery": (_celery, ("prefork", "threads", "gevent", "solo")),
     "rq": (_rq, ("SimpleWorker", "Worker")),
@@ -112,6 +162,9 @@ QUEUES: dict[str, tuple[Callable[[ExitStack, str], Callable[[str], object]], tup
     "taskiq": (_taskiq, ("threads", "processes")),
     "saq": (_saq, ("asyncio",)),
     "arq": (_arq, ("asyncio",)),
+    "procrastinate": (_procrastinate, ("threads",)),
+    "django_tasks": (_django_tasks, ("database",)),
+    "apscheduler": (_apscheduler, ("threads",)),
 }
 
 
@@ -153,13 +206,13 @@ def main() -> int:
                 try:
                     found = soak(name, kind, options.jobs)
                 except ModuleNotFoundError as error:
-                    print(f"{name:10} {kind:12} left out: {error}")
+                    print(f"{name:13} {kind:12} left out: {error}")
                     continue
                 bad = {what: count for what, count in found.items() if what != "right" and count}
                 wrong += sum(bad.values())
                 seconds = time.monotonic() - begin
                 print(
-                    f"{name:10} {kind:12} {found['right']:7,} right, wrong: {bad} ({seconds:.0f} s)"
+                    f"{name:13} {kind:12} {found['right']:7,} right, wrong: {bad} ({seconds:.0f} s)"
                 )
     return int(wrong > 0)
 
