@@ -94,6 +94,7 @@ class UserContextMiddleware:
         swallowed.listen()
         if self.make_request is _make_connection:
             swallowed.check_answers_nothing(app)
+        _watch_loaded()
         _mark_awaitable(_Exchange.send)
         _mark_awaitable(_RecordingExchange.send)
 
@@ -161,6 +162,8 @@ async def _pass_on(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> 
         await send(message)
 
     is_lifespan = scope["type"] == "lifespan"
+    if is_lifespan:
+        _watch_loaded()  # what the app has imported since its middleware was built
     if is_lifespan and capture.reports_unhandled:
         from usercontext.core.unhandled import watch_loops  # loaded already
 
@@ -170,6 +173,14 @@ async def _pass_on(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> 
     if is_lifespan:
         # That of an app which calls `init()` as it starts, too.
         await flush_at_end()
+
+
+def _watch_loaded() -> None:
+    """Look after libraries whose messages are served in another request's context."""
+    if "mcp.server" in sys.modules:
+        from usercontext.core.messages import watch_messages  # only a server of MCP needs it
+
+        watch_messages()
 
 
 def _mark_awaitable(function: Any) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.calls.mcp_sessions import Session
 
-__all__ = ["Promises", "add_tools"]
+__all__ = ["CallersPromises", "Promises", "add_tools"]
 
 
 def add_tools(server: Any, refusal: type[Exception]) -> None:
@@ -98,8 +98,8 @@ def _add_resources(server: Any) -> None:
         raise RuntimeError("kaboom")
 
 
-class Promises:
-    """The tests; each module runs them for every transport of its library."""
+class CallersPromises:
+    """Whose each call is: also where no `UserContext` is there, behind the middleware alone."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -113,6 +113,37 @@ class Promises:
         callers = ["ada", "bob", None, "ada", None, "eve"]
         seen = [session.tool(caller, tool) for caller in callers]
         assert seen == [caller or "nobody" for caller in callers]
+
+    def test_who_is_set_in_one_call_is_of_no_other(self, session: Session) -> None:
+        """`set_user()` in a tool names that call alone."""
+        assert session.tool("ada", "become", user="mallory") == "mallory"
+        assert [session.tool(name, "who") for name in ("ada", None)] == ["ada", "nobody"]
+
+    def test_what_a_call_reports_names_its_caller(self, session: Session, recorder: Any) -> None:
+        """A report made inside of a tool is of its caller, after others' calls as well."""
+        for caller in ("bob", None, "ada"):
+            session.tool(caller, "note")
+        assert named(recorder.events) == [
+            ("ValueError", "bob"),
+            ("ValueError", None),
+            ("ValueError", "ada"),
+        ]
+
+    def test_sessions_at_once(self, base: str, session_of: Callable[..., Session]) -> None:
+        """Ten users at once, each in a session of another, are never mixed up."""
+        names = [f"user{number}" for number in range(10)]
+        sessions = [session_of(base, name) for name in names]
+
+        def calls(number: int) -> str:
+            caller = names[number]
+            return sessions[number - 1].tool(caller, "slow", others=20)
+
+        with ThreadPoolExecutor(10) as pool:
+            assert list(pool.map(calls, range(10))) == names
+
+
+class Promises(CallersPromises):
+    """All of it; each module runs them for every transport of its library."""
 
     def test_resources_and_prompts_have_their_reader(self, session: Session) -> None:
         """Reading a resource and asking for a prompt are calls like any other."""
@@ -152,33 +183,6 @@ class Promises:
         session.ask("ada", "tools/call", {"name": "become", "arguments": {"user": []}})
         assert named(recorder.events) == []
 
-    def test_who_is_set_in_one_call_is_of_no_other(self, session: Session) -> None:
-        """`set_user()` in a tool names that call alone."""
-        assert session.tool("ada", "become", user="mallory") == "mallory"
-        assert [session.tool(name, "who") for name in ("ada", None)] == ["ada", "nobody"]
-
-    def test_what_a_call_reports_names_its_caller(self, session: Session, recorder: Any) -> None:
-        """A report made inside of a tool is of its caller, after others' calls as well."""
-        for caller in ("bob", None, "ada"):
-            session.tool(caller, "note")
-        assert named(recorder.events) == [
-            ("ValueError", "bob"),
-            ("ValueError", None),
-            ("ValueError", "ada"),
-        ]
-
     def test_the_address_is_of_the_message(self, session: Session) -> None:
         """The client's address is found in the request that brought the message."""
         assert session.tool("ada", "peer") == "127.0.0.1"
-
-    def test_sessions_at_once(self, base: str, session_of: Callable[..., Session]) -> None:
-        """Ten users at once, each in a session of another, are never mixed up."""
-        names = [f"user{number}" for number in range(10)]
-        sessions = [session_of(base, name) for name in names]
-
-        def calls(number: int) -> str:
-            caller = names[number]
-            return sessions[number - 1].tool(caller, "slow", others=20)
-
-        with ThreadPoolExecutor(10) as pool:
-            assert list(pool.map(calls, range(10))) == names

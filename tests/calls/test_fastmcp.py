@@ -12,7 +12,7 @@ from fastmcp.exceptions import ToolError
 
 import usercontext
 from tests.calls.mcp_sessions import Session, SseSession
-from tests.calls.promises import Promises, add_tools
+from tests.calls.promises import CallersPromises, Promises, add_tools
 from tests.calls.serving import bearer, serving, who
 from usercontext import RequestData
 from usercontext.asgi import UserContextMiddleware
@@ -103,6 +103,17 @@ class TestWithoutMiddleware(Promises):
         server = server_of()
         UserContext(server, resolver=bearer, request_data=ADDRESS)
         with serving(app_of(server, transport)) as base:
+            yield base
+
+
+class TestWithoutOurModule(CallersPromises):
+    """Who calls is known by the middleware alone."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def base(cls, transport: str) -> Iterator[str]:
+        app = app_of(server_of(), transport)
+        with serving(UserContextMiddleware(app, resolver=bearer)) as base:
             yield base
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import mcp.server
+import mcp.types
 import pytest
 import uvicorn  # noqa: F401 - its absence skips these tests
 
 import usercontext
 from tests.calls.mcp_sessions import Session, SseSession
-from tests.calls.promises import Promises, add_tools
+from tests.calls.promises import CallersPromises, Promises, add_tools
 from tests.calls.serving import bearer, serving, token, who
 from usercontext import RequestData
 from usercontext.asgi import UserContextMiddleware
@@ -198,17 +200,58 @@ async def _ask_by_stdio() -> str:
         return str(result.content[0].text)
 
 
-@pytest.mark.skipif(not IS_2, reason="1.x serves all messages in the context of the first")
-def test_without_our_module_nobody_is_named_for_another(recorder: RecordingClient) -> None:
-    """Behind the middleware alone a call has its own caller, or nobody: never the session's."""
+class TestWithoutOurModule(CallersPromises):
+    """Who calls is known by the middleware alone."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def base(cls, transport: str) -> Iterator[str]:
+        server = MCPServer("shop")
+        add_tools(server, ToolError)
+        with serving(UserContextMiddleware(app_of(server, transport), resolver=bearer)) as base:
+            yield base
+
+
+def test_a_block_around_the_app_stands() -> None:
+    """`use_user` between the middleware and the SDK says who calls."""
     server = MCPServer("shop")
     add_tools(server, ToolError)
-    app = UserContextMiddleware(app_of(server, "stateful"), resolver=bearer, resolve="eager")
-    with serving(app) as base:
+    inner = app_of(server, "stateless")
+
+    async def acting(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await inner(scope, receive, send)
+            return
+        with usercontext.use_user({"id": "eve"}):
+            await inner(scope, receive, send)
+
+    with serving(UserContextMiddleware(acting, resolver=bearer)) as base:
         session = Session(base, "ada")
-        seen = [session.tool(name, "who") for name in ("bob", None)]
-    assert seen[0] in ("bob", "nobody")
-    assert seen[1] == "nobody"
+        assert session.tool("bob", "who") == "eve"
+
+
+@pytest.mark.parametrize("user", ["ada", "bob"])
+def test_a_notification_names_nobody_else(user: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It has who sends it in 2.x; in 1.x the SDK does not tell, and that is said once."""
+    server, seen, heard = MCPServer("shop"), [], threading.Event()
+
+    async def progress(*_: object) -> None:
+        seen.append(who())
+        heard.set()
+
+    if IS_2:
+        params = mcp.types.ProgressNotificationParams
+        lowlevel = server._lowlevel_server
+        lowlevel.add_notification_handler("notifications/progress", params, progress)
+    else:
+        server._mcp_server.notification_handlers[mcp.types.ProgressNotification] = progress
+    with serving(UserContextMiddleware(app_of(server, "stateful"), resolver=bearer)) as base:
+        session = Session(base, "ada")
+        told = {"progressToken": 1, "progress": 0.5}
+        session.post(user, "notifications/progress", told, is_request=False)
+        assert heard.wait(10)
+    assert seen == [user if IS_2 else "nobody"]
+    assert ("a notification of MCP has no user" in caplog.text) is not IS_2
 
 
 def test_a_low_level_server(recorder: RecordingClient) -> None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 from usercontext.core import capture
 from usercontext.core.context import configure
 from usercontext.core.lifecycle import is_open
+from usercontext.core.messages import take_over
 from usercontext.core.record import KEY, RequestRecord
 from usercontext.core.running import Running
 from usercontext.core.settings import Settings, default
 from usercontext.source import REQUEST_METHOD, environ_key
-from usercontext.user import User
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -74,19 +74,12 @@ class CallContext:
         outer = found if isinstance(found, RequestRecord) else None
         record = RequestRecord(source, self.settings_over(outer))
         if outer is not None:
-            self._take_over(outer, record)
+            take_over(outer, record, found=not self._own.has_resolver)
         if request is not None and (outer is None or self._own.has_resolver):
             record.make_state().request = request
         if call is not None:
             describe(record, call)
         return record
-
-    def _take_over(self, outer: RequestRecord, record: RequestRecord) -> None:
-        # Nobody may mean that the request was asked before its authentication.
-        if outer.is_explicit or (isinstance(outer.user, User) and not self._own.has_resolver):
-            record.user, record.resolution = outer.user, outer.resolution
-        if outer.state is not None and outer.state.withheld:
-            record.make_state().withheld = True
 
     def running(
         self,

@@ -9,6 +9,7 @@ from fastmcp.server.dependencies import get_http_request
 from fastmcp.server.middleware import Middleware
 
 from usercontext.calls.base import CallContext
+from usercontext.core.messages import OWN
 from usercontext.core.record import RequestRecord, current
 from usercontext.exceptions import ConfigurationError
 
@@ -47,6 +48,7 @@ class UserContext:
         _check(server)
         # First of all: what other middlewares do is of the message, too.
         server.middleware.insert(0, _Serving(CallContext(options)))
+        setattr(server._mcp_server, OWN, self)
 
 
 class _Serving(Middleware):  # type: ignore[misc]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 import mcp.server
 
 from usercontext.calls.base import CallContext
+from usercontext.core.messages import OWN
 from usercontext.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["UserContext"]
 
 _PACKAGES: Final = ("mcp", "mcp_types", "fastmcp")
-_MARK: Final = "_usercontext_calls"
 # What the SDK has made a result of, in the message that is served here.
 _caught: ContextVar[BaseException | None] = ContextVar("usercontext.mcp", default=None)
 
@@ -48,7 +48,7 @@ class UserContext:
     def __init__(self, server: Any, **options: Unpack[ContextOptions]) -> None:
         lowlevel = _lowlevel(server)
         self._calls = CallContext(options)
-        setattr(lowlevel, _MARK, self)
+        setattr(lowlevel, OWN, self)
         if hasattr(lowlevel, "middleware"):
             self._join_chain(lowlevel.middleware)
             self._watch_tools(server)
@@ -155,7 +155,7 @@ def _lowlevel(server: Any) -> Any:
             f"UserContext takes a server of the MCP SDK, not {type(server).__name__}: write "
             'UserContext(server), where server = MCPServer("shop"), or FastMCP("shop") in mcp 1.x'
         )
-    if hasattr(found, _MARK):
+    if hasattr(found, OWN):
         raise ConfigurationError(
             "this server has a UserContext already: keep one, and give it all options"
         )
