@@ -141,6 +141,11 @@ def found_by(adapter: str, event: dict[str, Any], options: RequestData) -> Any:
     return seen[-1]
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what was logged on our logger; adapters log each request on theirs."""
+    return [record.getMessage() for record in caplog.records if record.name == "usercontext"]
+
+
 ADAPTERS = ("mangum", "apig-wsgi", "serverless-wsgi")
 adapters = pytest.mark.parametrize("adapter", ADAPTERS)
 
@@ -154,7 +159,7 @@ def test_address_of_a_gateway(
     for options in ({}, {"trusted_proxies": ["10.0.0.0/8"]}, {"trusted_proxies": ["loopback"]}):
         found = found_by(adapter, event, RequestData(include_ip=True, **options))  # type: ignore[arg-type]
         assert found.address == CLIENT
-    assert caplog.records == []
+    assert said(caplog) == []
 
 
 @adapters
@@ -163,7 +168,7 @@ def test_address_of_a_balancer(adapter: str, caplog: pytest.LogCaptureFixture) -
     assert found_by(adapter, ELB, RequestData(include_ip=True)).address is None
     for options in ({"trusted_hops": 1, "trusted_proxies": ["private"]}, TRUST):
         assert found_by(adapter, ELB, RequestData(include_ip=True, **options)).address == CLIENT  # type: ignore[arg-type]
-    assert caplog.records == []
+    assert said(caplog) == []
 
 
 TRUST: dict[str, Any] = {"trusted_proxies": ["10.0.0.0/8"]}
@@ -209,7 +214,7 @@ def test_hops_alone_are_sound_in_a_function(
     """Nobody reaches a function of Lambda past its front end, so nothing is warned of."""
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "shop")
     ProxyTrust(trusted_hops=1)
-    assert caplog.records == []
+    assert said(caplog) == []
 
 
 # --- servers --------------------------------------------------------------------------------------
@@ -351,7 +356,7 @@ def test_waitress_that_hands_it_on(caplog: pytest.LogCaptureFixture) -> None:
     headers = [("X-Forwarded-For", CLIENT)]
     for lines in (headers, []):
         trust.locate(environ_of("127.0.0.1", lines, SERVER_SOFTWARE="waitress"))
-    assert caplog.records == []
+    assert said(caplog) == []
 
 
 @pytest.mark.parametrize("build", [scope_of, environ_of])
@@ -360,7 +365,7 @@ def test_a_proxy_that_writes_no_header(build: Any, caplog: pytest.LogCaptureFixt
     trust = ProxyTrust(["loopback"])
     for _ in range(9):
         trust.locate(build("127.0.0.1"))
-    assert caplog.records == []
+    assert said(caplog) == []
     for _ in range(3):
         trust.locate(build("127.0.0.1"))
     (record,) = caplog.records

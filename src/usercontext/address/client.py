@@ -354,7 +354,7 @@ class ProxyTrust:
     def read_header(self, peer: Outcome, lines: Any) -> Outcome:
         """Read the header that a trusted peer has sent; both as `observe` has taken them."""
         line: str | bytes | None = None
-        if type(lines) is list:
+        if type(lines) is tuple or type(lines) is list:
             name = self._scope_name
             try:
                 for key, value in lines:

@@ -16,6 +16,7 @@ from usercontext.clients.hooks import Chained
 from usercontext.clients.sentry_telemetry import is_cookie, theirs
 from usercontext.diagnostics import harmless
 from usercontext.privacy.secret_names import FILTERED, is_secret
+from usercontext.source import environ_key
 
 if TYPE_CHECKING:
     from usercontext.core.record import RequestRecord
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EventNaming", "clean_attached_stacks"]
 
+#: How the keys of headers begin in an environ.
+_IN_ENVIRON = environ_key("")
 _PLACES: Final = Places(environ="env")
 _SPOKEN: Final = ("exception", "logentry", "message", "breadcrumbs", "extra", "threads")
 # Deeper than the SDK writes.
@@ -188,7 +191,7 @@ def _without_credentials(value: Any, *, with_cookies: bool, depth: int = 0) -> A
 
     if isinstance(value, dict):
         return {
-            name: FILTERED if _is_credential(name, "HTTP_", with_cookies) else inside(one)
+            name: FILTERED if _is_credential(name, _IN_ENVIRON, with_cookies) else inside(one)
             for name, one in value.items()
         }
     if len(value) == 2 and _is_credential(value[0], "b'", with_cookies):

@@ -381,8 +381,7 @@ def describe(record: RequestRecord, event: Event) -> None:
     if root.source is None:
         return
     if lambda_context(root.source) is not None:
-        # So that the request's end sees that there is something to send.
-        root.make_state()
+        root.make_state().must_flush = True
     data = None if root.state is None else root.state.data
     is_withheld = _is_withheld(record)
     handed_over = data, _secrets_of(settings, data)  # now, as the app may change it

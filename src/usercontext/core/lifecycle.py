@@ -276,7 +276,7 @@ def _close(record: RequestRecord) -> None:
             context.complete_pending(record)
         if state.request is not None or state.data is not None:
             state.request = state.data = None
-        if record.source is not None and not record.settings.flushes:
+        if state.must_flush and record.source is not None and not record.settings.flushes:
             _flush_before_freeze(record.source)
     if record.settings.flushes:
         flush_response_now(record)

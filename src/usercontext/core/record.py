@@ -111,6 +111,8 @@ class _State:
     data: object = None
     request: object = None
     withheld: bool = False
+    #: Whether what was reported must be sent before the response ends.
+    must_flush: bool = False
     #: Which call it is, where it is not an HTTP request: names alone.
     call: Mapping[str, Any] | None = None
     #: Whether the resolver gave no answer in time: it is not waited for once more.
