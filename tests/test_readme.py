@@ -70,6 +70,17 @@ CLIENTS = {
     "xray": "aws_xray_sdk",
 }
 
+#: What other pages import.
+IMPORTED = {
+    "mongoengine": ["mongoengine"],
+    "peewee": ["peewee"],
+    "pony": ["pony"],
+    "serverless": ["mangum", "fastapi"],
+    "sqlalchemy": ["sqlalchemy", "fastapi", "httpx"],
+    "sqlmodel": ["sqlmodel"],
+    "tortoise": ["tortoise"],
+}
+
 JOBS = {
     "apscheduler": "apscheduler",
     "arq": "arq",
@@ -115,6 +126,8 @@ def test_the_code_runs(page: Path, tmp_path: Path) -> None:
     if page.stem == "fastapi-with-sentry-sdk":
         pytest.importorskip("fastapi")
         pytest.importorskip("sentry_sdk")
+    for package in IMPORTED.get(page.stem, ()):
+        pytest.importorskip(package)
     if page.parent.name == "calls":
         pytest.importorskip("mcp")
     if page.parent.name == "clients":

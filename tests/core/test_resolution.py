@@ -704,6 +704,7 @@ os._exit(seen != [0])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
 def test_a_forked_child_waits_for_no_thread_of_its_parent() -> None:
     """A resolver that another thread was running is asked again by the child, at once."""
+    pytest.importorskip("werkzeug")
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     subprocess.run([sys.executable, "-c", FORKED], check=True, env=environment)
 
