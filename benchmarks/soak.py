@@ -354,7 +354,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--servers",
         type=lambda names: [_server_named(name) for name in names.split(",")],
-        default=DEFAULT_SERVERS,
         help=f"names separated by commas; by default {DEFAULT_SERVERS}",
     )
     parser.add_argument(
@@ -388,7 +387,8 @@ def main() -> int:
         return _race(arguments.requests)
     faults = 0
     print_head()
-    for server in arguments.servers:
+    servers = arguments.servers or [_server_named(name) for name in DEFAULT_SERVERS.split(",")]
+    for server in servers:
         tally = soak(
             server,
             arguments.requests,
