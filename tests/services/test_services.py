@@ -279,7 +279,12 @@ def test_scrub_rules_come_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["https://ada:pa55word@shop.example", "https://shop.example/?token=pa55word"]
+    "host",
+    [
+        "https://ada:pa55word@shop.example",
+        "https://ada:pa55word/rest@shop.example",
+        "https://shop.example/?token=pa55word",
+    ],
 )
 def test_an_error_shows_no_password(host: str) -> None:
     """What is wrong with a host is said without a password or a token that stands in it."""

@@ -99,20 +99,24 @@ def _shown(text: str) -> str:
     return repr(f"{scheme}{separator}{hidden}{place[2]}"[:100])
 
 
+def _no_origin(text: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"hosts: {_shown(text)} is no origin: write scheme, host and port alone, such as "
+        '"https://billing.internal:8443"; there are no wildcards'
+    )
+
+
 def _origin_of(text: object, *, allow_plain_http: bool) -> tuple[str, str, int]:
     if not isinstance(text, str) or not text:
         raise ConfigurationError(f"hosts must hold texts, not {type(text).__name__}")
     try:
         parts = urlsplit(text if "://" in text else f"https://{text}")
         host, port = (parts.hostname or "").rstrip("."), parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"hosts: {_shown(text)} is no origin: {error}") from None
+    except ValueError:  # whose text quotes what may be a part of a password
+        raise _no_origin(text) from None
     is_origin = host and parts.scheme in _PORTS and parts.path in ("", "/")
     if not is_origin or parts.query or parts.fragment or "@" in parts.netloc or "*" in host:
-        raise ConfigurationError(
-            f"hosts: {_shown(text)} is no origin: write scheme, host and port alone, such as "
-            '"https://billing.internal:8443"; there are no wildcards'
-        )
+        raise _no_origin(text)
     if parts.scheme == "http" and not (allow_plain_http or _is_loopback(host)):
         raise ConfigurationError(
             f"hosts: {_shown(text)} would be told over plain http, where anybody on the way can "
