@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,6 +49,18 @@ def _our_own_method() -> Iterator[None]:
     """Undo what sentry-sdk does, once it was used, to every class added to Starlette."""
     yield
     UserContextMiddleware.__call__ = _CALL  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True)
+def _no_logger_is_disabled() -> None:
+    """Undo what a package does that configures logging when it is imported, as Kent does.
+
+    `dictConfig()` disables every logger that was there before, unless it is told to leave them.
+    """
+    logging.disable(logging.NOTSET)
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 if os.environ.get("USERCONTEXT_WITHOUT_OPTIONAL"):
