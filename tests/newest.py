@@ -56,6 +56,7 @@ _JOBS = {
     "taskiq": "taskiq",
 }
 _CALLS = {
+    "ariadne": "ariadne",
     "fastmcp": "fastmcp",
     "grpcio": "grpc",
     "mcp": "mcp",

@@ -49,7 +49,9 @@ LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 OPTIONAL = {
     "asgi": {"starlette"},
     "wsgi": {"werkzeug"},
+    "calls.ariadne": {"ariadne", "graphql"},
     "calls.fastmcp": {"fastmcp"},
+    "calls.graphene": {"graphene", "graphql"},
     "calls.grpc": {"grpc"},
     "calls.mcp": {"mcp"},
     "calls.socketio": {"socketio"},

@@ -12,9 +12,12 @@ from websockets.asyncio.client import connect
 
 from tests.calls.serving import named, token
 
-__all__ = ["Promises", "ask", "ask_by_websocket"]
+__all__ = ["Promises", "ask", "ask_by_websocket", "ask_on_one_websocket"]
 
 PROTOCOL = "graphql-transport-ws"
+
+#: What each protocol calls an operation that is sent, and what it gives.
+WORDS = {PROTOCOL: ("subscribe", "next"), "graphql-ws": ("start", "data")}
 
 
 def ask(base: str, caller: str | None, query: str, **more: Any) -> Any:
@@ -24,56 +27,55 @@ def ask(base: str, caller: str | None, query: str, **more: Any) -> Any:
 
 
 async def ask_by_websocket(
-    base: str, caller: str | None, query: str, payload: dict[str, str] | None = None
+    base: str,
+    caller: str | None,
+    query: str,
+    payload: dict[str, str] | None = None,
+    protocol: str = PROTOCOL,
 ) -> list[str]:
     """Send one operation over a websocket of its own; return what it gave."""
-    async with _opened(base, caller, payload) as socket:
-        return (await _subscribed(socket, [query]))[0]
+    return (await ask_on_one_websocket(base, caller, [query], payload, protocol))[0]
 
 
-async def ask_on_one_websocket(base: str, caller: str | None, queries: list[str]) -> list[Any]:
+async def ask_on_one_websocket(
+    base: str,
+    caller: str | None,
+    queries: list[str],
+    payload: dict[str, str] | None = None,
+    protocol: str = PROTOCOL,
+) -> list[Any]:
     """Send operations at once over one websocket; return what each gave."""
-    async with _opened(base, caller, None) as socket:
-        return await _subscribed(socket, queries)
+    url = base.replace("http", "ws") + "/"
+    headers = token(caller)
+    async with connect(url, subprotocols=[protocol], additional_headers=headers) as socket:
+        await socket.send(json.dumps({"type": "connection_init", "payload": payload or {}}))
+        await socket.recv()
+        return await _subscribed(socket, queries, *WORDS[protocol])
 
 
-def _opened(base: str, caller: str | None, payload: dict[str, str] | None) -> Any:
-    class _Socket:
-        async def __aenter__(self) -> Any:
-            url = base.replace("http", "ws") + "/"
-            headers = token(caller)
-            self.socket = await connect(url, subprotocols=[PROTOCOL], additional_headers=headers)
-            await self.socket.send(
-                json.dumps({"type": "connection_init", "payload": payload or {}})
-            )
-            await self.socket.recv()
-            return self.socket
-
-        async def __aexit__(self, *_: object) -> None:
-            await self.socket.close()
-
-    return _Socket()
-
-
-async def _subscribed(socket: Any, queries: list[str]) -> list[Any]:
+async def _subscribed(socket: Any, queries: list[str], start: str, result: str) -> list[Any]:
     for number, query in enumerate(queries):
-        message = {"type": "subscribe", "id": str(number), "payload": {"query": query}}
+        message = {"type": start, "id": str(number), "payload": {"query": query}}
         await socket.send(json.dumps(message))
     given: list[list[str]] = [[] for _ in queries]
-    left = len(queries)
-    while left:
+    ended: set[int] = set()
+    while len(ended) < len(queries):
         async with asyncio.timeout(20):
             message = json.loads(await socket.recv())
-        if message["type"] == "next":
+        number = int(message["id"])
+        if message["type"] == result:
             data = message["payload"].get("data") or {}
-            given[int(message["id"])] += [one for one in data.values() if one is not None]
-        elif message["type"] in ("complete", "error"):
-            left -= 1
+            given[number] += [one for one in data.values() if one is not None]
+        # The older protocol does not say that a query is complete.
+        if message["type"] in ("complete", "error") or not queries[number].startswith("sub"):
+            ended.add(number)
     return given
 
 
 class Promises:
     """The tests; a module gives them `base`, the address of its server."""
+
+    protocol = PROTOCOL
 
     @pytest.mark.parametrize("field", ["who", "whoSlowly"])
     def test_every_operation_has_its_own_caller(self, base: str, field: str) -> None:
@@ -113,7 +115,7 @@ class Promises:
     def test_a_subscription_has_its_caller_to_its_end(self, base: str) -> None:
         """Everything that a subscription yields is of who has opened the websocket."""
         for caller in ("ada", None, "bob"):
-            given = asyncio.run(ask_by_websocket(base, caller, "subscription { ticks }"))
+            given = self._ask_by_websocket(base, caller, "subscription { ticks }")
             assert given == [caller or "nobody"] * 3
 
     def test_operations_of_one_websocket_are_apart(self, base: str) -> None:
@@ -124,10 +126,14 @@ class Promises:
             'subscription { ticks(become: "eve") }',
             "subscription { ticks }",
         ]
-        given = asyncio.run(ask_on_one_websocket(base, "ada", queries))
+        asking = ask_on_one_websocket(base, "ada", queries, protocol=self.protocol)
+        given = asyncio.run(asking)
         assert given == [["mallory"] * 3, ["ada"] * 3, ["eve"] * 3, ["ada"] * 3]
 
     def test_a_subscription_that_fails_is_reported(self, base: str, recorder: Any) -> None:
         """What a subscription raises after its first results names its caller, once."""
-        assert asyncio.run(ask_by_websocket(base, "bob", "subscription { fails }")) == ["bob"]
+        assert self._ask_by_websocket(base, "bob", "subscription { fails }") == ["bob"]
         assert named(recorder.events) == [("RuntimeError", "bob")]
+
+    def _ask_by_websocket(self, base: str, caller: str | None, query: str) -> list[str]:
+        return asyncio.run(ask_by_websocket(base, caller, query, protocol=self.protocol))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from usercontext.calls.base import CallContext, RunningCall, describe
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from usercontext.core.options import ContextOptions
     from usercontext.core.record import RequestRecord
 
-__all__ = ["Operation", "OperationContext", "part_of", "report_errors"]
+__all__ = ["Operation", "OperationContext", "part_of", "report_errors", "tell_context", "within"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +57,49 @@ class OperationContext:
             name: the operation's name, where the client gave it one.
         """
         request = part_of(context, "request") or part_of(context, "ws")
-        scope = getattr(request, "scope", None)
+        params = part_of(context, "connection_params")
+        if params is None:
+            params = (_source_of(request) or {}).get("connection_params")  # of starlette-graphene3
+        return self.running_of(Operation(request, _mapping(params), context), name)
+
+    def running_of(self, operation: Operation, name: str | None) -> RunningCall:
+        """Do what `running` does, where the library's context value is not the first to be known.
+
+        Args:
+            operation: what the resolver is to be called with.
+            name: the operation's name, where the client gave it one.
+        """
+        scope = _source_of(operation.request)
         outer = current() if scope is None else _record_in(scope) or current()
         if is_open(outer) and not self._calls.has_resolver and not is_websocket(outer.root.source):
             here = current()
             return RunningCall(here if is_open(here) else outer, is_error=_never, is_own=False)
-        params = part_of(context, "connection_params")
-        operation = Operation(request, params if isinstance(params, Mapping) else {}, context)
         around = None if outer is None else outer.root.source
-        source = scope if isinstance(scope, Mapping) else around
         call = {"type": "graphql", "name": name or "anonymous"}
-        return self._calls.running(source, operation, call, is_error=_never)
+        return self._calls.running(scope or around, operation, call, is_error=_never)
+
+
+def within(running: RunningCall) -> RunningCall:
+    """Return a run inside of another, whose record it shares."""
+    return RunningCall(running.record, is_error=_never, is_own=False)
+
+
+def tell_context(context: object) -> None:
+    """Let the resolver of the current operation see the library's context value."""
+    record = current()
+    state = None if record is None else record.state
+    if state is not None and isinstance(state.request, Operation):
+        state.request = replace(state.request, context=context)
+
+
+def _source_of(request: Any) -> Mapping[str, Any] | None:
+    """Return the scope or environ of a request, which may be one itself."""
+    scope = getattr(request, "scope", request)
+    return scope if isinstance(scope, Mapping) else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _record_in(scope: Any) -> RequestRecord | None:
@@ -87,22 +119,23 @@ def part_of(context: Any, name: str) -> Any:
     return getattr(context, name, None)
 
 
-def report_errors(errors: Iterable[Any], name: str | None) -> None:
+def report_errors(errors: Iterable[Any], name: str | None, path: Iterable[str | int] = ()) -> None:
     """Report what resolvers raised, as they raised it.
 
     Errors of syntax and validation, and a `GraphQLError` raised on purpose, are answers.
 
     Args:
-        errors: those of GraphQL.
+        errors: those of GraphQL, or of the source of a subscription.
         name: the operation's name.
+        path: which field failed, where the error does not tell.
     """
     record = current()
     for error in errors:
         original = _original(error)
         if original is None or record is None:
             continue
-        path = ".".join(map(str, error.path or ()))
-        describe(record, {"type": "graphql", "name": name or "anonymous", "path": path})
+        shown = ".".join(map(str, getattr(error, "path", None) or path))
+        describe(record, {"type": "graphql", "name": name or "anonymous", "path": shown})
         report_unhandled(original, record)
 
 
