@@ -23,3 +23,18 @@ def sentry() -> Iterator[Any]:
 
     with initialised() as initialise:
         yield initialise
+
+
+@pytest.fixture(scope="session")
+def newrelic_application() -> Iterator[Any]:
+    """Start New Relic's agent in its developer mode, which sends nothing; it starts but once."""
+    import newrelic.agent
+    from newrelic.core.config import global_settings
+
+    settings = global_settings()
+    settings.developer_mode = settings.monitor_mode = settings.enabled = True
+    settings.license_key, settings.app_name = "0" * 40, "shop"
+    started = newrelic.agent.register_application("shop", timeout=10.0)
+    assert started.active
+    yield started
+    newrelic.agent.shutdown_agent(timeout=5.0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import BaseModel
 
 from tests.driver import asgi_request, plain_asgi_app
 from tests.requests_of import scope_of
@@ -14,6 +16,12 @@ from usercontext.privacy.error_texts import retelling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+class Order(BaseModel):
+    """What was posted."""
+
+    amount: int
 
 
 class Noting(PayloadClient):
@@ -72,3 +80,35 @@ def test_causes() -> None:
     assert "seven" not in retelling(error)(str(error.__cause__))
     error.__cause__.__cause__ = error
     assert retelling(error)("worse") == "worse"
+
+
+def test_groups_and_notes() -> None:
+    """A group's members and notes are told by safe texts of their own."""
+    member = ValueError("could not convert string to float: 'seven\\neight nine'")
+    member.add_note("while reading https://shop.example/?token=hunter2")
+    group = ExceptionGroup("two", [ExceptionGroup("one", [member])])
+    shown = retelling(group)("".join(traceback.format_exception(group)))
+    assert "convert string to float" in shown
+    assert "seven" not in shown
+    assert "hunter2" not in shown
+
+
+def test_lines_that_a_traceback_indents() -> None:
+    """Of a text of several lines each is found where others have indented it."""
+    posted = {"amount": "4111-1111"}
+    with pytest.raises(ValueError) as raised:
+        Order.model_validate(posted)
+    group = ExceptionGroup("two", [raised.value])
+    shown = retelling(group)("".join(traceback.format_exception(group)))
+    assert "  | amount\n" in shown
+    assert "4111-1111" not in shown
+
+
+def test_outside_of_requests() -> None:
+    """Texts of errors that no request has raised are told safely as well."""
+    error = ValueError("invalid literal for int() with base 10: 'seven'")
+    try:
+        raise error
+    except ValueError:
+        payload = Noting().fill({"error": str(error)})
+    assert "seven" not in payload["error"]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import newrelic.agent
 import pytest
 from newrelic.api.application import Application
-from newrelic.core.config import global_settings
 
 from tests.clients.serving import BOTH
 from tests.driver import (
@@ -23,9 +22,6 @@ from usercontext import RequestData, asgi, bind, init, isolation_scope, set_user
 from usercontext.clients.newrelic import FIELDS, NewrelicClient
 from usercontext.testing import client_conformance
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 ADA = {"id": 1, "username": "ada", "email": "ada@shop.example", "name": "Ada Lovelace"}
 ADAS = {
     "enduser.id": "1",
@@ -37,16 +33,10 @@ OURS = ("enduser.id", *FIELDS.values())
 PLACES = pytest.mark.parametrize("place", ["outside", "inside"])
 
 
-@pytest.fixture(scope="module")
-def application() -> Iterator[Any]:
-    """Start the agent in its developer mode, which sends nothing."""
-    settings = global_settings()
-    settings.developer_mode = settings.monitor_mode = settings.enabled = True
-    settings.license_key, settings.app_name = "0" * 40, "shop"
-    started = newrelic.agent.register_application("shop", timeout=10.0)
-    assert started.active
-    yield started
-    newrelic.agent.shutdown_agent(timeout=5.0)
+@pytest.fixture
+def application(newrelic_application: Any) -> Any:
+    """Return the agent's application."""
+    return newrelic_application
 
 
 @pytest.fixture

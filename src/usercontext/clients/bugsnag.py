@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from usercontext.clients.collected import Places, cleaned_environ, replacer_of
+from usercontext.clients.collected import Places, cleaned_environ
+from usercontext.clients.error_texts import replacer_of
 from usercontext.clients.fields import renamed
 from usercontext.clients.payload import PayloadClient
 from usercontext.core.record import KEY, current
@@ -68,7 +69,7 @@ class BugsnagClient(PayloadClient):
             event.metadata["environment"] = cleaned_environ(environ, record)
         super().clean(event.metadata, record)
 
-    def hide(self, event: Any, record: RequestRecord, error: object) -> None:
+    def hide(self, event: Any, record: RequestRecord | None, error: object) -> None:
         """Replace what texts of errors must not tell."""
         replace = replacer_of(record, error)
         if replace is None:

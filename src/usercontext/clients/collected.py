@@ -10,12 +10,11 @@ from usercontext.address.search import find_addresses
 from usercontext.core.context import collected_address
 from usercontext.core.passage import of_error
 from usercontext.core.record import UNKNOWN, current
-from usercontext.privacy.known_values import replaced_texts
 from usercontext.privacy.secret_names import FILTERED
 from usercontext.source import without_addresses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from usercontext.core.record import RequestRecord
 
@@ -26,11 +25,10 @@ __all__ = [
     "cleaned_environ",
     "cleaned_headers",
     "cleaned_variables",
-    "hide_spoken",
     "is_unasked",
     "is_withheld",
     "record_of",
-    "replacer_of",
+    "withholds_addresses",
 ]
 
 # Deeper than clients send; an environ may refer to itself.
@@ -67,10 +65,11 @@ def is_withheld(header: str | bytes, record: RequestRecord, value: object = "") 
 
     Its name may be bytes, as in ASGI, with `_` or `-`.
     """
-    return _withholds_addresses(record) and _names_address(header, record, value)
+    return withholds_addresses(record) and _names_address(header, record, value)
 
 
-def _withholds_addresses(record: RequestRecord) -> bool:
+def withholds_addresses(record: RequestRecord) -> bool:
+    """Return whether addresses of a request were not asked for, or not as they are."""
     settings = record.settings
     whole = settings.includes_ip and not settings.request_data.anonymize_ip
     return not whole or address_of(record) is None
@@ -120,7 +119,7 @@ def cleaned_headers(headers: Mapping[Any, Any], record: RequestRecord) -> dict[A
 def cleaned_environ(environ: Mapping[str, Any], record: RequestRecord) -> dict[str, Any]:
     """Return what a client copied of an environ or scope, with our address in it or none."""
     address = address_of(record)
-    if _withholds_addresses(record):
+    if withholds_addresses(record):
         kept = without_addresses(environ, partial(_names_address, record=record))
         hides = _hiding(record)
         cleaned = {name: _replaced(value, partial(_plain, hides)) for name, value in kept.items()}
@@ -138,50 +137,9 @@ def cleaned_variables(variables: Any, record: RequestRecord) -> Any:
     Frames of frameworks hold the whole environ or scope. What holds such an address is replaced
     in copies.
     """
-    if not _withholds_addresses(record):
+    if not withholds_addresses(record):
         return variables
     return _replaced(variables, partial(_filtered, _hiding(record)))
-
-
-def hide_spoken(
-    payload: dict[str, Any], record: RequestRecord, error: object, places: Iterable[str]
-) -> None:
-    """Have texts of errors say no more than ours do, by the option `exception_text`.
-
-    Args:
-        payload: what a library made; what is changed in these places of it is copied.
-        record: that of the request.
-        error: the exception that the payload reports.
-        places: the keys under which errors, messages and variables stand.
-    """
-    replace = replacer_of(record, error)
-    if replace is None:
-        return
-    for name in places:
-        if name in payload:
-            payload[name] = replaced_texts(payload[name], replace)
-
-
-def replacer_of(record: RequestRecord, error: object) -> Callable[[str], str] | None:
-    """Return what replaces in a text what must not be told of an error and its request."""
-    option = record.settings.exception_text
-    if option == "full":
-        return None
-    from usercontext.privacy.error_texts import retelling  # only a report needs them
-    from usercontext.request.withheld import hider, secrets_of_data
-
-    retell = retelling(error, tells=option != "none")
-    root = record.root
-    if root.source is None:
-        return retell
-    data = None if root.state is None else root.state.data
-    hide = hider(
-        record.settings.request_data,
-        root.source,
-        secrets=() if data is None else secrets_of_data(data),
-        hides_addresses=_withholds_addresses(record),
-    )
-    return lambda text: hide(retell(text))
 
 
 def _hiding(record: RequestRecord) -> Callable[[str], bool]:

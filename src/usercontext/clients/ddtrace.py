@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, ref
 
+from usercontext.clients.error_texts import replacer_of_error, told_attributes
 from usercontext.clients.fields import checked_fields, plain
-from usercontext.clients.hooks import processor
+from usercontext.clients.hooks import processor, wrap
 from usercontext.clients.per_request import RequestTransaction
 from usercontext.clients.transaction import TransactionClient
 from usercontext.core.record import current
@@ -32,6 +33,11 @@ FIELDS: Final[Mapping[str, str]] = {
 # What ddtrace itself takes of the peer, and of headers that anybody can write.
 _COLLECTED: Final = ("http.client_ip", "network.client.ip")
 
+# The tags and attributes that hold the text of an error.
+_TEXTS: Final = ("error.message", "error.stack")
+
+_UNTOLD: Final = ("ddtrace error", "the text of an error in a span of ddtrace may quote its input")
+
 _LOST: Final = ("ddtrace span", "a root span of ddtrace went out without its user")
 
 
@@ -47,6 +53,8 @@ class DdtraceClient(TransactionClient):
     removed where the user is nobody. So is the address that `DD_TRACE_CLIENT_IP_ENABLED` or App
     and API Protection find: `http.client_ip` is ours, and `network.client.ip` is removed. The
     user is never propagated to the services that are called.
+
+    Texts of errors on all spans follow the option `exception_text`.
 
     What it cannot do: it does not tell App and API Protection of the user, which may block
     people: that takes `ddtrace.contrib.trace_utils.set_user()`. A trace whose sampling is not
@@ -68,7 +76,8 @@ class DdtraceClient(TransactionClient):
         self._fields = checked_fields(fields, FIELDS)
         with importing("ddtrace", "ddtrace", purpose="DdtraceClient"):
             from ddtrace._trace.processor import SpanProcessor
-            from ddtrace.trace import tracer
+            from ddtrace.trace import Span, tracer
+        self._span: Any = Span
         self.span_processor: Any = processor(
             SpanProcessor, on_span_start=self.start_root, on_span_finish=self.finish_root
         )
@@ -81,6 +90,8 @@ class DdtraceClient(TransactionClient):
     def hook(self) -> None:
         """Register the processor, which is told of spans that start and finish."""
         self.span_processor.register()
+        wrap(self._span, "set_exc_info", _set_exc_info)
+        wrap(self._span, "record_exception", _record_exception)
 
     def is_sampled(self, root: Any) -> bool:
         """Return whether its trace is not dropped already."""
@@ -122,6 +133,28 @@ class DdtraceClient(TransactionClient):
             return
         with harmless(*_LOST):
             self.name(span, self._get_user(resolve=self.is_sampled(span)))
+
+
+def _set_exc_info(
+    function: Any, span: Any, exc_type: Any, exc_val: Any, *args: Any, **options: Any
+) -> None:
+    function(span, exc_type, exc_val, *args, **options)
+    with harmless(*_UNTOLD):
+        replace = replacer_of_error(exc_val)
+        if replace is None:
+            return
+        for name in _TEXTS:
+            text = span.get_tag(name)
+            if text:
+                span.set_tag(name, replace(text))
+
+
+def _record_exception(
+    function: Any, span: Any, exception: Any, attributes: Any = None, **options: Any
+) -> None:
+    with harmless(*_UNTOLD):
+        attributes = told_attributes(exception, attributes)
+    function(span, exception, attributes, **options)
 
 
 def _remove(span: Any, *names: str) -> None:

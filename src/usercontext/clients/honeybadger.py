@@ -9,9 +9,9 @@ from usercontext.clients.collected import (
     address_of,
     clean_request,
     cleaned_headers,
-    hide_spoken,
     record_of,
 )
+from usercontext.clients.error_texts import hide_spoken
 from usercontext.clients.fields import checked_fields, renamed
 from usercontext.clients.hooks import Chained, put_back_after
 from usercontext.clients.log_fields import FIELDS
@@ -87,8 +87,12 @@ class HoneybadgerClient(PayloadClient):
 
     def clean_payload(self, notice: Any) -> None:
         """Replace the addresses that honeybadger's middlewares collect, in context or CGI data."""
-        record = record_of(self.error_of(notice))
-        if record is None or not hasattr(notice, "payload"):
+        error = self.error_of(notice)
+        record = record_of(error)
+        if not hasattr(notice, "payload"):
+            return
+        hide_spoken(notice.payload, record, error, ("error",))
+        if record is None:
             return
         context = notice.context  # the payload refers to this very dict
         if isinstance(context.get("headers"), dict):
@@ -96,7 +100,6 @@ class HoneybadgerClient(PayloadClient):
         if isinstance(context.get("client"), tuple | list):
             context["client"] = address_of(record)
         clean_request(notice.payload, record, self.places)
-        hide_spoken(notice.payload, record, self.error_of(notice), ("error",))
 
 
 class _BeforeNotify(Chained):

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
     from usercontext.types import GetUser
 
-__all__ = ["Chained", "HookingClient", "call_before", "processor", "put_back_after"]
+__all__ = [
+    "Chained",
+    "HookingClient",
+    "call_before",
+    "processor",
+    "put_back_after",
+    "wrap",
+]
 
 
 class HookingClient(BaseClient):
@@ -70,6 +77,25 @@ def call_before(owner: Any, name: str, ours: Callable[..., object], *said: str) 
 
     bound = isinstance(vars(owner).get(name), classmethod | staticmethod)
     setattr(owner, name, staticmethod(both) if bound else both)
+
+
+def wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    """Have a function of a library called by one of ours, in place of an earlier one of ours.
+
+    Args:
+        owner: the module or class that the function is called on.
+        name: the function's name there.
+        around: called in its place, with the function and its arguments.
+    """
+    function = getattr(owner, name)
+    function = getattr(function, "wrapped_by_usercontext", function)
+
+    def wrapping(*args: Any, **options: Any) -> Any:
+        return around(function, *args, **options)
+
+    wrapping.wrapped_by_usercontext = function  # type: ignore[attr-defined]
+    bound = isinstance(vars(owner).get(name), classmethod | staticmethod)
+    setattr(owner, name, staticmethod(wrapping) if bound else wrapping)
 
 
 def put_back_after(owner: Any, name: str, rehook: Callable[[], object]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from usercontext.clients.error_texts import replacer_of_error
 from usercontext.clients.fields import checked_fields, identifier, plain
+from usercontext.clients.hooks import wrap
 from usercontext.clients.per_request import RequestTransaction
 from usercontext.clients.transaction import TransactionClient
+from usercontext.diagnostics import harmless
 from usercontext.optional import importing
 
 if TYPE_CHECKING:
@@ -27,6 +30,11 @@ _ID: Final = "enduser.id"
 
 _MAX_LENGTH: Final = 255
 
+# Where the agent makes texts of errors: in transactions, outside of them, and for log lines.
+_PARSER: Final = "parse_exc_info"
+# The text that its hooks of LLM libraries have made of an error's.
+_OWN_MESSAGE: Final = "_nr_message"
+
 
 class NewrelicClient(TransactionClient):
     """Names the user of the transaction: `enduser.id`, and custom attributes for the rest.
@@ -39,6 +47,8 @@ class NewrelicClient(TransactionClient):
     replaced, and removed where the user is nobody. New Relic has no call that clears it, and
     ignores None: we take it out of the transaction's own dictionaries. Should an agent to come
     keep them elsewhere, this is logged once, and its transactions name nobody.
+
+    Texts of errors follow the option `exception_text`.
 
     What it cannot do: a transaction and all of its errors name one user, the last one; who logs
     out is not named by an error before. Where New Relic's wrapper is inside of ours, an error
@@ -57,7 +67,15 @@ class NewrelicClient(TransactionClient):
         self._fields = checked_fields(fields, FIELDS)
         with importing("newrelic", "newrelic", purpose="NewrelicClient"):
             from newrelic.agent import current_transaction
+            from newrelic.api import log, time_trace
+            from newrelic.core import stats_engine
+        self._parsers: Any = [one for one in (log, time_trace, stats_engine) if _parses(one)]
         super().__init__(RequestTransaction(current_transaction, lambda one: not one.end_time))
+
+    def hook(self) -> None:
+        """Have texts of errors told safely, where the agent makes them."""
+        for module in self._parsers:
+            wrap(module, _PARSER, _parsed)
 
     def is_sampled(self, transaction: Any) -> bool:
         """Return whether nothing has said that it is to be ignored."""
@@ -75,3 +93,21 @@ class NewrelicClient(TransactionClient):
             transaction._add_agent_attribute(_ID, known_by[:_MAX_LENGTH])
         for name, value in plain(user, self._fields).items():
             transaction.add_custom_attribute(name, value)
+
+
+def _parses(module: object) -> bool:
+    return hasattr(module, _PARSER)
+
+
+def _parsed(function: Any, exc_info: Any) -> Any:
+    parsed = function(exc_info)
+    with harmless("New Relic error", "the text of an error of New Relic may quote its input"):
+        *names, text = parsed
+        error = exc_info[1]
+        replace = replacer_of_error(error)
+        if replace is None:
+            return parsed
+        if isinstance(getattr(error, _OWN_MESSAGE, None), str):
+            setattr(error, _OWN_MESSAGE, replace(getattr(error, _OWN_MESSAGE)))
+        return (*names, replace(text))
+    return parsed

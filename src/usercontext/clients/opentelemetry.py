@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
+from usercontext.clients.error_texts import replacer_of_error, told_attributes
 from usercontext.clients.fields import checked_fields, plain
 from usercontext.clients.hooks import processor
 from usercontext.clients.per_request import PerRequest, RequestSpans
@@ -32,6 +34,9 @@ FIELDS: Final[Mapping[str, str]] = {
 
 _ADDRESS: Final = "ip_address"
 
+_TEXTS: Final = ("exception.message", "exception.stacktrace")
+_UNTOLD: Final = ("OpenTelemetry error", "the text of an error may quote its input")
+
 
 class OpenTelemetryClient(TransactionClient):
     """Names the user on server spans, the spans below them, and log records.
@@ -40,6 +45,9 @@ class OpenTelemetryClient(TransactionClient):
     open: at the latest when the response starts. Attributes that the app gives a span win whole:
     our user is not blended with them. Nothing goes into baggage, which is sent to every service
     that is called.
+
+    Texts of errors follow the option `exception_text`: those of recorded exceptions, of the status
+    that comes of them, and of exceptions in log records.
 
     What it cannot do: a span that ended before the user was known stays without. `client.address`
     of a server span is replaced by ours where we have one; without `include_ip` it stays what the
@@ -127,6 +135,7 @@ class OpenTelemetryClient(TransactionClient):
         del parent_context
         if not span.is_recording():
             return
+        _tell_safely(span)
         with harmless("OpenTelemetry span", "a span went out without its user"):
             self._keep(span)
             if span.kind is self._server:
@@ -146,6 +155,8 @@ class OpenTelemetryClient(TransactionClient):
 
     def emit_log(self, log: Any) -> None:
         """Name the known user of a log record; what the log processor calls."""
+        with harmless(*_UNTOLD):
+            _hide_error(log.log_record)
         with harmless("OpenTelemetry log", "a log record went out without its user"):
             attributes = log.log_record.attributes
             if any(name in attributes for name in self._fields.values()):
@@ -241,6 +252,55 @@ def _call_before_end(span: Any, function: Callable[[Any], None]) -> None:
         end(*args, **kwargs)
 
     span.end = call_and_end
+
+
+def _tell_safely(span: Any) -> None:
+    """Have the exceptions that a span records told by the option `exception_text`."""
+    record_exception, set_status = span.record_exception, span.set_status
+    recorded: list[BaseException] = []
+
+    def record_safely(
+        exception: BaseException, attributes: Any = None, *args: Any, **options: Any
+    ) -> None:
+        recorded[:] = [exception]
+        with harmless(*_UNTOLD):
+            # What is given here goes before what the span makes itself.
+            attributes = told_attributes(exception, attributes)
+        record_exception(exception, attributes, *args, **options)
+
+    def set_safe_status(status: Any, description: str | None = None) -> None:
+        with harmless(*_UNTOLD):
+            status, description = _safe_status(status, description, recorded)
+        set_status(status, description)
+
+    span.record_exception, span.set_status = record_safely, set_safe_status
+
+
+def _safe_status(status: Any, description: Any, recorded: list[BaseException]) -> tuple[Any, Any]:
+    """Return a span's status and its description, which instrumentations make of an error."""
+    text = getattr(status, "description", None) or description
+    error = recorded[0] if recorded else sys.exc_info()[1]
+    replace = None if error is None or not isinstance(text, str) else replacer_of_error(error)
+    if replace is None:
+        return status, description
+    if hasattr(status, "status_code"):
+        return type(status)(status.status_code, replace(text)), None
+    return status, replace(text)
+
+
+def _hide_error(log: Any) -> None:
+    """Tell the exception of a log record safely, and what the record says of it."""
+    attributes = log.attributes
+    if not attributes or not any(name in attributes for name in _TEXTS):
+        return
+    replace = replacer_of_error(getattr(log, "exception", None) or sys.exc_info()[1])
+    if replace is None:
+        return
+    for name in _TEXTS:
+        if isinstance(attributes.get(name), str):
+            attributes[name] = replace(attributes[name])
+    if isinstance(log.body, str):
+        log.body = replace(log.body)
 
 
 def _is_unresolved(record: RequestRecord) -> bool:

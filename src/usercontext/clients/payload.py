@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from usercontext.clients.collected import Places, clean_request, hide_spoken, record_of
+from usercontext.clients.collected import Places, clean_request, record_of
+from usercontext.clients.error_texts import hide_spoken
 from usercontext.clients.hooks import HookingClient
 from usercontext.diagnostics import harmless
 
@@ -39,17 +40,19 @@ class PayloadClient(HookingClient):
         """Replace the addresses that the library has collected of the request, or remove them."""
         clean_request(payload, record, self.places)
 
-    def hide(self, payload: Any, record: RequestRecord, error: object) -> None:
-        """Replace what texts of errors must not tell."""
+    def hide(self, payload: Any, record: RequestRecord | None, error: object) -> None:
+        """Replace what texts of errors must not tell; outside of requests as well."""
         hide_spoken(payload, record, error, self.spoken)
 
     def fill(self, payload: Any, **_: object) -> Any:
         """Name the user of the request that a payload belongs to; return the payload."""
+        error, record = None, None
         with harmless(*self.lost):
             error = self.error_of(payload)
             record = record_of(error)
             if record is not None:
                 self.write(payload, self._get_user(error))
                 self.clean(payload, record)
-                self.hide(payload, record, error)
+        with harmless(*self.lost):
+            self.hide(payload, record, error)
         return payload

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from usercontext.clients.collected import hide_spoken
+from usercontext.clients.error_texts import hide_spoken
 from usercontext.clients.fields import checked_fields, identifier, renamed
 from usercontext.clients.hooks import Chained
 from usercontext.clients.payload import PayloadClient
@@ -102,9 +102,11 @@ class PosthogClient(PayloadClient):
         if named and not any(name in properties for name in self._fields.values()):
             properties.update(renamed(user, self._fields))
 
-    def hide(self, event: dict[str, Any], record: RequestRecord, error: object) -> None:
+    def hide(self, event: dict[str, Any], record: RequestRecord | None, error: object) -> None:
         """Replace what texts of errors must not tell."""
-        hide_spoken(event["properties"], record, error, ("$exception_list",))
+        if "$exception_list" in (event.get("properties") or {}):
+            event["properties"] = properties = dict(event["properties"])
+            hide_spoken(properties, record, error, ("$exception_list",))
 
     def _is_claimed(self, event: dict[str, Any]) -> bool:
         """Return whether the id is on PostHog's context because the browser sent it."""

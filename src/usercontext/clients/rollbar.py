@@ -80,7 +80,7 @@ class RollbarClient(PayloadClient):
         if person:
             data["person"] = person
 
-    def hide(self, payload: dict[str, Any], record: RequestRecord, error: object) -> None:
+    def hide(self, payload: dict[str, Any], record: RequestRecord | None, error: object) -> None:
         """Replace what texts of errors must not tell."""
         super().hide(_data(payload), record, error)
 

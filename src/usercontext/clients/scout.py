@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from threading import local
 from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.clients.collected import is_unasked, record_of
+from usercontext.clients.error_texts import replacer_of_error
 from usercontext.clients.fields import checked_fields, renamed
 from usercontext.clients.hooks import call_before
 from usercontext.clients.per_request import PerRequest
@@ -34,6 +36,7 @@ FIELDS: Final[Mapping[str, str]] = {
 _ADDRESS: Final = "user_ip"
 
 _LOST: Final = ("Scout transaction", "a transaction of Scout went out without its user")
+_UNTOLD: Final = ("Scout error's text", "the text of an error of Scout may quote its input")
 _LOST_ERROR: Final = ("Scout error", "an error of Scout went out without its user")
 
 
@@ -47,6 +50,8 @@ class ScoutClient(TransactionClient):
     Inside a request ours is the whole truth about these keys: what `Context.add()` was given for
     them, and the `username` that Scout's integrations take, are replaced, and removed where the
     user is nobody. So is the `user_ip` that Scout takes of the first X-Forwarded-For.
+
+    Texts of errors follow the option `exception_text`.
 
     What it cannot do: Scout has no hook, so that the end of a transaction and the sending of an
     error are wrapped. An error outside of a transaction names nobody: what is said there would
@@ -66,9 +71,12 @@ class ScoutClient(TransactionClient):
         with importing("scout-apm", "scout", purpose="ScoutClient"):
             from scout_apm.core.context import scout_context_var
             from scout_apm.core.error import ErrorMonitor
+            from scout_apm.core.error_service import ErrorServiceThread
             from scout_apm.core.tracked_request import TrackedRequest
         self._here: Any = scout_context_var
         self._errors: Any = ErrorMonitor
+        self._service: Any = ErrorServiceThread
+        self._reported: Any = local()
         self._transactions: Any = TrackedRequest
         self._around: PerRequest[str] = PerRequest()
 
@@ -76,6 +84,7 @@ class ScoutClient(TransactionClient):
         """Have Scout hand us the transactions that end, and the errors that it sends."""
         call_before(self._transactions, "stop_span", self._name_ending, *_LOST)
         call_before(self._errors, "send", self._name_error, *_LOST_ERROR)
+        call_before(self._service, "send", self._hide_error, *_UNTOLD)
 
     def request_scope(self, get_user: GetUser, /) -> None:
         """Find the transaction that was begun outside of our middleware."""
@@ -132,7 +141,15 @@ class ScoutClient(TransactionClient):
             with inside(owner):  # it may end in a middleware outside of ours
                 self._name(transaction, owner, self._get_user())
 
+    def _hide_error(self, error: dict[str, Any]) -> None:
+        # It is put together where it was reported, just before.
+        reported, self._reported.error = getattr(self._reported, "error", None), None
+        replace = replacer_of_error(reported)
+        if replace is not None:
+            error["message"] = replace(error["message"])
+
     def _name_error(self, exc_info: Any, *_: Any, **__: Any) -> None:
+        self._reported.error = exc_info[1]
         record = record_of(exc_info[1])
         for transaction in self._open_of(record):
             self._name(transaction, record or transaction.tags.owner, self._get_user(exc_info[1]))

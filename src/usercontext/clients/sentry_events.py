@@ -8,10 +8,10 @@ from usercontext.clients.collected import (
     Places,
     clean_request,
     cleaned_variables,
-    hide_spoken,
     is_unasked,
     record_of,
 )
+from usercontext.clients.error_texts import hide_spoken
 from usercontext.clients.hooks import Chained
 from usercontext.clients.sentry_telemetry import is_cookie, theirs
 from usercontext.diagnostics import harmless
@@ -77,6 +77,7 @@ class EventNaming:
             error = (hint.get("exc_info") or (None, None))[1]
             seen = _seen(event, hint)
             record = seen.record = record_of(error) or self._bound
+            hide_spoken(event, record, error, _SPOKEN)
             if record is None:
                 return event
             self._stay_last()
@@ -87,7 +88,6 @@ class EventNaming:
             clean_request(event, record, _PLACES)
             _take_unasked(event, record)
             _clean_frames(event, record)
-            hide_spoken(event, record, error, _SPOKEN)
             seen.runs += 1
             if self._is_last(seen.runs):
                 scrubber = record.settings.scrubber

@@ -9,8 +9,9 @@ from weakref import WeakKeyDictionary
 
 from usercontext import event_loop
 from usercontext.clients.collected import is_unasked
+from usercontext.clients.error_texts import replacer_of_error
 from usercontext.clients.fields import checked_fields, identifier, plain
-from usercontext.clients.hooks import call_before
+from usercontext.clients.hooks import call_before, wrap
 from usercontext.clients.per_request import RequestSpans
 from usercontext.clients.transaction import TransactionClient
 from usercontext.core.lifecycle import inside
@@ -57,6 +58,8 @@ class XRayClient(TransactionClient):
     and removed where the user is nobody. The `client_ip` that X-Ray's middlewares take of the
     first X-Forwarded-For is replaced by ours, or removed.
 
+    Texts of errors in segments and subsegments follow the option `exception_text`.
+
     What it cannot do: a segment that ended before the user was known stays without. In AWS Lambda
     the segment is not the app's, and is left alone. In an async app X-Ray must keep its segments
     with `AsyncContext`; a segment begun outside of our middleware is else not found.
@@ -75,8 +78,10 @@ class XRayClient(TransactionClient):
         self._fields = _checked_names(checked_fields(fields, FIELDS))
         with importing("aws-xray-sdk", "xray", purpose="XRayClient"):
             from aws_xray_sdk.core import xray_recorder
+            from aws_xray_sdk.core.models.entity import Entity
             from aws_xray_sdk.core.models.facade_segment import FacadeSegment
         self._recorder: Any = xray_recorder if recorder is None else recorder
+        self._entity: Any = Entity
         self._of_lambda: Any = FacadeSegment
         # A segment keeps its record, as long as X-Ray keeps the segment, and no record a segment.
         self._segments = RequestSpans(lambda segment: segment.in_progress)
@@ -95,6 +100,7 @@ class XRayClient(TransactionClient):
 
         self._recorder.begin_segment = begin_segment
         call_before(self._recorder, "end_segment", self._name_ending, *_LOST)
+        wrap(self._entity, "add_exception", _add_exception)
 
     def request_scope(self, get_user: GetUser, /) -> None:
         """Keep the segment that was begun outside of our middleware."""
@@ -172,3 +178,13 @@ def _replace_address(segment: Any, address: str | None) -> None:
         place.pop(_FORWARDED, None)
     if address is not None:
         segment.put_http_meta(_ADDRESS, address)
+
+
+def _add_exception(function: Any, entity: Any, exception: Any, *args: Any, **options: Any) -> None:
+    function(entity, exception, *args, **options)
+    with harmless("X-Ray error", "the text of an error in a segment may quote its input"):
+        # Of an error that another segment holds there is no more than a reference.
+        found = entity.cause.get("exceptions") if isinstance(entity.cause, dict) else None
+        replace = replacer_of_error(exception)
+        if found and replace is not None and isinstance(found[-1].message, str):
+            found[-1].message = replace(found[-1].message)

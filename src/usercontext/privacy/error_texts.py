@@ -13,12 +13,14 @@ from typing import Any, TypeAlias
 
 from usercontext.privacy.secret_names import FILTERED
 
-__all__ = ["retelling", "safe_error_text", "safe_text"]
+__all__ = ["retelling", "safe_error_text", "safe_text", "text_of"]
 
 # More than a report shows of any text.
 _MAX_TEXT = 16_384
 _MAX_ERRORS = 20
 _MIN_RETOLD = 6
+# A shorter line may be a name alone.
+_MIN_LINE = 16
 _MAX_BEGINNING = 60
 _MAX_DEPTH = 6
 
@@ -31,10 +33,10 @@ def safe_error_text(error: BaseException) -> str:
     kind = type(error)
     if kind.__module__ == "builtins":
         # Those of Python say where, not what, but for numbers and dates that are read of texts.
-        text = _printed(error)
+        text = text_of(error)
         return safe_text(_READ.sub(rf"\1'{FILTERED}'", text) if kind is ValueError else text)
     tell = _teller_of(kind)
-    return safe_text(_printed(error)) if tell is None else _told(tell, error)
+    return safe_text(text_of(error)) if tell is None else _told(tell, error)
 
 
 def retelling(error: object, *, tells: bool = True) -> Callable[[str], str]:
@@ -47,20 +49,45 @@ def retelling(error: object, *, tells: bool = True) -> Callable[[str], str]:
         tells: whether the safe text is told, or nothing at all.
     """
     pairs: list[tuple[str, str]] = []
-    seen: set[int] = set()
-    while isinstance(error, BaseException) and id(error) not in seen and len(seen) < _MAX_ERRORS:
-        seen.add(id(error))
-        raw, safe = _printed(error), safe_error_text(error) if tells else ""
+    for one in _with_origins(error):
+        raw, safe = text_of(one), safe_error_text(one) if tells else ""
         if raw and raw != safe:
             pairs.append((raw, safe))
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        for note in _notes(one):
+            safe = safe_text(note) if tells else ""
+            if note != safe:
+                pairs.append((note, safe))
+    # The longest first: another one may be a part of it.
+    pairs.sort(key=lambda pair: len(pair[0]), reverse=True)
     return lambda text: _retold(text, pairs)
+
+
+def _with_origins(error: object) -> Iterator[BaseException]:
+    """Yield an exception, and those that it came from or is a group of."""
+    waiting = [error]
+    seen: set[int] = set()
+    while waiting and len(seen) < _MAX_ERRORS:
+        one = waiting.pop()
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting.append(one.__cause__ or (None if one.__suppress_context__ else one.__context__))
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions[:_MAX_ERRORS]
+
+
+def _notes(error: BaseException) -> list[str]:
+    notes = getattr(error, "__notes__", None)
+    return [one for one in notes if type(one) is str] if isinstance(notes, list) else []
 
 
 def _retold(text: str, pairs: list[tuple[str, str]]) -> str:
     for raw, safe in pairs:
         if len(raw) < _MIN_RETOLD and text != raw:
             continue  # stands in other texts by chance
+        if raw not in text and "\n" in raw:
+            text = _without_lines(text, raw, safe)
         text = text.replace(raw, safe)
         # Of a long one others show the beginning.
         at = text.find(raw[:_MAX_BEGINNING]) if len(raw) > _MAX_BEGINNING else -1
@@ -69,7 +96,17 @@ def _retold(text: str, pairs: list[tuple[str, str]]) -> str:
     return text
 
 
-def _printed(error: BaseException) -> str:
+def _without_lines(text: str, raw: str, safe: str) -> str:
+    """Replace the lines of a text that are indented elsewhere, as in a group's traceback."""
+    told = set(map(str.strip, safe.splitlines()))
+    for line in map(str.strip, raw.splitlines()):
+        if line not in told and len(line) >= _MIN_LINE:
+            text = text.replace(line, FILTERED)
+    return text
+
+
+def text_of(error: BaseException) -> str:
+    """Return `str(error)`; never raises."""
     try:
         text = str(error)
     except Exception as failure:  # noqa: BLE001

@@ -168,23 +168,33 @@ def _base64_of(value: str) -> Iterator[str]:
                 yield core.translate(_URL_SAFE)
 
 
-def replaced_texts(value: Any, replace: Callable[[str], str], depth: int = 0) -> Any:
-    """Return a JSON value with what a function makes of each text; itself where none changes."""
+def replaced_texts(
+    value: Any,
+    replace: Callable[[str], str],
+    depth: int = 0,
+    *,
+    names: Callable[[str], str] | None = None,
+) -> Any:
+    """Return a JSON value with what a function makes of each text; itself where none changes.
+
+    Names of dicts are replaced likewise, or by a function of their own.
+    """
     if isinstance(value, str):
         return replace(value)
     if depth >= _MAX_DEPTH:
         return value
     if isinstance(value, dict):
+        rename = names or replace
         new = {
-            replace(name) if isinstance(name, str) else name: replaced_texts(
-                one, replace, depth + 1
+            rename(name) if isinstance(name, str) else name: replaced_texts(
+                one, replace, depth + 1, names=names
             )
             for name, one in value.items()
         }
         same = all(a is b for a, b in zip(new.values(), value.values(), strict=False))
         return value if same and list(new) == list(value) else new
     if isinstance(value, (list, tuple)):
-        items = [replaced_texts(one, replace, depth + 1) for one in value]
+        items = [replaced_texts(one, replace, depth + 1, names=names) for one in value]
         same = all(a is b for a, b in zip(items, value, strict=True))
         return value if same else items
     return value
