@@ -10,6 +10,7 @@ from usercontext.core.lifecycle import begin, end_now
 from usercontext.core.passage import attach, of_error
 from usercontext.core.record import (
     KEY,
+    NOT_YET,
     UNKNOWN,
     BlockRecord,
     LeftRecord,
@@ -40,6 +41,7 @@ __all__ = [
     "get_client_address",
     "get_user",
     "isolation_scope",
+    "message_scope",
     "resolve_again",
     "resolve_user",
     "set_reporting",
@@ -407,6 +409,49 @@ class use_user(_Block):  # noqa: N801 - it reads as the verb it is: `with use_us
         record = ScopeRecord(None, default()) if outer is None else BlockRecord(outer)
         record.claim(self._user)
         self._begin(record)
+
+
+class message_scope(_Block):  # noqa: N801
+    """Give one message of a long connection a user of its own: on a websocket, or of a stream.
+
+    `with message_scope(user=who_sent(message)):` around what handles a message. `set_user` inside
+    names this message's user alone; without one it is the connection's, whoever was named in an
+    earlier message. Messages that tasks of one connection handle at the same time are apart. An
+    error that leaves the block is reported with the message's user, and with what belongs to the
+    connection: its URL, headers and address.
+
+    Args:
+        user: who sent the message; anything that `User.of` takes. None for nobody; left out for
+            the connection's user.
+
+    .. versionadded:: 0.1.0
+    """
+
+    __slots__ = ("_user",)
+
+    def __init__(self, user: object = NOT_YET) -> None:
+        super().__init__()
+        self._user = user
+
+    def __enter__(self) -> None:
+        outer = current()
+        record = ScopeRecord(None, default()) if outer is None else BlockRecord(outer)
+        if self._user is not UNKNOWN:
+            record.claim(resolution.as_user(self._user, "message_scope()", record.settings))
+        elif outer is not None:
+            _ask_connection(outer, record)
+        self._begin(record)
+
+
+def _ask_connection(outer: RequestRecord, record: RequestRecord) -> None:
+    """Find the connection's user for a message; an async resolver is left to be awaited there."""
+    context.ask(outer)
+    root = outer.root
+    record.source = root.source
+    if root.state is not None and root.state.request is not None:
+        record.make_state().request = root.state.request
+    record.user = outer.known()
+    record.resolution = None if record.user is UNKNOWN else outer.resolution
 
 
 def _impersonated(user: User, impersonator: object, settings: Settings) -> User:
