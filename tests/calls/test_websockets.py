@@ -54,7 +54,7 @@ def starlette() -> Iterator[str]:
     pytest.importorskip("starlette")
     from starlette.applications import Starlette
     from starlette.routing import WebSocketRoute
-    from starlette.websockets import WebSocket
+    from starlette.websockets import WebSocket  # noqa: TC002 - as apps write it
 
     async def chat(socket: WebSocket) -> None:
         await socket.accept()
