@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from usercontext.clients.hooks import Chained, call_before
+from usercontext.clients.hooks import Chained, call_before, wrap
 from usercontext.diagnostics import failures
+
+if TYPE_CHECKING:
+    import pytest
 
 LOST = ("beacon report", "a report of beacon went out without its user")
 
@@ -62,3 +65,17 @@ def test_the_apps_own_hook_answers() -> None:
     hook = Chained(seen.append, lambda item, hint: (item, hint, list(seen)))
     assert hook("item", "hint") == ("item", "hint", ["item"])
     assert Chained(seen.append, None)("item", "hint") == "item"
+
+
+def test_a_wrapped_function() -> None:
+    """Ours is called in its place, once, however often it is wrapped."""
+    library = type("Beacon", (Beacon,), {"report": Beacon.report})
+    for _ in range(2):
+        wrap(library, "report", lambda function, *args: f"<{function(*args)}>")
+    assert library().report("x") == "<sent x>"
+
+
+def test_a_function_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
+    """A function that a release to come has not is said, and nothing fails."""
+    wrap(Beacon, "record", lambda function, *args: function(*args))
+    assert "Beacon has no record() any more" in caplog.text

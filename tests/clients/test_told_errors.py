@@ -20,7 +20,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Status, StatusCode
-from pydantic import BaseModel
 from scout_apm.api import Error, WebTransaction
 from scout_apm.core.agent.socket import CoreAgentSocketThread
 from scout_apm.core.config import scout_config
@@ -46,12 +45,6 @@ if TYPE_CHECKING:
 
 IN_QUERY = "hunter2hunter2"
 POSTED = "4111-1111-1111-1111"
-
-
-class Order(BaseModel):
-    """What was posted."""
-
-    amount: int
 
 
 class Failing:
@@ -80,7 +73,7 @@ def fail() -> None:
     try:
         raise LookupError(f"nothing found of {IN_QUERY}")
     except LookupError:
-        Order.model_validate({"amount": POSTED})
+        int(POSTED)
 
 
 class _Kept(TraceFilter):
@@ -88,7 +81,7 @@ class _Kept(TraceFilter):
         self.said: list[Any] = []
 
     def process_trace(self, trace: list[Any]) -> None:
-        self.said += [(span.get_tags(), span._get_events()) for span in trace]
+        self.said += [(span.get_tags(), getattr(span, "_get_events", list)()) for span in trace]
 
 
 @pytest.fixture
@@ -101,7 +94,8 @@ def ddtrace() -> Iterator[Failing]:
         with tracer.trace("web") as span:
             with pytest.raises(ValueError) as raised, tracer.trace("pay"):
                 fail()
-            span.record_exception(raised.value, {"shop": "books"})
+            if hasattr(span, "record_exception"):
+                span.record_exception(raised.value, {"shop": "books"})
 
     client = DdtraceClient()
     yield Failing(client, report, lambda: kept.said)
@@ -302,8 +296,7 @@ EACH = pytest.mark.parametrize("library", LIBRARIES, indirect=True)
 def test_safe(library: Failing) -> None:
     """By default a trace tells what was wrong and where, and quotes nothing."""
     said = library.texts("safe")
-    assert "amount" in said
-    assert "int_parsing" in said
+    assert "invalid literal for int()" in said
     assert POSTED not in said
     assert IN_QUERY not in said
 
@@ -318,8 +311,8 @@ def test_full(library: Failing) -> None:
 def test_none(library: Failing) -> None:
     """With "none" the error's class is told alone."""
     said = library.texts("none")
-    assert "ValidationError" in said
-    assert "int_parsing" not in said
+    assert "ValueError" in said
+    assert "invalid literal" not in said
     assert POSTED not in said
 
 

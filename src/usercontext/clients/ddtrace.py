@@ -91,7 +91,8 @@ class DdtraceClient(TransactionClient):
         """Register the processor, which is told of spans that start and finish."""
         self.span_processor.register()
         wrap(self._span, "set_exc_info", _set_exc_info)
-        wrap(self._span, "record_exception", _record_exception)
+        if hasattr(self._span, "record_exception"):  # later than ddtrace 3.0
+            wrap(self._span, "record_exception", _record_exception)
 
     def is_sampled(self, root: Any) -> bool:
         """Return whether its trace is not dropped already."""
@@ -150,11 +151,11 @@ def _set_exc_info(
 
 
 def _record_exception(
-    function: Any, span: Any, exception: Any, attributes: Any = None, **options: Any
+    function: Any, span: Any, exception: Any, attributes: Any = None, *args: Any, **options: Any
 ) -> None:
     with harmless(*_UNTOLD):
         attributes = told_attributes(exception, attributes)
-    function(span, exception, attributes, **options)
+    function(span, exception, attributes, *args, **options)
 
 
 def _remove(span: Any, *names: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from usercontext.clients.base import BaseClient
 from usercontext.clients.tried import say_untried
 from usercontext.core.context import pull_user
-from usercontext.diagnostics import harmless
+from usercontext.diagnostics import harmless, warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,16 @@ def wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
         name: the function's name there.
         around: called in its place, with the function and its arguments.
     """
-    function = getattr(owner, name)
+    function = getattr(owner, name, None)
+    if function is None:  # in a release to come
+        warn_once(
+            f"unwrapped {owner.__name__}.{name}",
+            "%s has no %s() any more: texts of errors leave as the library makes them, whatever "
+            "exception_text says",
+            owner.__name__,
+            name,
+        )
+        return
     function = getattr(function, "wrapped_by_usercontext", function)
 
     def wrapping(*args: Any, **options: Any) -> Any:
