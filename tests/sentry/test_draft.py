@@ -12,6 +12,7 @@ import pytest
 
 import usercontext
 from usercontext import RequestData, asgi
+from usercontext.request import withheld
 from usercontext.sentry import SentryClient
 from usercontext.testing import reset
 from usercontext.wsgi import UserContextMiddleware
@@ -231,6 +232,44 @@ def test_finishing_fails(
     assert [each["exception"]["values"][0]["value"] for each in server.events] == ["y"]
     assert client.stats()["discarded"] == {"internal_sdk_error": 1}
     assert caplog.text.count("could not build a report") == 1
+
+
+def test_an_error_that_changes(
+    server: SentryServer, make_client: Callable[..., SentryClient]
+) -> None:
+    """A report tells what an error said when it was captured, whatever the app makes of it."""
+    client = make_client(server.dsn)
+    error = ValueError("before")
+    error.add_note("noted")
+    event = client.draft_exception(error)
+    error.args = ("after",)
+    error.__notes__[0] = "changed"
+    assert event is not None
+
+    client.send(event)
+    assert client.flush(10.0)
+    assert server.events[0]["exception"]["values"][0]["value"] == "before\nnoted"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"before_send": lambda event: event}], ids=["worker", "caller"]
+)
+def test_hiding_fails(
+    options: dict[str, Any],
+    server: SentryServer,
+    make_client: Callable[..., SentryClient],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A report in which nothing could be hidden is not sent, and counted, wherever that failed."""
+    monkeypatch.setattr(withheld, "hider", lambda *_, **__: {}["no such part"])
+    client = make_client(server.dsn, **options)
+    reported({}, client, chained)
+
+    assert client.flush(10.0)
+    assert server.received == []
+    assert client.stats() == {
+        "captured": 2, "sent": 0, "queued": 0, "discarded": {"internal_sdk_error": 2}
+    }  # fmt: skip
 
 
 def test_client_of_the_app(server: SentryServer) -> None:

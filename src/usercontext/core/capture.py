@@ -179,6 +179,7 @@ def _capture(
     client = default().client
     if client is None:
         return None
+    event = None
     with harmless("built-in client", "a report could not be made"):
         event = prepare(client)
         if event is None:
@@ -187,4 +188,13 @@ def _capture(
             return client.send(event, scrub=default().scrub)
         context.describe(record, event)
         return context.report(record, event, client)
+    if event is not None:
+        # What is to be hidden in it may stand there still.
+        _discard(client)
     return None
+
+
+def _discard(client: Reporter) -> None:
+    discard: Callable[[str], None] | None = getattr(client, "discard", None)
+    if discard is not None:
+        discard("internal_sdk_error")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from usercontext.privacy.secret_names import FILTERED
 
-__all__ = ["retelling", "safe_error_text", "safe_text", "text_of"]
+__all__ = ["read", "retelling", "safe_error_text", "safe_text", "text_of"]
 
 # More than a report shows of any text.
 _MAX_TEXT = 16_384
@@ -30,13 +31,28 @@ _Tell: TypeAlias = Callable[[Any], str]
 
 def safe_error_text(error: BaseException) -> str:
     """Return what `str(error)` says, without the input that it quotes; never raises."""
+    text, make_safe = read(error)
+    return make_safe(text)
+
+
+def read(error: BaseException) -> tuple[str, Callable[[str], str]]:
+    """Return a text of an exception, and what makes of it what may be told; never raises.
+
+    Reading takes a moment, and is for where the exception is at hand: the app may go on to change
+    it. The rest can be done elsewhere, later.
+    """
     kind = type(error)
     if kind.__module__ == "builtins":
         # Those of Python say where, not what, but for numbers and dates that are read of texts.
-        text = text_of(error)
-        return safe_text(_READ.sub(rf"\1'{FILTERED}'", text) if kind is ValueError else text)
-    tell = _teller_of(kind)
-    return safe_text(text_of(error)) if tell is None else _told(tell, error)
+        return text_of(error)[:_MAX_TEXT], _safe_reading if kind is ValueError else safe_text
+    tell = _teller_of(kind)  # type: ignore[arg-type]  # a class is hashable
+    if tell is None:
+        return text_of(error)[:_MAX_TEXT], safe_text
+    return _told(tell, error), str
+
+
+def _safe_reading(text: str) -> str:
+    return safe_text(_READ.sub(rf"\1'{FILTERED}'", text))
 
 
 def retelling(error: object, *, tells: bool = True) -> Callable[[str], str]:
@@ -122,6 +138,7 @@ def _told(tell: _Tell, error: BaseException) -> str:
         return FILTERED
 
 
+@lru_cache(256)
 def _teller_of(kind: type[BaseException]) -> _Tell | None:
     """Return what tells the exceptions of a class; the app's own subclasses are told likewise."""
     for base in kind.__mro__:

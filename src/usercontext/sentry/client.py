@@ -233,6 +233,11 @@ class SentryClient(BaseClient):
                 self._outgoing.discard("internal_sdk_error")
                 return None
 
+    def discard(self, reason: str) -> None:
+        """Count a report that was built, and that could not be completed."""
+        if self._outgoing is not None:
+            self._outgoing.discard(reason)
+
     # In one step, for use without a context
 
     def capture_exception(

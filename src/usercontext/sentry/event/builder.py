@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext._version import __version__
 from usercontext.extra_values import safe_str
-from usercontext.privacy.error_texts import safe_error_text, safe_text
+from usercontext.privacy.error_texts import read, safe_text, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,15 +145,30 @@ class EventBuilder:
         kind = type(error)
         value: dict[str, Any] = {
             "type": safe_str(kind.__name__ or "Error", _MAX_NAME),
-            "value": _text(error, self._exception_text()),
+            "value": "",
             "mechanism": mechanism,
         }
+        self._add_text(value, error, draft)
         if kind.__module__ and kind.__module__ != "builtins":
             value["module"] = safe_str(kind.__module__, _MAX_NAME)
-        if draft is not None:
-            draft.weight += EVENT_BYTES + len(value["value"])
         self._add_frames(value, error.__traceback__, draft)
         return value
+
+    def _add_text(self, value: dict[str, Any], error: BaseException, draft: Draft | None) -> None:
+        option = self._exception_text()
+        text, notes = "", list[str]()
+        make_safe: Callable[[str], str] = _same
+        if option != "none":
+            text, make_safe = (
+                (text_of(error)[: _MAX_TEXT + 1], _same) if option == "full" else read(error)
+            )
+            notes = _notes(error)
+        make_note_safe = _same if option == "full" else safe_text
+        if draft is None:
+            _finish_text({}, value, text, make_safe, notes, make_note_safe)
+        else:
+            weight = EVENT_BYTES + len(text) + sum(map(len, notes))
+            draft.later(_finish_text, value, text, make_safe, notes, make_note_safe, weight=weight)
 
     def _add_frames(
         self, value: dict[str, Any], traceback: TracebackType | None, draft: Draft | None
@@ -235,14 +250,27 @@ def _origins(error: BaseException, number: int) -> list[tuple[BaseException, int
     return origins
 
 
-def _text(error: BaseException, option: str) -> str:
-    if option == "none":
-        return ""
-    text = safe_str(error if option == "full" else safe_error_text(error), _MAX_TEXT)
+def _same(text: str) -> str:
+    return text
+
+
+def _finish_text(
+    _event: Event,
+    value: dict[str, Any],
+    text: str,
+    make_safe: Callable[[str], str],
+    notes: list[str],
+    make_note_safe: Callable[[str], str],
+) -> None:
+    """Make of what was read of an exception what may be told."""
+    told = make_safe(text)
+    if notes:
+        told = "\n".join([told, *map(make_note_safe, notes)])
+    value["value"] = safe_str(told, _MAX_TEXT)
+
+
+def _notes(error: BaseException) -> list[str]:
     notes = getattr(error, "__notes__", None)
     if not isinstance(notes, list | tuple):
-        return text
-    lines = [safe_str(note, _MAX_TEXT) for note in notes[:_MAX_NOTES] if isinstance(note, str)]
-    if option != "full":
-        lines = [safe_text(line) for line in lines]
-    return safe_str("\n".join([text, *lines]), _MAX_TEXT)
+        return []
+    return [safe_str(note, _MAX_TEXT) for note in notes[:_MAX_NOTES] if isinstance(note, str)]
