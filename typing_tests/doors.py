@@ -83,6 +83,8 @@ start(environment="staging")
 start(enviroment="staging")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 usercontext.init(include_ip=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 usercontext.init(sample_rate="all")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+usercontext.init(sample_by="user", max_per_user="10/minute")
+usercontext.init(sample_by="users")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 usercontext.init(resolver="me")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 RequestData(anonymise_ip=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 

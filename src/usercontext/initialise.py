@@ -35,6 +35,9 @@ class ClientOptions(TypedDict, total=False):
     environment: str | None
     server_name: str | None
     sample_rate: float
+    sample_by: Literal["event", "user"]
+    sample_key: bytes | str | None
+    max_per_user: str | None
     before_send: Callable[[Event], Event | None] | None
     include_local_variables: bool
     in_app_include: Iterable[str]

@@ -181,7 +181,7 @@ def _capture(
         return None
     event = None
     with harmless("built-in client", "a report could not be made"):
-        event = prepare(client)
+        event = prepare(client) if context.is_wanted(record, client) else None
         if event is None:
             return None
         if record is None:

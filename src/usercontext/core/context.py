@@ -41,6 +41,7 @@ __all__ = [
     "configure",
     "configure_joined",
     "describe",
+    "is_wanted",
     "isolate_clients",
     "join",
     "keep_address",
@@ -442,6 +443,20 @@ def _describe(
         )
 
 
+def is_wanted(record: RequestRecord | None, client: Reporter, *, is_complete: bool = False) -> bool:
+    """Return whether a client that chooses by user wants a report, which is not built yet.
+
+    Where the user is yet to be awaited, that is asked when the report is complete.
+    """
+    admits: Callable[[Any], bool] | None = getattr(client, "admits", None)
+    if admits is None:
+        return True
+    if record is None:
+        return admits(None)
+    user = _reported_user(record)
+    return (not is_complete and _is_awaited(record)) or admits(user)
+
+
 def report(record: RequestRecord, event: Event, client: Reporter) -> str | None:
     """Send an event with the user of its record, or hold it until the user is known."""
     user = _reported_user(record)
@@ -513,4 +528,5 @@ def complete_pending(record: RequestRecord) -> None:
         if client is None:
             continue
         with harmless("built-in client", "a report could not be completed with its user"):
-            _send(record, event, _reported_user(record), client)
+            if is_wanted(record, client, is_complete=True):
+                _send(record, event, _reported_user(record), client)

@@ -11,6 +11,7 @@ from usercontext.core.record import current
 from usercontext.core.settings import default
 from usercontext.diagnostics import failure, warn_once
 from usercontext.event_loop import run_in_own_thread
+from usercontext.privacy.pseudonyms import checked_key
 from usercontext.sentry import options as check
 from usercontext.sentry.delivery.build import (
     FileOptions,
@@ -26,6 +27,7 @@ from usercontext.sentry.event.draft import Draft
 from usercontext.sentry.event.payload import plain
 from usercontext.sentry.event.stacktrace import StackTraces
 from usercontext.sentry.outgoing import Outgoing
+from usercontext.sentry.sampling import Sampling, user_limit
 from usercontext.sentry.stops import is_stop
 
 if TYPE_CHECKING:
@@ -57,6 +59,13 @@ class SentryClient(BaseClient):
         environment: where the app runs.
         server_name: the host's name; never an address. Without it, the system's own.
         sample_rate: the part of all events that is sent, 0.0 to 1.0.
+        sample_by: "event", each by chance; or "user", so that all of one user's events are sent or
+            none, in every process, and whoever is sent at one rate is sent at each higher one.
+            Events of nobody go by chance.
+        sample_key: at least 16 bytes that decide which users those are; by default what the DSN
+            gives, so that projects differ. Services with one key send the same users' events.
+        max_per_user: how many events of one user a process sends, such as "10/minute"; per
+            second, minute, hour or day. Further ones are dropped; those of nobody are not counted.
         before_send: called with each event (a plain dict) on the thread that captures; returns
             it, changed or not, or None to drop it. If it raises, the event is dropped. Scrubbing
             rules apply after it.
@@ -97,6 +106,9 @@ class SentryClient(BaseClient):
         environment: str | None = None,
         server_name: str | None = None,
         sample_rate: float = 1.0,
+        sample_by: Literal["event", "user"] = "event",
+        sample_key: bytes | str | None = None,
+        max_per_user: str | None = None,
         before_send: Callable[[Event], Event | None] | None = None,
         include_local_variables: bool = False,
         exception_text: Literal["safe", "full", "none"] | None = None,
@@ -122,6 +134,9 @@ class SentryClient(BaseClient):
         )
         before_send = checks.function("before_send", before_send)
         sample_rate = check.fraction("sample_rate", sample_rate)
+        by_user = checks.choice("sample_by", sample_by, "event", "user") == "user"
+        key = None if sample_key is None else checked_key(sample_key, "sample_key")
+        limit = user_limit("max_per_user", max_per_user)
         traces = StackTraces(
             in_app_include=check.names("in_app_include", in_app_include),
             in_app_exclude=check.names("in_app_exclude", in_app_exclude),
@@ -160,7 +175,12 @@ class SentryClient(BaseClient):
         taker = None if transport == "httpx" else check.transport(transport)
         if taker is None:
             taker = transport_to(self._target, http, waits, keeps)
-        self._outgoing = None if taker is None else Outgoing(taker, sample_rate, before_send)
+        sampling = Sampling(sample_rate, (key or _sample_key(self._target)) if by_user else None)
+        self._outgoing = None if taker is None else Outgoing(taker, sampling, limit, before_send)
+        #: Tells whether to build a report of a user's fields; None: every user is as good.
+        self.admits: Callable[[Mapping[str, Any] | None], bool] | None = (
+            self._admits if self._outgoing is not None and self._outgoing.asks_for_user else None
+        )
         # A class of the app's own that changes what is built or sent gets to see whole events.
         own = SentryClient.build_exception, SentryClient.send
         self._drafts = (
@@ -265,6 +285,8 @@ class SentryClient(BaseClient):
         if not isinstance(error, BaseException):
             warn_once("no exception", "capture_exception() was called without an exception")
             return None
+        if not self._is_admitted(user, error):
+            return None
         event = self.draft_exception(error, level=level, handled=handled)
         return self._capture(event, user, request, error)
 
@@ -277,6 +299,8 @@ class SentryClient(BaseClient):
         request: Mapping[str, Any] | None = None,
     ) -> str | None:
         """Report a message; see `capture_exception` for the rest."""
+        if not self._is_admitted(user, None):
+            return None
         return self._capture(self.build_message(message, level=level), user, request, None)
 
     def flush(self, timeout: float = 2.0) -> bool:
@@ -314,6 +338,21 @@ class SentryClient(BaseClient):
                 failure("event", "usercontext could not build a report and dropped it")
                 self._outgoing.discard("internal_sdk_error")
                 return None
+
+    def _admits(self, user: Mapping[str, Any] | None) -> bool:
+        if self._outgoing is None or in_own_work():
+            return False
+        with own_work:
+            try:
+                return self._outgoing.admits(user)
+            except Exception:  # noqa: BLE001
+                failure("sampling", "usercontext could not ask whether a report is wanted")
+                return True
+
+    def _is_admitted(
+        self, user: User | Mapping[str, Any] | None, error: BaseException | None
+    ) -> bool:
+        return self.admits is None or self.admits(self._user_fields(user, error))
 
     def _capture(
         self,
@@ -353,6 +392,12 @@ def _wait(method: Callable[[float], bool], timeout: float) -> bool:
     except Exception:  # noqa: BLE001
         failure("flush", "usercontext could not flush its reports")
         return False
+
+
+def _sample_key(target: Dsn | str | None) -> bytes:
+    """Return what decides where no key is given: the same for all processes of one project."""
+    project = f"{target.public_key}/{target.project}" if isinstance(target, Dsn) else ""
+    return f"usercontext sample {project}".encode()
 
 
 def _parse(dsn: Any) -> Dsn | str | None:

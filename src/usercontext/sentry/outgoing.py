@@ -11,13 +11,15 @@ from usercontext.sentry.event.builder import SDK
 from usercontext.sentry.event.draft import Draft, snapshot
 from usercontext.sentry.event.payload import plain
 from usercontext.sentry.event.size import estimate_draft
+from usercontext.sentry.sampling import identity_of, tell_limited
 from usercontext.user import AUTO_ADDRESS
 
 if TYPE_CHECKING:
-    import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     from usercontext.sentry.delivery.transport import Transport
+    from usercontext.sentry.sampling import Sampling, UserLimit
     from usercontext.types import Event
 
 __all__ = ["Outgoing"]
@@ -28,19 +30,23 @@ class Outgoing:
 
     Args:
         transport: takes the finished events.
-        sample_rate: the part of all events that is sent.
+        sampling: which events are sent.
+        limit: how many events of one user are.
         before_send: the app's own last look at an event.
     """
 
     def __init__(
         self,
         transport: Transport,
-        sample_rate: float,
+        sampling: Sampling,
+        limit: UserLimit | None,
         before_send: Callable[[Event], object] | None,
     ) -> None:
         self.transport: Transport = transport
-        self._sample_rate = sample_rate
-        self._random = _random() if sample_rate < 1.0 else None
+        self._sampling = sampling
+        self._limit = limit
+        #: Whether `admits` is to be asked, of each event, before it is built.
+        self.asks_for_user: bool = limit is not None or sampling.is_by_user
         self._before_send = before_send
         # A queue of ours takes what its worker finishes; the app's own transport takes events.
         self._queue = transport if isinstance(transport, QueuedTransport) else None
@@ -49,9 +55,24 @@ class Outgoing:
         """Return whether parts of an event may be made later: nobody is to see it before."""
         return self._queue is not None and self._before_send is None
 
+    def admits(self, user: Mapping[str, Any] | None) -> bool:
+        """Return whether this user's event may be built; one that may not is counted."""
+        identity = identity_of(user)
+        if not self._sampling.keeps(identity):
+            self.transport.discard("sample_rate")
+            return False
+        # What finds no room is counted as that, and not as one of the user's.
+        if self._limit is None or identity is None or not self.transport.has_room():
+            return True
+        if self._limit.admits(identity):
+            return True
+        tell_limited()
+        self.transport.discard("max_per_user")
+        return False
+
     def is_wanted(self) -> bool:
         """Return whether an event is to be built: tested first, as building costs most."""
-        if self._random is not None and self._random.random() >= self._sample_rate:
+        if not self.asks_for_user and not self._sampling.keeps():
             self.transport.discard("sample_rate")
             return False
         if not self.transport.has_room():
@@ -136,13 +157,6 @@ def _scrubbed(event: Event, scrub: Callable[[Event], Event]) -> Event | None:
     except Exception:  # noqa: BLE001
         failure("scrubbing", "a report could not be scrubbed and was dropped")
         return None
-
-
-def _random() -> random.Random:
-    import random
-
-    # Its own: seeding the global one, as tests do, must not decide what is reported.
-    return random.Random()  # noqa: S311
 
 
 def _infer_ip(event: Event) -> str:

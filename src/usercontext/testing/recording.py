@@ -17,7 +17,7 @@ from usercontext.sentry import SentryClient
 from usercontext.testing.conformance import client_conformance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from usercontext.types import Event, GetUser
     from usercontext.user import User
@@ -49,6 +49,7 @@ class RecordingClient(BaseClient):
         self._recording = recording
         self._client = SentryClient(transport=_Recorder(self.events), **options)
         self.exception_text: str | None = self._client.exception_text
+        self.admits: Callable[[Mapping[str, Any] | None], bool] | None = self._client.admits
 
     def clear(self) -> None:
         """Forget what has been recorded."""
