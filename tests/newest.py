@@ -57,6 +57,7 @@ _JOBS = {
 }
 _CALLS = {
     "ariadne": "ariadne",
+    "connectrpc": "connectrpc",
     "fastmcp": "fastmcp",
     "grpcio": "grpc",
     "mcp": "mcp",

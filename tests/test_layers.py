@@ -50,6 +50,7 @@ OPTIONAL = {
     "asgi": {"starlette"},
     "wsgi": {"werkzeug"},
     "calls.ariadne": {"ariadne", "graphql"},
+    "calls.connectrpc": {"connectrpc"},
     "calls.fastmcp": {"fastmcp"},
     "calls.graphene": {"graphene", "graphql"},
     "calls.grpc": {"grpc"},
