@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent import futures
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -163,24 +164,28 @@ def handlers_of(shop: Shop) -> Any:
     return grpc.method_handlers_generic_handler("Shop", methods)
 
 
-def start_sync(resolver: Any, address: str) -> tuple[int, Callable[[], object]]:
+def start_sync(
+    resolver: Any, address: str, *outer: Any, options: RequestData = PROXY
+) -> tuple[int, Callable[[], object]]:
     """Start a server of threads; return its port and what stops it."""
-    interceptor = UserContext(resolver=resolver, request_data=PROXY)
-    server = grpc.server(futures.ThreadPoolExecutor(4), interceptors=[interceptor])
+    interceptors = [*outer, UserContext(resolver=resolver, request_data=options)]
+    server = grpc.server(futures.ThreadPoolExecutor(4), interceptors=interceptors)
     server.add_generic_rpc_handlers((handlers_of(Shop()),))
     port = server.add_insecure_port(address)
     server.start()
     return port, lambda: server.stop(None).wait(10)
 
 
-def start_aio(resolver: Any, address: str) -> tuple[int, Callable[[], object]]:
+def start_aio(
+    resolver: Any, address: str, *outer: Any, options: RequestData = PROXY
+) -> tuple[int, Callable[[], object]]:
     """Start a server on a loop in a thread; return its port and what stops it."""
     started, ports, loop = threading.Event(), [], asyncio.new_event_loop()
     stop = asyncio.Event()
 
     async def serve() -> None:
-        interceptor = AioUserContext(resolver=resolver, request_data=PROXY)
-        server = grpc.aio.server(interceptors=[interceptor])
+        interceptors = [*outer, AioUserContext(resolver=resolver, request_data=options)]
+        server = grpc.aio.server(interceptors=interceptors)
         server.add_generic_rpc_handlers((handlers_of(AioShop()),))
         ports.append(server.add_insecure_port(address))
         await server.start()
@@ -342,7 +347,8 @@ def test_other_peers(target: str, address: str, tmp_path: Any) -> None:
     assert answer == address
 
 
-def test_a_sentry_scope_of_the_process_is_left_alone() -> None:
+@pytest.mark.parametrize("start", [start_sync, start_aio])
+def test_a_sentry_scope_of_the_process_is_left_alone(start: Any) -> None:
     """With sentry-sdk's client, who calls is never written where later callers read."""
     import sentry_sdk
     from sentry_sdk.transport import Transport
@@ -357,22 +363,31 @@ def test_a_sentry_scope_of_the_process_is_left_alone() -> None:
 
     sentry_sdk.init("https://k@127.0.0.1:1/1", transport=Kept)
     usercontext.init(None, clients=[SentrySdkClient()])
-    port, stop = start_aio(find, "127.0.0.1:0")
+    calls = [
+        (name, method) for name in ("ada", None) for method in ("becomes", "boom", "boom_late")
+    ]
+    call_all(start, (), PROXY, *calls)
+    told = [(event.get("user") or {}).get("id") for event in sent]
+    scopes = (sentry_sdk.get_global_scope(), sentry_sdk.get_isolation_scope())
+    sentry_sdk.init()
+    assert told == ["ada", "ada", None, None]
+    assert [scope._user for scope in scopes] == [None, None]
+
+
+def call_all(start: Any, outer: Any, options: RequestData, *calls: tuple[str | None, str]) -> None:
+    """Start a server, make calls one after another, and stop it."""
+    port, stop = start(find, "127.0.0.1:0", *outer, options=options)
     client = Client(f"127.0.0.1:{port}")
-    for name in ("ada", None):
-        with pytest.raises(grpc.RpcError):
-            client.call(name, "boom")
+    for name, method in calls:
+        with suppress(grpc.RpcError):
+            client.call(name, method)
     client.channel.close()
     stop()
-    sentry_sdk.init()
-    assert {(event.get("user") or {}).get("id") for event in sent} == {"ada", None}
-    assert (sent[-1].get("user") or {}).get("id") is None
-    assert (sentry_sdk.get_global_scope()._user or {}).get("id") is None
 
 
-def test_opentelemetry_names_the_caller_on_the_server_span() -> None:
-    """The span that OpenTelemetry's own interceptor has opened names who calls."""
-    from opentelemetry.instrumentation.grpc import server_interceptor
+def spans_of(start: Any, options: RequestData, *calls: tuple[str, str]) -> list[Any]:
+    """Make calls to a server that OpenTelemetry's own interceptor traces; return the spans."""
+    from opentelemetry.instrumentation import grpc as traced
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -382,15 +397,33 @@ def test_opentelemetry_names_the_caller_on_the_server_span() -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     usercontext.init(None, clients=[OpenTelemetryClient(tracer_provider=provider)])
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    interceptors = [server_interceptor(provider), UserContext(resolver=find)]
-    server = grpc.server(futures.ThreadPoolExecutor(2), interceptors=interceptors)
-    server.add_generic_rpc_handlers((handlers_of(Shop()),))
-    client = Client(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
-    server.start()
-    for name in ("ada", "bob"):
-        client.call(name, "unary")
-        client.call(name, "writes")
-    client.channel.close()
-    server.stop(None).wait(10)
-    names = [span.attributes.get("user.id") for span in exporter.get_finished_spans()]
-    assert names == ["ada", "ada", "bob", "bob"]
+    make = traced.server_interceptor if start is start_sync else traced.aio_server_interceptor
+    call_all(start, [make(provider)], options, *calls)
+    return list(exporter.get_finished_spans())
+
+
+@pytest.mark.parametrize("start", [start_sync, start_aio])
+def test_opentelemetry_names_the_caller_on_the_server_span(start: Any) -> None:
+    """The span that OpenTelemetry's own interceptor has opened names who calls."""
+    calls = [(name, method) for name in ("ada", "bob") for method in ("unary", "writes", "boom")]
+    spans = spans_of(start, PROXY, *calls)
+    assert [span.attributes.get("user.id") for span in spans] == ["ada"] * 3 + ["bob"] * 3
+
+
+ADDRESSES = ("net.peer.ip", "client.address")
+
+
+@pytest.mark.parametrize("start", [start_sync, start_aio])
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (RequestData(), [None, None]),
+        (PROXY, ["127.0.0.1", "127.0.0.1"]),
+        (RequestData(include_ip=True, anonymize_ip="mask"), [None, "127.0.0.0"]),
+    ],
+    ids=["without", "with", "anonymised"],
+)
+def test_the_address_on_the_server_span(start: Any, options: RequestData, left: list[str]) -> None:
+    """Without `include_ip` the span loses the peer that its instrumentation wrote."""
+    for span in spans_of(start, options, ("ada", "unary"), ("ada", "writes")):
+        assert [span.attributes.get(name) for name in ADDRESSES] == left

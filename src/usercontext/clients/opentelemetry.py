@@ -34,6 +34,15 @@ FIELDS: Final[Mapping[str, str]] = {
 
 _ADDRESS: Final = "ip_address"
 
+#: Where instrumentations write the peer's address, by the conventions of today and before.
+_PEERS: Final = (
+    "client.address",
+    "network.peer.address",
+    "net.peer.ip",
+    "net.sock.peer.addr",
+    "http.client_ip",
+)
+
 _TEXTS: Final = ("exception.message", "exception.stacktrace")
 _UNTOLD: Final = ("OpenTelemetry error", "the text of an error may quote its input")
 
@@ -49,9 +58,11 @@ class OpenTelemetryClient(TransactionClient):
     Texts of errors follow the option `exception_text`: those of recorded exceptions, of the status
     that comes of them, and of exceptions in log records.
 
-    What it cannot do: a span that ended before the user was known stays without. `client.address`
-    of a server span is replaced by ours where we have one; without `include_ip` it stays what the
-    instrumentation made of the peer. Past its limit of attributes (128) a span drops the oldest.
+    What an instrumentation itself says of the peer's address is taken off server spans without
+    `include_ip`, and with `anonymize_ip`; `client.address` is replaced by ours where we have one.
+
+    What it cannot do: a span that ended before the user was known stays without. Past its limit of
+    attributes (128) a span drops the oldest.
 
     Args:
         fields: the user's fields to set, each with its attribute; for Azure Monitor and others
@@ -123,6 +134,7 @@ class OpenTelemetryClient(TransactionClient):
         span = self._current_span()
         if span.is_recording() and getattr(span, "kind", None) not in self._calls:
             self._keep(span)
+            self._hide_peer(span, record)
 
     def _keep(self, span: Any) -> None:
         record = current()
@@ -139,12 +151,23 @@ class OpenTelemetryClient(TransactionClient):
         with harmless("OpenTelemetry span", "a span went out without its user"):
             self._keep(span)
             if span.kind is self._server:
+                self._hide_peer(span, current())
                 # It starts before anything has authenticated the request.
                 _ask_before_end(span, self._get_user)
                 self.name(span, self._get_user(resolve=False))
             else:
                 self.name(span, self._pull())
             _call_before_end(span, self._unblend)
+
+    def _hide_peer(self, span: Any, record: RequestRecord | None) -> None:
+        """Take off what an instrumentation said of the peer, where no address is to leave."""
+        if record is None or span.kind is not self._server:
+            return
+        settings = record.settings
+        if not settings.includes_ip or settings.request_data.anonymize_ip:
+            for name in _PEERS:
+                if name in span.attributes:
+                    _remove(span, name)
 
     def _unblend(self, span: Any) -> None:
         """Take ours off a span that the app has given another user since it started."""
