@@ -44,7 +44,7 @@ class UserContext:
     async def on_end(self, token: RunningCall, ctx: Any, error: Exception | None) -> None:
         """End an RPC over ASGI, and report its error."""
         del ctx
-        await token.__aexit__(type(error), error, None)
+        await token.__aexit__(None, error, None)
 
     def on_start_sync(self, ctx: Any) -> RunningCall:
         """Begin an RPC over WSGI."""
@@ -53,7 +53,7 @@ class UserContext:
     def on_end_sync(self, token: RunningCall, ctx: Any, error: Exception | None) -> None:
         """End an RPC over WSGI, and report its error."""
         del ctx
-        token.__exit__(type(error), error, None)
+        token.__exit__(None, error, None)
 
     def _running(self, ctx: Any) -> RunningCall:
         method = f"/{ctx.method.service_name}/{ctx.method.name}"
