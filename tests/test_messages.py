@@ -161,6 +161,53 @@ def test_a_middleware_without_its_app(middleware: Any) -> None:
         middleware(resolver=find_user)
 
 
+@pytest.mark.parametrize("options", [{}, {"resolve": "eager"}], ids=["alone", "with options"])
+@pytest.mark.parametrize("module", ["starlette.applications.Starlette", "fastapi.FastAPI"])
+def test_a_middleware_in_place_of_its_class(module: str, options: dict[str, str]) -> None:
+    """An instance around the app, given to `add_middleware`, is met with the class."""
+    path, _, name = module.rpartition(".")
+    pytest.importorskip("httpx")
+    app = getattr(pytest.importorskip(path), name)()
+    from starlette.testclient import TestClient
+
+    app.add_middleware(asgi.UserContextMiddleware(app, resolver=find_user), **options)
+    with pytest.raises(ConfigurationError, match=r"give the class .* app\.add_middleware\(User"):
+        TestClient(app).get("/")
+
+
+HIDDEN = [
+    ("flask.Flask", wsgi, r"app\.wsgi_app = UserContextMiddleware\(app\.wsgi_app, \.\.\.\)"),
+    ("fastapi.FastAPI", asgi, r"app\.add_middleware\(UserContextMiddleware, \.\.\.\)"),
+    ("falcon.App", wsgi, r"served = UserContextMiddleware\(app, \.\.\.\)"),
+]
+
+
+@pytest.mark.parametrize(("app_class", "module", "fix"), HIDDEN, ids=[row[0] for row in HIDDEN])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_app_hidden_by_its_middleware(app_class: str, module: Any, fix: str) -> None:
+    """`app = UserContextMiddleware(app)`: whoever misses the app's own names is told the fix."""
+    package, _, name = app_class.partition(".")
+    app = getattr(pytest.importorskip(package), name)(*["shop"] * (name == "Flask"))
+    app = module.UserContextMiddleware(app)
+    with pytest.raises(AttributeError, match=fix):
+        app.add_error_handler if name == "App" else app.get  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'unheard'$"):
+        app.unheard  # noqa: B018
+    assert not hasattr(app, "__unheard__")
+
+
+def test_a_middleware_around_an_app_with_others() -> None:
+    """An app that is wrapped, and has the class among its own, is served."""
+    applications = pytest.importorskip("starlette.applications")
+    pytest.importorskip("httpx")
+    from starlette.testclient import TestClient
+
+    app = applications.Starlette()
+    app.add_middleware(asgi.UserContextMiddleware, resolver=find_user)
+    wrapped = asgi.UserContextMiddleware(app)
+    assert TestClient(wrapped).get("/").status_code == 404
+
+
 def find_badly(request: Any) -> Any:
     """Fail, with a text that tells who it was about."""
     raise LookupError(f"no such customer: {EMAIL}")
@@ -253,6 +300,49 @@ def test_a_required_user_that_nobody_can_be(
     answers = [TestClient(app).get("/").status_code for _ in range(2)]
     assert answers == [401, 401]
     assert caplog.text.count(text) == 1
+
+
+def users_found_by(app: Any) -> list[str]:
+    """Add an endpoint that asks for the user, and ask it twice."""
+    from starlette.testclient import TestClient
+
+    def home() -> str:
+        found = usercontext.get_user()
+        return str(found and found.id)
+
+    app.get("/")(home)
+    return [str(TestClient(app).get("/").json()) for _ in range(2)]
+
+
+def test_a_request_user_whom_nothing_sets(caplog: pytest.LogCaptureFixture) -> None:
+    """FastAPI's `request_user` without authentication says once who would set the user."""
+    fastapi = pytest.importorskip("fastapi")
+    pytest.importorskip("httpx")
+    from usercontext.frameworks.fastapi import UserContext, request_user
+
+    app = fastapi.FastAPI()
+    UserContext(app, resolver=request_user)
+    assert users_found_by(app) == ["None", "None"]
+    assert caplog.text.count("app.add_middleware(AuthenticationMiddleware, backend=...)") == 1
+
+
+@pytest.mark.parametrize("user", [None, {"id": 1}], ids=["a visitor", "somebody"])
+def test_a_request_user_whom_the_app_sets(
+    caplog: pytest.LogCaptureFixture, user: dict[str, int] | None
+) -> None:
+    """Where the app says who it is, or that it is nobody, nothing is missing."""
+    fastapi = pytest.importorskip("fastapi")
+    pytest.importorskip("httpx")
+    from usercontext.frameworks.fastapi import UserContext, request_user
+
+    def authenticate(request: Any) -> None:
+        request.state.user = user
+
+    authenticate.__annotations__["request"] = fastapi.Request
+    app = fastapi.FastAPI(dependencies=[fastapi.Depends(authenticate)])
+    UserContext(app, resolver=request_user)
+    assert users_found_by(app) == [str(user and "1")] * 2
+    assert "request_user" not in caplog.text
 
 
 def test_a_required_user_who_is_not_there(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from usercontext.checks import options_by_name
 from usercontext.core import capture
 from usercontext.core.context import configure, configure_joined
-from usercontext.core.interface import check_interface, refuse_rsgi
+from usercontext.core.interface import (
+    check_interface,
+    missing_attribute,
+    refuse_as_class,
+    refuse_rsgi,
+)
 from usercontext.core.lifecycle import (
     Serving,
     begin_plain,
@@ -84,6 +89,7 @@ class UserContextMiddleware:
     @options_by_name
     def __init__(self, app: ASGIApp, **options: Unpack[ContextOptions]) -> None:
         check_interface(app, "ASGI")
+        refuse_as_class(self, app)
         self.app: ASGIApp = app
         if self.make_request is _make_connection and options.get("resolver") is not None:
             _import_connection()
@@ -104,6 +110,11 @@ class UserContextMiddleware:
         around = object.__new__(type(self))
         vars(around).update(vars(self), app=app)
         return around
+
+    if not TYPE_CHECKING:  # a type checker would take every name to exist
+
+        def __getattr__(self, name: str) -> object:
+            raise missing_attribute(self, name)
 
     def __rsgi_init__(self, _loop: object) -> None:
         """Let a server of RSGI fail as it starts, which would fail at each request."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from usercontext.checks import options_by_name
 from usercontext.core.body import kept_open
 from usercontext.core.context import configure, configure_joined, join
-from usercontext.core.interface import check_interface, refuse_rsgi
+from usercontext.core.interface import check_interface, missing_attribute, refuse_rsgi
 from usercontext.core.lifecycle import (
     begin,
     complete_now,
@@ -112,6 +112,11 @@ class UserContextMiddleware(PlainWSGI):
         swallowed.listen()
         if self.make_request is _make_request:
             swallowed.check_answers_nothing(app)
+
+    if not TYPE_CHECKING:  # a type checker would take every name to exist
+
+        def __getattr__(self, name: str) -> object:
+            raise missing_attribute(self, name)
 
     def __rsgi_init__(self, _loop: object) -> None:
         """Let a server of RSGI fail as it starts, which would fail at each request."""

@@ -7,6 +7,7 @@ from weakref import WeakSet
 
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.following import NOT_YET, follows
+from usercontext.diagnostics import warn_once
 from usercontext.frameworks.base import (
     check_app,
     check_first,
@@ -48,7 +49,20 @@ def request_user(connection: HTTPConnection) -> object:
     `resolve="eager"` asks too early. Of a mapping only the four fields and `name` are taken, as
     of an object.
     """
-    return identity_of(_held(connection.scope))
+    held = _held(connection.scope)
+    if held is NOT_YET and "endpoint" in connection.scope:
+        _say_who_would_set_it()
+    return identity_of(held)
+
+
+def _say_who_would_set_it() -> None:
+    warn_once(
+        "request_user: nothing authenticates",
+        "request_user finds nobody: nothing has set request.user or request.state.user by the "
+        "time an endpoint runs; write app.add_middleware(AuthenticationMiddleware, backend=...), "
+        "or give a resolver of your own, resolver=find_user. Code of your own that authenticates "
+        "says of a visitor: request.state.user = None",
+    )
 
 
 class UserContext:
