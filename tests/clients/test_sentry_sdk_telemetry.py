@@ -36,6 +36,8 @@ from usercontext import (
     wsgi,
 )
 from usercontext.clients.sentry_sdk import SentrySdkClient
+from usercontext.clients.sentry_telemetry import clean_attributes
+from usercontext.core.record import current
 
 pytestmark = pytest.mark.filterwarnings("ignore:The send_default_pii option is deprecated")
 
@@ -389,3 +391,19 @@ def test_the_sessions_of_requests_are_only_counted(interface: str, sentry: Any) 
     assert [one["exited"] for one in counted["aggregates"]] == [1]
     assert "did" not in str(counted)
     assert SPOOFED not in str(counted)
+
+
+@pytest.mark.parametrize("value", [f"{SPOOFED}, 10.0.0.1", [SPOOFED, "10.0.0.1"]])
+def test_a_header_that_holds_nothing_but_addresses(value: Any) -> None:
+    """It goes by its value, under whatever name a platform sends it; others stay."""
+    attributes = {"http.request.header.x-cdn-seen": value, "http.request.header.x-cart": "7"}
+    seen: list[Any] = []
+
+    def look() -> None:
+        record = current()
+        assert record is not None
+        clean_attributes(attributes, record, None)
+        seen.append(attributes)
+
+    asgi_request(asgi.UserContextMiddleware(plain_asgi_app(look)), scope_of())
+    assert seen == [{"http.request.header.x-cart": "7"}]

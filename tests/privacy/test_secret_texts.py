@@ -56,6 +56,9 @@ NAMING = {
     "Ruby": '{:password=>"hunter2"}',
     "SQL": "ALTER USER ada PASSWORD 'hunter2'",
     "private key": "-----BEGIN RSA PRIVATE KEY-----\nhunter2\n-----END RSA PRIVATE KEY-----",
+    "CSV": 'email,password\r\nada@shop.example,hunter2\r\n"Bob, Jr.","hunter2, ""too"""\r\n',
+    "CSV with semicolons": '\ufeff"User";"API key"\n"ada";"hunter2"\n',
+    "a table with tabs": "user\ttoken\nada\thunter2\n",
     "repr": "<Login name='ada' password='hunter2'>",
 }
 
@@ -83,7 +86,7 @@ def test_secret_values(text: str) -> None:
     [
         "plain words", "see https://shop.example/a?b=1", "Note: this is fine", "a=1&b=2",
         '{"a": 1}', "<p>hi</p>", "std::vector", "C:\\path", "12:30:45", "100%", "a <b> c",
-        "a basic knowledge", "bearer of news",
+        "a basic knowledge", "bearer of news", "id,name\n1,ada\n", "Dear Ada,\nthe key, please\n",
     ],
 )  # fmt: skip
 def test_harmless_texts_stay(text: str) -> None:
@@ -96,6 +99,8 @@ def test_the_rest_stays() -> None:
     """Of a text that names a secret, what stands around it is still told."""
     text = 'query { user(id: 7, token: "hunter2", first: 10) { name } }'
     assert without_secrets(text) == text.replace('"hunter2"', "[Filtered]")
+    table = "id,pin,name\n1,2345,ada\n2,,bob\n"
+    assert without_secrets(table) == table.replace("2345", "[Filtered]")
     assert json.loads(without_secrets('{"a": [1], "pin": 2}')) == {"a": [1], "pin": "[Filtered]"}
 
 
@@ -147,7 +152,19 @@ def test_any_text_is_read(text: str) -> None:
 
 @pytest.mark.parametrize(
     "part",
-    ["password: {", "://a", "name=", "\\", "<a name=password ", "password=", "{", "[('", "a."],
+    [
+        "a,key\n",
+        'a,key\n"',
+        "password: {",
+        "://a",
+        "name=",
+        "\\",
+        "<a name=password ",
+        "password=",
+        "{",
+        "[('",
+        "a.",
+    ],
 )
 def test_long_texts(part: str) -> None:
     """A long text of nothing but beginnings is read once, not once for each of them."""

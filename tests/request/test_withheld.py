@@ -55,6 +55,12 @@ REQUESTS = {
     "api key": {"headers": [(b"x-api-key", SECRET.encode("latin-1"))]},
     "data": {"data": {"nested": [{"password": SECRET}]}},
 }
+REQUESTS |= {
+    "referer": {"headers": [(b"referer", f"https://shop.example/?q={quote(SECRET)}#x".encode())]},
+    "query of a proxy": {"headers": [(b"x-forwarded-query", f"q={quote(SECRET)}".encode())]},
+    "URL of a proxy": {"headers": [(b"x-original-url", f"/a?q={quote(SECRET)}".encode())]},
+    "CSV": {"data": {"upload": f'email,password\nada@shop.example,"{SECRET}"'}},
+}
 SPELLINGS = {
     "plain": SECRET,
     "percent": quote(SECRET, safe=""),

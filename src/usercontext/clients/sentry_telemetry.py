@@ -94,18 +94,20 @@ def clean_attributes(
     for name in list(attributes):
         if name == "client.address" and address is not None:
             attributes[name] = address
-        elif name == "client.address" or _is_unasked_attribute(name, record):
+        elif name == "client.address" or _is_unasked_attribute(name, attributes[name], record):
             del attributes[name]
 
 
-def _is_unasked_attribute(name: str, record: RequestRecord) -> bool:
+def _is_unasked_attribute(name: str, value: Any, record: RequestRecord) -> bool:
     asked = record.settings.request_data
     if name == _BODY:
         return not asked.include_data
     header = name.removeprefix(_HEADER)
     if header == name:
         return False
-    return is_withheld(header, record) or (is_cookie(header) and not asked.include_cookies)
+    if isinstance(value, list | tuple):  # one text for each line of the header
+        value = ", ".join(map(str, value))
+    return is_withheld(header, record, value) or (is_cookie(header) and not asked.include_cookies)
 
 
 def is_cookie(header: str) -> bool:

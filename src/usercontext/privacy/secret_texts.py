@@ -24,7 +24,7 @@ _MAX_ITEMS = 100
 # Without one of these, nothing in a text has a name or the look of a credential.
 _SIGNS = re.compile(
     r"[=:>%\\]|eyJ|_[A-Za-z0-9]{10}|AKIA|[(\[]\s*b?[\"']"
-    r"|(?i:bearer|basic|dpop|password|identified|--\w|-u )"
+    r"|(?i:bearer|basic|dpop|password|identified|--\w|-u )|[,;\t|][^\n]*\n"
 )
 # In one go and without a way back, so that long texts take a time in proportion.
 _NAME = re.compile(
@@ -149,6 +149,8 @@ def _spans(text: str, is_secret: Callable[[str], bool], *, prose: bool) -> Itera
     if "name=" in text:
         parts = _PART.finditer(text)
         yield from (match.span(2) for match in parts if is_secret(match[1]))
+    if "\n" in text:
+        yield from _of_table(text, is_secret)
     yield from _paired(text, is_secret)
     yield from _credentials(text, prose=prose)
 
@@ -243,6 +245,42 @@ def _of_tags(text: str, is_secret: Callable[[str], bool]) -> Iterator[_Span]:
         value = _VALUE_ATTRIBUTE.search(text, match.start(2), match.end(2))
         if value is not None:
             yield value.span()
+
+
+_COLUMN = re.compile(r"[ \ufeff]*(\"?)([A-Za-z_][\w .\-]{0,63})\1[ ]*")
+
+
+def _of_table(text: str, is_secret: Callable[[str], bool]) -> Iterator[_Span]:
+    """Yield the cells below the secret names in the first line of a table, such as CSV."""
+    start = len(text) - len(text.lstrip("\ufeff\r\n "))
+    head = text[start:].partition("\n")[0].rstrip("\r")
+    for delimiter in ",;\t|":
+        columns = [_COLUMN.fullmatch(name) for name in head.split(delimiter)]
+        if len(columns) > 1 and all(columns):
+            secret = {at for at, one in enumerate(columns) if one and is_secret(one[2])}
+            if secret:
+                yield from _cells(text, start + len(head), delimiter, secret)
+            return
+
+
+def _cells(text: str, at: int, delimiter: str, columns: set[int]) -> Iterator[_Span]:
+    cell = re.compile(rf'[ ]*(?:"(?:[^"]|"")*"?|[^{re.escape(delimiter)}\r\n]*)')
+    number = 0
+    while at < len(text):
+        if text[at] in "\r\n":
+            number, at = 0, at + 1
+            if at < len(text) and text[at] in "\r\n":
+                continue
+        elif text[at] == delimiter:
+            number, at = number + 1, at + 1
+        else:
+            at += 1
+            continue
+        found = cell.match(text, at)
+        end = at if found is None else found.end()
+        if number in columns:
+            yield at, end
+        at = end
 
 
 def _credentials(text: str, *, prose: bool) -> Iterator[_Span]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from usercontext.request import RequestData
     from usercontext.source import Source
 
-__all__ = ["collect", "explain", "hidden_addresses", "unquoted"]
+__all__ = ["collect", "explain", "hidden_addresses", "repeats_query", "unquoted"]
 
 _MAX_HEADERS = 128
 _MAX_VALUE = 2048
@@ -310,6 +310,11 @@ def _header_value(options: RequestData, name: str, value: str, hidden: HiddenAdd
     if name.endswith(_URL_NAMES) or _IS_URL.match(value):
         return _cut(_shown_url(options, value, hidden), _MAX_VALUE)
     return _cut(without_secrets(value[: 2 * _MAX_VALUE]), _MAX_VALUE)
+
+
+def repeats_query(header: str) -> bool:
+    """Return whether a header may hold the query of this request, or of the page before it."""
+    return header.replace("_", "-").endswith((*_QUERY_NAMES, *_URL_NAMES))
 
 
 def _shown_url(options: RequestData, url: str, hidden: HiddenAddresses) -> str:

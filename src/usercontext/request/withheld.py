@@ -14,7 +14,7 @@ from usercontext.privacy.known_values import MIN_LENGTH, KnownValues, replaced_t
 from usercontext.privacy.secret_names import FILTERED, is_secret, is_secret_parameter
 from usercontext.privacy.secret_texts import secret_values, secrets_within
 from usercontext.request.body import parsed
-from usercontext.request.description import hidden_addresses, unquoted
+from usercontext.request.description import hidden_addresses, repeats_query, unquoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ _HARMLESS: frozenset[bytes | str] = frozenset({
     spelling
     for name in (
         "accept", "accept-encoding", "accept-language", "cache-control", "connection",
-        "content-length", "content-type", "host", "origin", "referer", "sec-fetch-dest",
+        "content-length", "content-type", "host", "origin", "sec-fetch-dest",
         "sec-fetch-mode", "sec-fetch-site", "user-agent", "x-forwarded-for", "x-forwarded-proto",
     )
     for spelling in (name.encode(), parts.environ_key(name))
@@ -105,6 +105,9 @@ def _withheld(options: RequestData, source: Source) -> Iterator[str]:
             yield from _of_cookies(value, only_secret=options.include_cookies)
         elif is_secret(name) or _is_credential(value):
             yield from _of_credential(value)
+        elif repeats_query(name):
+            query = value.partition("#")[0].rpartition("?")[2]
+            yield from _of_query(query, only_secret=options.include_query_string)
 
 
 def _of_query(query: str, *, only_secret: bool) -> Iterator[str]:
