@@ -22,6 +22,7 @@ from tests.calls.serving import bearer, serving, token, who
 from usercontext import RequestData
 from usercontext.asgi import UserContextMiddleware
 from usercontext.calls.mcp import UserContext
+from usercontext.core.messages import watch_messages
 from usercontext.exceptions import ConfigurationError
 from usercontext.testing import RecordingClient
 
@@ -272,3 +273,20 @@ def test_outside_of_a_call_there_is_nobody(recorder: RecordingClient) -> None:
     """A tool that the app calls itself has the app's own user."""
     with usercontext.isolation_scope(user={"id": "ada"}):
         assert who() == "ada"
+
+
+def test_a_version_that_serves_otherwise_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the SDK lacks what is wrapped, the log says once what to write."""
+    module, kind, method = (
+        ("mcp.server.runner", "ServerRunner", "_compose_server_middleware")
+        if IS_2
+        else ("mcp.server.lowlevel.server", "Server", "_handle_message")
+    )
+    monkeypatch.delattr(getattr(sys.modules[module], kind), method)
+    for _ in range(2):
+        watch_messages()
+    said = [record.getMessage() for record in caplog.records if record.name == "usercontext"]
+    assert len(said) == 1
+    assert "usercontext.calls.mcp.UserContext(server)" in said[0]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from usercontext.calls._dataloaders import watch_loaders
 from usercontext.calls.base import CallContext, RunningCall, describe
 from usercontext.core.capture import report_unhandled
 from usercontext.core.lifecycle import is_open
@@ -69,6 +70,7 @@ class OperationContext:
             operation: what the resolver is to be called with.
             name: the operation's name, where the client gave it one.
         """
+        watch_loaders()
         scope = _source_of(operation.request)
         outer = current() if scope is None else _record_in(scope) or current()
         if is_open(outer) and not self._calls.has_resolver and not is_websocket(outer.root.source):

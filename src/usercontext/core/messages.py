@@ -51,18 +51,35 @@ def take_over(outer: RequestRecord, record: RequestRecord, *, found: bool = True
 def watch_messages() -> None:
     """Give every message to a server of the MCP SDK a record of its own, if the SDK is loaded."""
     with harmless("mcp messages", "messages of MCP sessions have no users of their own"):
-        _watch(sys.modules.get("mcp.server.lowlevel.server"), "Server", _handle_message)
-        _watch(sys.modules.get("mcp.server.runner"), "ServerRunner", _compose_server_middleware)
+        lowlevel = sys.modules.get("mcp.server.lowlevel.server")
+        runner = sys.modules.get("mcp.server.runner")
+        in_1 = _watch(lowlevel, "Server", _handle_message)
+        in_2 = _watch(runner, "ServerRunner", _compose_server_middleware)
+        if lowlevel is not None and not in_1 and not in_2:
+            _warn_of_unknown_version()
 
 
-def _watch(module: Any, name: str, replacement: Callable[..., Any]) -> None:
+def _watch(module: Any, name: str, replacement: Callable[..., Any]) -> bool:
+    """Wrap the method that serves a message; return whether it is there."""
     kind = getattr(module, name, None)
     method = getattr(kind, replacement.__name__, None)
-    if method is None or hasattr(method, OWN):
-        return
-    watched = replacement(method)
-    setattr(watched, OWN, True)
-    setattr(kind, replacement.__name__, watched)
+    if method is None:
+        return False
+    if not hasattr(method, OWN):
+        watched = replacement(method)
+        setattr(watched, OWN, True)
+        setattr(kind, replacement.__name__, watched)
+    return True
+
+
+def _warn_of_unknown_version() -> None:
+    warn_once(
+        "mcp messages: unknown version",
+        "messages to an MCP server have no users of their own here: the installed version of mcp "
+        "serves them in another way than 1.x and 2.x do; write "
+        "usercontext.calls.mcp.UserContext(server), which goes another way, or say in each tool "
+        "with `use_user()` who calls it",
+    )
 
 
 def _handle_message(handle: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
