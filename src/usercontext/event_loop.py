@@ -27,6 +27,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+#: How long the end of the interpreter waits for a thread of ours that still works.
+_END_SECONDS = 0.5
+
 
 def _on_asyncio() -> bool:
     asyncio = sys.modules.get("asyncio")
@@ -130,13 +133,26 @@ async def run_in_own_thread(function: Callable[[float], bool], seconds: float) -
     return all(results) and bool(results)
 
 
-def start_thread(target: Callable[..., object], *args: object, name: str) -> threading.Thread:
-    """Start a daemon thread in an empty context.
+def start_thread(
+    target: Callable[..., object], *args: object, name: str, daemon: bool = True
+) -> threading.Thread:
+    """Start a thread in an empty context.
 
     With `thread_inherit_context` a thread of ours would else show the user of the request that
     happened to start it, for as long as it lives.
+
+    Args:
+        target: what it runs.
+        *args: what `target` is called with.
+        name: the thread's name.
+        daemon: whether the interpreter may end before the thread. One that may not has to end
+            by itself; in most subinterpreters there is no other kind.
+
+    Raises:
+        RuntimeError: the process may have no more threads, the interpreter is ending, or it lets
+            no daemon thread run.
     """
-    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+    thread = threading.Thread(target=target, args=args, name=name, daemon=daemon)
     Context().run(thread.start)
     return thread
 
@@ -150,12 +166,27 @@ class _Background:
 
     def get(self) -> asyncio.AbstractEventLoop:
         import asyncio
+        import atexit
 
         with self.lock:
             if self.loop is None:
-                self.loop = asyncio.new_event_loop()
-                start_thread(self.loop.run_forever, name="usercontext-resolver")
+                loop = asyncio.new_event_loop()
+                try:
+                    thread = start_thread(loop.run_forever, name="usercontext-resolver")
+                except RuntimeError:
+                    loop.close()
+                    raise
+                self.loop = loop
+                atexit.register(self._end, loop, thread)
             return self.loop
+
+    def _end(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+        # A subinterpreter cannot end beside a thread of its own.
+        with self.lock:
+            if self.loop is loop:
+                self.loop = None
+                loop.call_soon_threadsafe(loop.stop)
+        thread.join(_END_SECONDS)
 
 
 _background = _Background()
@@ -188,12 +219,29 @@ def run_blocking(
         return _run_in_native_pool(function, args, timeout)
     import asyncio
 
-    future = asyncio.run_coroutine_threadsafe(function(*args), _background.get())
+    try:
+        loop = _background.get()
+    except RuntimeError:  # a subinterpreter lets no thread run for as long as it lives
+        return _run_here(function, args, timeout)
+    future = asyncio.run_coroutine_threadsafe(function(*args), loop)
     try:
         return future.result(timeout)
     except TimeoutError:
         future.cancel()
         raise
+
+
+def _run_here(
+    function: Callable[..., Coroutine[Any, Any, T]], args: tuple[object, ...], timeout: float
+) -> T:
+    import asyncio
+
+    # `asyncio.run` would take the thread's own loop away from the app.
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(asyncio.wait_for(function(*args), timeout))
+    finally:
+        loop.close()
 
 
 def _is_patched_by_gevent() -> bool:

@@ -59,6 +59,8 @@ class Queue:
         self._taken: set[int] = set()
         self._bytes = 0
         self._hurried = 0
+        #: Whether nobody waits for an event any more.
+        self.released: bool = False
 
     def has_room(self) -> bool:
         """Return whether an event would be let in now; asked before one is built."""
@@ -84,16 +86,22 @@ class Queue:
         """Return the oldest event, to be told `done`; None if there is none.
 
         Args:
-            waits: whether to wait for one, as long as the queue is not closed.
+            waits: whether to wait for one, as long as the queue is not closed, and not `released`.
         """
         with self.lock:
             if waits:
-                self.changed.wait_for(lambda: self._waiting or self.is_closed)
+                self.changed.wait_for(lambda: self._waiting or self.is_closed or self.released)
             if not self._waiting:
                 return None
             entry = self._pop()
             self._taken.add(entry.number)
             return entry
+
+    def release(self) -> None:
+        """Let who waits for an event go without one, as the interpreter ends."""
+        with self.lock:
+            self.released = True
+            self.changed.notify_all()
 
     def done(self, entry: Entry) -> bool:
         """Take note that an event is dealt with; False if it is another process's."""

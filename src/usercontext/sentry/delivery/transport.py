@@ -7,6 +7,7 @@ flushing) is the same for all.
 from __future__ import annotations
 
 import os
+import threading
 from contextvars import Context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -91,7 +92,9 @@ class QueuedTransport:
         self.queue: Queue = queue
         self.ledger: Ledger = ledger
         self.shutdown_timeout: float = shutdown_timeout
-        self.worker: Worker = Worker("usercontext-reports", self._deliver_next, self._release)
+        self.worker: Worker = Worker(
+            "usercontext-reports", self._deliver_next, self._release, has_more=self._has_more
+        )
         self.pid: int = os.getpid()
         self._rests_until = 0.0
         processes.watch(self)
@@ -141,6 +144,8 @@ class QueuedTransport:
             for entry in self.queue.close():
                 self._deliver(entry, self._deliver_last)
             self.destination.stop(deadline)
+            if not in_own_work():
+                self.worker.join(deadline - monotonic())
             if not self.worker.is_running:
                 self._release()
         processes.forget(self)
@@ -170,9 +175,12 @@ class QueuedTransport:
         self.destination.after_fork_in_child()
 
     def at_exit(self) -> None:
-        """Flush, as the process ends."""
+        """Flush, as the process or a subinterpreter ends, which is fatal beside a thread of it."""
         if self.pid == os.getpid():
-            self.flush(self.shutdown_timeout)
+            deadline = monotonic() + self.shutdown_timeout
+            if self.flush(self.shutdown_timeout):
+                self.queue.release()
+                self.worker.join(deadline - monotonic())
 
     def after_request(self) -> None:
         """Send on a worker of uwsgi that lets no thread run; not again at once if it is slow."""
@@ -201,11 +209,14 @@ class QueuedTransport:
 
     def _deliver_next(self) -> bool:
         """Deliver one event or several, waiting for one; return whether there may be more."""
-        entry = self.queue.take(waits=True)
+        entry = self.queue.take(waits=threading.current_thread().daemon)
         if entry is None:
             return False
         self._deliver(entry, self.destination.deliver)
         return True
+
+    def _has_more(self) -> bool:
+        return len(self.queue) > 0 and not self.queue.is_closed
 
     def _deliver_here(self, last: int, deadline: float) -> None:
         """Deliver on the calling thread, as no other can be had."""

@@ -16,18 +16,28 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """Repeats a step on a daemon thread of its own, for as long as the step returns True.
+    """Repeats a step on a thread of its own, for as long as the step returns True.
 
     Args:
         name: the thread's name.
-        step: what to do; it waits for something to do, and returns whether to go on.
+        step: what to do; it returns whether to go on. On a daemon thread it waits for something
+            to do; on another it does not, as the interpreter ends only after that one.
         end: called on the thread when it is over.
+        has_more: tells whether there is something to do by now. None: there is a daemon thread
+            or none.
     """
 
-    def __init__(self, name: str, step: Callable[[], bool], end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], bool],
+        end: Callable[[], None],
+        has_more: Callable[[], bool] | None = None,
+    ) -> None:
         self._name = name
         self._step = step
         self._end = end
+        self._has_more = has_more
         self.reset()
 
     def reset(self) -> None:
@@ -47,31 +57,54 @@ class Worker:
         threads, or the server lets none run.
         """
         with self._changed:
-            if self._thread is None and not uwsgi.runs_without_threads():
-                try:
-                    self._thread = start_thread(self._run, self._changed, name=self._name)
-                except RuntimeError:
-                    return False
+            if uwsgi.runs_without_threads():
+                return self._thread is not None
+            if self._thread is None:
+                self._thread = self._started(daemon=True)
+            if self._thread is None and self._has_more is not None:
+                # A subinterpreter lets no daemon thread run.
+                self._thread = self._started(daemon=False)
             return self._thread is not None
+
+    def _started(self, *, daemon: bool) -> threading.Thread | None:
+        try:
+            return start_thread(self._run, self._changed, name=self._name, daemon=daemon)
+        except RuntimeError:
+            return None
 
     def wait(self, timeout: float) -> bool:
         """Wait until there is no thread; return whether it was in time."""
         with self._changed:
             return self._changed.wait_for(lambda: self._thread is None, max(0.0, timeout))
 
+    def join(self, timeout: float) -> None:
+        """Wait until the thread has ended as the system sees it, too."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(max(0.0, timeout))
+
     def _run(self, changed: threading.Condition) -> None:
         try:
             with own_work:
                 try:
-                    while self._step():
+                    while self._step() or not self._ends(changed):
                         pass
                 finally:
                     if changed is self._changed:
                         self._end()
         finally:
-            # Whatever ended it, whoever needs it next starts another one. With another condition
+            # Whatever ended it, who needs it next starts another one. With another condition
             # by now, this thread has forked, and is in a child that has its own.
             with changed:
                 if changed is self._changed:
                     self._thread = None
                     changed.notify_all()
+
+    def _ends(self, changed: threading.Condition) -> bool:
+        """Settle that the thread ends, unless something came while it made up its mind."""
+        with changed:
+            if self._has_more is not None and self._has_more():
+                return False
+            if changed is self._changed:
+                self._thread = None
+            return True
