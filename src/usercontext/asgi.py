@@ -28,7 +28,7 @@ from usercontext.core.lifecycle import (
     serving_inside,
     started,
 )
-from usercontext.core.record import KEY, RequestRecord, enter, leave, reset
+from usercontext.core.record import KEY, RequestRecord, enter, key_in, leave, reset
 from usercontext.core.settings import default
 from usercontext.optional import importing
 
@@ -125,12 +125,15 @@ class UserContextMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await _pass_on(self.app, scope, receive, send)
             return
-        outer = scope.get(KEY)
-        if outer is not None and is_open(outer):
-            await self._serve_inside(outer, scope, receive, send)
-            return
+        key = KEY
+        if KEY in scope:
+            key = key_in(scope)
+            outer = scope.get(key)
+            if is_open(outer):
+                await self._serve_inside(outer, scope, receive, send)
+                return
         settings = self._joined.joined
-        scope[KEY] = record = RequestRecord(scope, settings)
+        scope[key] = record = RequestRecord(scope, settings)
         if not settings.is_plain:
             if not settings.is_bare:
                 await _serve_with_clients(self.app, record, receive, send)

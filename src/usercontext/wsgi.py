@@ -20,7 +20,7 @@ from usercontext.core.lifecycle import (
     started_now,
 )
 from usercontext.core.plain import PlainWSGI
-from usercontext.core.record import KEY, RequestRecord
+from usercontext.core.record import RequestRecord, found_in, key_in
 from usercontext.exceptions import ConfigurationError
 from usercontext.optional import importing
 
@@ -125,10 +125,10 @@ class UserContextMiddleware(PlainWSGI):
     def _outer_record(self, environ: Environ, record: RequestRecord) -> RequestRecord | None:
         """Return the open record that a middleware further out made, or put ours in its place."""
         for source in (environ, environ.get("asgi.scope", {})):
-            outer = source.get(KEY)
-            if isinstance(outer, RequestRecord) and outer is not record and outer.ended is None:
+            outer = found_in(source)
+            if outer is not None and outer is not record and outer.ended is None:
                 return outer
-        environ[KEY] = record
+        environ[key_in(environ)] = record
         return None
 
     def _serve_inside(
@@ -137,7 +137,7 @@ class UserContextMiddleware(PlainWSGI):
         """Serve a mounted app, or one that is wrapped twice: the record is there already."""
         _check_wrapped(self)
         join(self.own, record, environ)
-        environ[KEY] = record
+        environ[key_in(environ)] = record
         with inside(record):
             if record.settings.eager:
                 resolve_early_now(record)

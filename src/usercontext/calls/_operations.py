@@ -10,7 +10,7 @@ from usercontext.calls._dataloaders import watch_loaders
 from usercontext.calls.base import CallContext, RunningCall, describe
 from usercontext.core.capture import report_unhandled
 from usercontext.core.lifecycle import is_open
-from usercontext.core.record import KEY, current
+from usercontext.core.record import current, found_in
 from usercontext.source import is_websocket
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _record_in(scope: Any) -> RequestRecord | None:
-    found = scope.get(KEY)
+    found = found_in(scope)
     return found if is_open(found) else None
 
 

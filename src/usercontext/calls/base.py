@@ -8,7 +8,7 @@ from usercontext.core import capture
 from usercontext.core.context import configure
 from usercontext.core.lifecycle import is_open
 from usercontext.core.messages import take_over
-from usercontext.core.record import KEY, RequestRecord
+from usercontext.core.record import RequestRecord, found_in
 from usercontext.core.running import Running
 from usercontext.core.settings import Settings, default
 from usercontext.source import REQUEST_METHOD, environ_key
@@ -70,8 +70,7 @@ class CallContext:
             request: what a resolver of these options is called with.
             call: which call it is, for its reports.
         """
-        found = None if source is None else source.get(KEY)
-        outer = found if isinstance(found, RequestRecord) else None
+        outer = None if source is None else found_in(source)
         record = RequestRecord(source, self.settings_over(outer))
         if outer is not None:
             take_over(outer, record, found=not self._own.has_resolver)
@@ -148,7 +147,7 @@ class RunningCall(Running):
     def _note(self, error: BaseException) -> None:
         """Leave out what the library has made of the error, here and in the request around."""
         source = self.record.source
-        outer = None if source is None else source.get(KEY)
+        outer = None if source is None else found_in(source)
         one: BaseException | None = error
         for _ in range(_MAX_CAUSES):
             if not isinstance(one, Exception):

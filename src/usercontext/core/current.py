@@ -11,6 +11,7 @@ from usercontext.core.passage import attach, of_error
 from usercontext.core.record import (
     KEY,
     NOT_YET,
+    OWN_KEY,
     UNKNOWN,
     BlockRecord,
     LeftRecord,
@@ -185,9 +186,11 @@ def get_user(
 
 def _record_of_request(request: object) -> RequestRecord | None:
     for source in _sources_of(request):
-        found = dict.get(source, KEY) if issubclass(type(source), dict) else None
-        if isinstance(found, RequestRecord):
-            return found
+        if issubclass(type(source), dict):
+            for key in (KEY, OWN_KEY):
+                found = dict.get(source, key)
+                if isinstance(found, RequestRecord):
+                    return found
     return None
 
 

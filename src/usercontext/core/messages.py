@@ -12,7 +12,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.core.lifecycle import inside
-from usercontext.core.record import KEY, BlockRecord, RequestRecord, current
+from usercontext.core.record import BlockRecord, RequestRecord, current, found_in
 from usercontext.core.running import Running
 from usercontext.diagnostics import harmless, warn_once
 from usercontext.user import User
@@ -122,8 +122,8 @@ async def _served(
 ) -> Any:
     """Serve a message inside of a record of its own, if it was brought by a request of ours."""
     scope = getattr(request, "scope", None)
-    outer = scope.get(KEY) if isinstance(scope, dict) else None
-    if not isinstance(outer, RequestRecord) or _is_in_block_of(outer):
+    outer = found_in(scope) if isinstance(scope, dict) else None
+    if outer is None or _is_in_block_of(outer):
         return await serve(*args, **options)
     async with Running(record_over(outer, scope), is_error=_is_answer):  # type: ignore[arg-type]
         return await serve(*args, **options)

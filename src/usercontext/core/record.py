@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KEY",
     "NOT_YET",
+    "OWN_KEY",
     "UNKNOWN",
     "BlockRecord",
     "Followed",
@@ -37,6 +38,8 @@ __all__ = [
     "Unknown",
     "current",
     "enter",
+    "found_in",
+    "key_in",
     "leave",
     "locks",
     "pass_over",
@@ -63,6 +66,9 @@ UNKNOWN: Final = Unknown.UNKNOWN
 NOT_YET: Final = UNKNOWN
 
 _current: ContextVar[RequestRecord | None] = ContextVar("usercontext", default=None)
+
+#: Where the record stands if another copy of this package has put its own at `KEY`.
+OWN_KEY: Final = f"{KEY}.{id(_current):x}"
 
 
 #: A call of the resolver under way, told apart by its identity: who waits for it to end.
@@ -326,6 +332,22 @@ def pass_over(record: BlockRecord | ScopeRecord) -> None:
         outer.ended = 0.0
     record.__class__ = LeftRecord  # type: ignore[assignment]
     record.outer = outer
+
+
+def key_in(source: Mapping[str, Any]) -> str:
+    """Return the key at which our record stands, or is to stand, in a scope or an environ.
+
+    Two copies of this package can be loaded: by a plugin that brings its own, or by a test that
+    empties `sys.modules`. The one that a request meets first keeps `KEY`.
+    """
+    found = source.get(KEY)
+    return KEY if found is None or isinstance(found, RequestRecord) else OWN_KEY
+
+
+def found_in(source: Mapping[str, Any]) -> RequestRecord | None:
+    """Return the record that stands in a scope or an environ."""
+    found = source.get(key_in(source))
+    return found if isinstance(found, RequestRecord) else None
 
 
 def record_in(context: Variables) -> RequestRecord | None:

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from usercontext.core.lifecycle import ask_at_last, ask_at_last_now, fail, fail_now, is_open
-from usercontext.core.record import KEY, current
+from usercontext.core.record import current, found_in
 from usercontext.diagnostics import warn_once
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _django_answers(*, request: Any = None, **_extra: object) -> None:
     error = sys.exc_info()[1]
     record = current()
     for name in ("environ", "scope"):
-        found = getattr(request, name, {}).get(KEY)
+        found = found_in(getattr(request, name, {}))
         record = found if is_open(found) else record
     if record is not None and isinstance(error, Exception):
         fail_now(record, error)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from usercontext.core.lifecycle import is_open
-from usercontext.core.record import KEY, RequestRecord
+from usercontext.core.record import KEY, RequestRecord, found_in
 from usercontext.exceptions import ConfigurationError
 from usercontext.user import FIELDS
 
@@ -71,13 +71,15 @@ async def no_app(scope: Any, receive: Any, send: Any) -> None:
 
 def record_in(source: Mapping[Any, Any], key: Any = KEY) -> RequestRecord | None:
     """Return the record that stands in a scope, an environ or what else a framework keeps."""
+    if key is KEY:
+        return found_in(source)
     found = source.get(key)
     return found if isinstance(found, RequestRecord) else None
 
 
 def open_record_in(source: Mapping[Any, Any], key: Any = KEY) -> RequestRecord | None:
     """Return the record of a request that goes on."""
-    found = source.get(key)
+    found = record_in(source, key)
     return found if is_open(found) else None
 
 

@@ -10,7 +10,7 @@ from usercontext.core.following import NOT_YET, follows
 from usercontext.core.lifecycle import fail_now, is_open
 from usercontext.core.options import checked
 from usercontext.core.passage import attach
-from usercontext.core.record import KEY
+from usercontext.core.record import found_in
 from usercontext.core.settings import default
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.base import identity_of, open_record_in, record_in
@@ -195,9 +195,9 @@ class _Served:
 
     def choose(self, environ: Environ, _router: object) -> WSGIApp:
         """Leave the question who it is to who was asked it further out, if anybody was."""
-        record = environ.get(KEY)
+        record = found_in(environ)
         outer = default()
-        if record is not None and is_open(record):
+        if is_open(record):
             outer = record.settings
         return self._ready if outer.resolver is None else self._plain
 

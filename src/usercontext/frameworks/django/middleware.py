@@ -22,7 +22,7 @@ from usercontext.core.lifecycle import (
     started,
     started_now,
 )
-from usercontext.core.record import KEY, RequestRecord
+from usercontext.core.record import RequestRecord, key_in
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
 from usercontext.frameworks.base import open_record_in, record_in
@@ -87,7 +87,7 @@ class UserContextMiddleware:
         record = open_record_in(source)
         is_ours = record is None
         if record is None:
-            source[KEY] = record = RequestRecord(source, self._settings())
+            source[key_in(source)] = record = RequestRecord(source, self._settings())
             if record.settings.includes_ip:
                 record.settings.request_data.begin(source)
         else:
