@@ -171,8 +171,7 @@ def test_the_readme_names_both_commands(command: str) -> None:
 
 def test_the_build_calls_what_the_readme_names() -> None:
     """The build machine runs the tests by the README's command, so the two cannot differ."""
-    *_, last = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert last == "sh scripts/test"
+    assert "sh scripts/test" in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
