@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from usercontext.privacy.library_texts import is_of_library, without_values
 from usercontext.privacy.secret_names import FILTERED
+from usercontext.privacy.secret_texts import without_secrets
 
 __all__ = ["read", "retelling", "safe_error_text", "safe_text", "text_of"]
 
@@ -42,17 +44,23 @@ def read(error: BaseException) -> tuple[str, Callable[[str], str]]:
     it. The rest can be done elsewhere, later.
     """
     kind = type(error)
-    if kind.__module__ == "builtins":
-        # Those of Python say where, not what, but for numbers and dates that are read of texts.
-        return text_of(error)[:_MAX_TEXT], _safe_reading if kind is ValueError else safe_text
     tell = _teller_of(kind)  # type: ignore[arg-type]  # a class is hashable
-    if tell is None:
-        return text_of(error)[:_MAX_TEXT], safe_text
-    return _told(tell, error), str
+    if tell is not None:
+        return _told(tell, error), str
+    text = text_of(error)[:_MAX_TEXT]
+    if is_of_library(error):
+        return text, _safe_text_of_library
+    # Those of Python say where, not what, but for numbers and dates that are read of texts.
+    return text, _safe_reading if isinstance(error, (ValueError, LookupError)) else safe_text
 
 
 def _safe_reading(text: str) -> str:
+    text = _NO_MEMBER.sub(f"'{FILTERED}'", text)
     return safe_text(_READ.sub(rf"\1'{FILTERED}'", text))
+
+
+def _safe_text_of_library(text: str) -> str:
+    return without_values(_safe_reading(text))
 
 
 def retelling(error: object, *, tells: bool = True) -> Callable[[str], str]:
@@ -163,7 +171,12 @@ def _names(place: object) -> str:
 def _name(part: object) -> str:
     text = str(part)
     plain = text.isascii() and text.replace("_", "").replace("-", "").isalnum()
-    return text if plain and len(text) <= 64 else "…"
+    return text if plain and len(text) <= 64 and not _MIXED.search(text) else "…"
+
+
+# A number at the end is a part of many a field's name; a number in the middle, or a long one, of
+# few.
+_MIXED = re.compile(r"\d[A-Za-z]|-\d|\d{6}")
 
 
 def _listed(count: int, title: object, lines: Iterable[str]) -> str:
@@ -236,7 +249,10 @@ def _of_msgspec(error: Any) -> str:
 
 
 def _of_graphql(error: Any) -> str:
-    return _REPRESENTED.sub(rf"\1 {FILTERED}", str(error))
+    # Not with the lines of the document, which is the client's.
+    text = without_values(_REPRESENTED.sub(rf"\1 {FILTERED}", error.message))
+    places = [f"{place.line}:{place.column}" for place in error.locations or ()]
+    return f"{text} ({', '.join(places)})" if places else text
 
 
 def _of_yaml(error: Any) -> str:
@@ -253,8 +269,32 @@ def _of_smtp(error: Any) -> str:
     return f"refused: {error.smtp_code}"
 
 
-def _of_duplicate_key(error: Any) -> str:
-    return str(error).partition("dup key")[0].strip()
+def _of_mongo(error: Any) -> str:
+    text = str(error).partition(", full error: ")[0].partition("dup key")[0].strip()
+    return without_values(safe_text(text))
+
+
+def _of_command(error: Any) -> str:
+    """Name the program, without the arguments that it was given."""
+    command = error.cmd
+    first = command if isinstance(command, (str, bytes)) else next(iter(command or ("?",)))
+    if isinstance(first, bytes):
+        first = first.decode("utf-8", "replace")
+    program = str(first).split()[0].rpartition("/")[2] if str(first).split() else "?"
+    if hasattr(error, "returncode"):
+        return f"Command {_name(program)!r} returned {error.returncode}"
+    return f"Command {_name(program)!r} timed out after {error.timeout} seconds"
+
+
+def _of_date(error: Any) -> str:
+    """Tell what `dateutil` says, of which the text is the last argument."""
+    said = str(error.args[0]) if error.args else ""
+    return said.replace("%s", FILTERED) if "%s" in said else without_values(said)
+
+
+def _of_open_ended(error: Any) -> str:
+    """Tell what is wrong, as far as the colon behind which the rest of a file or line stands."""
+    return _without_quoted(str(error).splitlines()[0] if str(error) else "")
 
 
 # -- databases --
@@ -317,10 +357,15 @@ _RELATIVE_URL = re.compile(r"(url: ?['\"]?/[^\s?'\"]*)\?[^\s'\")]*")
 _GOT = re.compile(
     r"(?s)(but got|got invalid value|Duplicate entry) [b\"'{\[].*?(?=; | for key |\.?\Z)"
 )
+_CHOICE = re.compile(r"(?s)(Select a valid choice\.) .*?(?= is not one of the available choices)")
 _READ = re.compile(
-    r"(?s)((?:invalid literal for int\(\) with base \d+|could not convert string to \w+"
-    r"|Invalid isoformat string): |\Atime data |\A(?='))(?:b?'(?:[^'\\]|\\.)*'"
-    r"|b?\"(?:[^\"\\]|\\.)*\"|.*)(?=\Z| does not (?:match|appear) | is not a valid )"
+    r"(?s)((?:[Ii]nvalid literal for \w+(?:\(\) with base \d+)?|could not convert string to \w+"
+    r"|Invalid isoformat string|unconverted data remains|unknown encoding): |\Atime data )"
+    r"(?:b?'(?:[^'\\]|\\.)*'"
+    r"|b?\"(?:[^\"\\]|\\.)*\"|.*)(?=\Z| does not (?:match|appear) )"
+)
+_NO_MEMBER = re.compile(
+    r"(?s)\A(?:b?'(?:[^'\\]|\\.)*'|b?\"(?:[^\"\\]|\\.)*\"|.*)(?= is not a valid )"
 )
 
 
@@ -344,7 +389,9 @@ def safe_text(text: str) -> str:
         text = _INPUT_OF_LIST.sub(f"'input': {FILTERED}", text)
     if " got " in text or "Duplicate entry" in text:
         text = _GOT.sub(rf"\1 {FILTERED}", text)
-    return text
+    if "Select a valid choice. " in text:
+        text = _CHOICE.sub(rf"\1 {FILTERED}", text)
+    return without_secrets(text, prose=True)
 
 
 def _safe_url(match: re.Match[str]) -> str:
@@ -378,7 +425,13 @@ _TELLERS: dict[tuple[str, str], _Tell] = {
     ("jsonschema", "ValidationError"): _of_jsonschema,
     ("fastjsonschema", "JsonSchemaValueException"): _of_fastjsonschema,
     ("graphql", "GraphQLError"): _of_graphql,
-    ("pymongo", "DuplicateKeyError"): _of_duplicate_key,
+    ("pymongo", "PyMongoError"): _of_mongo,
+    ("subprocess", "CalledProcessError"): _of_command,
+    ("subprocess", "TimeoutExpired"): _of_command,
+    ("dateutil", "ParserError"): _of_date,
+    ("configparser", "Error"): _of_open_ended,
+    ("wtforms", "ValidationError"): _of_open_ended,
+    ("colander", "Invalid"): _of_open_ended,
     ("yaml", "MarkedYAMLError"): _of_yaml,
     ("smtplib", "SMTPRecipientsRefused"): _of_smtp,
     ("smtplib", "SMTPSenderRefused"): _of_smtp,
