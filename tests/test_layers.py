@@ -21,10 +21,11 @@ ROOT = Path(usercontext.__file__).parent
 # from earlier lines or its own; a package stands for all that is in it.
 LAYERS = [
     # words, the place where failures are logged, and the reader of scopes and environs
-    ["_version", "exceptions", "types", "diagnostics", "source", "checks", "optional"],
+    ["_version", "exceptions", "diagnostics", "source", "checks", "optional"],
     # rules: no I/O, no framework, no request in sight
     ["accounts", "address", "event_loop", "extra_values"],
     ["user"],
+    ["types"],
     ["carried", "privacy"],
     ["request"],
     # the request's record, and the configured pipeline
@@ -164,8 +165,8 @@ def test_every_module_has_a_layer(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_upwards(module: str) -> None:
-    """A module imports from earlier layers or its own, inside functions as well."""
-    used = ours_among(imports_of(MODULES[module]))
+    """A module imports from earlier layers or its own, inside functions and for types as well."""
+    used = ours_among(imports_of(MODULES[module], for_types=True))
     assert {name for name in used if level_of(name) > level_of(module)} == set()
 
 
@@ -176,6 +177,33 @@ def test_there_are_no_cycles() -> None:
         for module, path in MODULES.items()
     }
     TopologicalSorter(graph).prepare()
+
+
+def test_packages_have_no_cycles_either() -> None:
+    """No package needs itself through others, by whichever of its modules, or for its types."""
+    graph: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        package = module.partition(".")[0]
+        used = {name.partition(".")[0] for name in ours_among(imports_of(path, for_types=True))}
+        graph[package] = graph.get(package, set()) | used - {package}
+    TopologicalSorter(graph).prepare()
+
+
+def test_the_root_has_few_modules() -> None:
+    """What takes several modules is a package, so that a reader finds it by its subject."""
+    root = {name for name in MODULES if "." not in name} - {"", "__main__", "_version"}
+    packages = {name for name in root if MODULES[name].name == "__init__.py"}
+    assert len(root - packages) <= 15
+    assert len(packages) <= 13
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_private_names_stay_at_home(module: str) -> None:
+    """A name with an underscore is its module's own, and a module with one its package's."""
+    own = f"usercontext.{module}".rpartition(".")[0]
+    names = [one for one in imports_of(MODULES[module], for_types=True) if "._" in one]
+    ours = [one for one in names if one.startswith("usercontext.") and "__" not in one]
+    assert {one for one in ours if one.partition("._")[0] != own or one.count("._") > 1} == set()
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith("clients.")])

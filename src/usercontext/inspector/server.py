@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from usercontext.diagnostics import failure
+from usercontext.event_loop import start_thread
 from usercontext.exceptions import ConfigurationError
 from usercontext.inspector.app import Changes, build_app
 from usercontext.inspector.index import ReportIndex
@@ -91,8 +92,7 @@ class Inspector:
 
     @contextmanager
     def _keeping_up(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._keep_up, name="usercontext-inspector", daemon=True)
-        thread.start()
+        thread = start_thread(self._keep_up, name="usercontext-inspector")
         try:
             yield
         finally:
