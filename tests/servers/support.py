@@ -95,6 +95,18 @@ where that is newer, and runs the library's tests: `ok` with their number, or wh
 {newest}<!-- end of newest -->
 """
 
+SUITES = """\
+## The frameworks' own tests
+
+`tox run -e suites` runs the test suites that frameworks release with their sources, with every app
+served through our middleware, and compares the outcome of each test with the one without us. Two
+numbers are of two runs: behind the plain middleware with a resolver, and with everything that a
+request can be asked for. What `sh scripts/test` runs leaves this out.
+
+<!-- suites -->
+{suites}<!-- end of suites -->
+"""
+
 
 class Notes:
     """Numbers the notes in the order in which they are met.
@@ -126,7 +138,7 @@ def write_page(
 ) -> None:
     """Write the page from the results, which are known by `<framework>-<server>`."""
     before = path.read_text() if path.exists() else ""
-    kept = {name: part_in(before, name) for name in ("newer", "newest")}
+    kept = {name: part_in(before, name) for name in ("newer", "newest", "suites")}
     path.write_text(page(pairs, results, **kept))
 
 
@@ -163,13 +175,18 @@ def page(
     results: Mapping[str, Result],
     newer: str = "",
     newest: str = "",
+    suites: str = "",
 ) -> str:
     """Return the page's text, with the parts that are kept."""
     notes = Notes()
     parts = [HEAD.format(run=_run(results)), _tables(pairs, results, notes)]
     if lines := notes.lines():
         parts.append("## Notes\n\n" + "\n".join(lines) + "\n")
-    kept = [NEWER.format(newer=newer), NEWEST.format(newest=newest)]
+    kept = [
+        NEWER.format(newer=newer),
+        NEWEST.format(newest=newest),
+        SUITES.format(suites=suites),
+    ]
     return "\n".join([*parts, *kept, TAIL, _tried()])
 
 
