@@ -244,7 +244,7 @@ def serve_pyramid(
         if name is None:
             policy.identity_cache.clear(request)
         else:
-            policy.identity_cache.set(request, Account(name))
+            policy.identity_cache.set(request, account_of(name))
 
     def view(request: Any) -> None:
         play(lambda name: (become or put)(policy, request, name))

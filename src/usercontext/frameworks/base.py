@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from usercontext.core.context import user_of
 from usercontext.core.lifecycle import is_open
-from usercontext.core.record import KEY, RequestRecord, found_in
+from usercontext.core.record import KEY, RequestRecord, current, found_in
 from usercontext.exceptions import ConfigurationError
 from usercontext.user import FIELDS
 
@@ -14,6 +15,7 @@ __all__ = [
     "check_app",
     "check_first",
     "check_waiting",
+    "find_current",
     "identity_of",
     "no_app",
     "open_record_in",
@@ -81,6 +83,13 @@ def open_record_in(source: Mapping[Any, Any], key: Any = KEY) -> RequestRecord |
     """Return the record of a request that goes on."""
     found = record_in(source, key)
     return found if is_open(found) else None
+
+
+def find_current() -> None:
+    """Ask a ready resolver while its framework holds the user, as it will not any more later."""
+    record = current()
+    if record is not None and record.settings.held is not None:
+        user_of(record, resolve=False)
 
 
 def identity_of(user: object) -> object:

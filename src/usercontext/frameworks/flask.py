@@ -11,7 +11,7 @@ from usercontext.core.record import KEY
 from usercontext.core.swallowed import fail_current_now
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
-from usercontext.frameworks.base import check_app, check_first
+from usercontext.frameworks.base import check_app, check_first, find_current
 from usercontext.optional import importing
 from usercontext.wsgi import UserContextMiddleware
 
@@ -122,6 +122,7 @@ class UserContext:
         )
         for name in ("do_teardown_request", "do_teardown_appcontext"):
             setattr(app, name, _reporting(getattr(app, name)))
+        app.after_request(_find_before_stream)
 
 
 def _import_flask_login() -> None:
@@ -156,11 +157,20 @@ def _warn_initialised_twice(app: flask.Flask) -> None:
     )
 
 
+def _find_before_stream(response: flask.Response) -> flask.Response:
+    """Take note of whom Flask-Login has found: a stream goes on where nobody can ask it."""
+    if response.is_streamed:
+        find_current()
+    return response
+
+
 def _reporting(teardown: Callable[..., None]) -> Callable[..., None]:
-    """Report what teardown functions raise: no signal tells, and later no context is left."""
+    """Report what teardown functions raise, and what ends a stream: later no context is left."""
 
     @wraps(teardown)
     def tear_down(*args: Any, **kwargs: Any) -> None:
+        for failed in (*args, *kwargs.values()):
+            fail_current_now(failed)
         try:
             teardown(*args, **kwargs)
         except Exception as error:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext.asgi import UserContextMiddleware
 from usercontext.core.following import NOT_YET, follows
 from usercontext.core.record import KEY
+from usercontext.core.swallowed import fail_current
 from usercontext.diagnostics import warn_once
-from usercontext.frameworks.base import check_app, check_first, no_app
+from usercontext.frameworks.base import check_app, check_first, find_current, no_app
 from usercontext.optional import importing
 
 with importing("quart", "quart", purpose="usercontext.frameworks.quart"):
     import quart
     from quart.wrappers.base import BaseRequestWebsocket
+    from quart.wrappers.response import DataBody
     from werkzeug.datastructures import Headers
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContext", "request_user"]
@@ -101,6 +106,28 @@ class UserContext:
         app.extensions[_NAME] = self
         inner: Any = app.asgi_app
         app.asgi_app = self._middleware.around(inner)  # type: ignore[assignment,method-assign]
+        app.do_teardown_request = _reporting(  # type: ignore[method-assign,assignment]
+            app.do_teardown_request
+        )
+        app.after_request(_find_before_stream)
+
+
+async def _find_before_stream(response: Any) -> Any:
+    """Take note of whom Quart-Auth has found: a stream goes on where nobody can ask it."""
+    if not isinstance(getattr(response, "response", None), DataBody):
+        find_current()
+    return response
+
+
+def _reporting(teardown: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Report what ends a stream that has the context: later there is none."""
+
+    @wraps(teardown)
+    async def tear_down(error: BaseException | None, *args: Any) -> None:
+        await fail_current(error)
+        await teardown(error, *args)
+
+    return tear_down
 
 
 def _request_of(scope: Any) -> BaseRequestWebsocket:
