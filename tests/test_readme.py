@@ -55,11 +55,14 @@ CLIENTS = {
     "ddtrace": "ddtrace.trace",
     "elasticapm": "elasticapm",
     "honeybadger": "honeybadger",
+    "langfuse": "langfuse",
     "logfire": "logfire",
     "logging": "logging",
     "loguru": "loguru",
+    "mlflow": "mlflow",
     "newrelic": "newrelic.agent",
     "opentelemetry": "opentelemetry.sdk",
+    "phoenix": "openinference",
     "posthog": "posthog",
     "pybrake": "pybrake",
     "raygun": "raygun4py",
@@ -67,11 +70,13 @@ CLIENTS = {
     "scout": "scout_apm",
     "sentry-sdk": "sentry_sdk",
     "structlog": "structlog",
+    "traceloop": "opentelemetry.sdk",
     "xray": "aws_xray_sdk",
 }
 
 #: What other pages import.
 IMPORTED = {
+    "language-models": ["anthropic", "openai", "opentelemetry.sdk"],
     "mongoengine": ["mongoengine"],
     "peewee": ["peewee"],
     "pony": ["pony"],

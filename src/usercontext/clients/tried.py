@@ -32,9 +32,12 @@ TRIED: Final[Mapping[str, Tried]] = {
     "ddtrace": Tried("ddtrace", "3.0", "4.16"),
     "elasticapm": Tried("elastic-apm", "6.15", "6.26"),
     "honeybadger": Tried("honeybadger", "1.1", "1.3"),
+    "langfuse": Tried("langfuse", "5.0", "5.0"),
     "loguru": Tried("loguru", "0.7", "0.7"),
+    "mlflow": Tried("mlflow-tracing", "3.17", "3.17"),
     "newrelic": Tried("newrelic", "8.8.1", "14.1"),
     "opentelemetry": Tried("opentelemetry-sdk", "1.39", "1.45"),
+    "phoenix": Tried("openinference-instrumentation", "0.1.70", "0.1.72"),
     "posthog": Tried("posthog", "7.11", "7.91"),
     "pybrake": Tried("pybrake", "1.10", "1.10"),
     "raygun": Tried("raygun4py", "8.0", "8.0"),
@@ -42,6 +45,7 @@ TRIED: Final[Mapping[str, Tried]] = {
     "scout": Tried("scout-apm", "3.0", "4.0"),
     "sentry_sdk": Tried("sentry-sdk", "2.54", "3.0"),
     "structlog": Tried("structlog", "24.1", "26.1"),
+    "traceloop": Tried("traceloop-sdk", "0.62", "0.62"),
     "xray": Tried("aws-xray-sdk", "2.10", "2.15"),
 }
 
