@@ -85,8 +85,16 @@ APPS = {"FastAPI": FASTAPI, "Flask": FLASK, "Django": DJANGO}
 
 SENTRY = """
 import sentry_sdk
+from importlib import import_module
 sent = []
-sentry_sdk.init("https://key@sentry.example/1", before_send=lambda event, hint: sent.append(event))
+# The framework's own integrations are on, as in an app that has installed no other framework:
+# looking for all of those that these tests have takes twenty seconds.
+NAMES = {"FastAPI": ["Starlette", "FastApi"], "Flask": ["Flask"], "Django": ["Django"]}
+modules = [(name, import_module(f"sentry_sdk.integrations.{name.lower()}"))
+    for name in NAMES[FRAMEWORK]]
+sentry_sdk.init("https://key@sentry.example/1", before_send=lambda event, hint: sent.append(event),
+    auto_enabling_integrations=False,
+    integrations=[getattr(module, f"{name}Integration")() for name, module in modules])
 def found():
     return [event.get("user", {}).get("username") for event in sent]
 """
@@ -127,6 +135,7 @@ def test_a_door_leads_to_the_user(framework: str, door: str, tmp_path: Path) -> 
         pytest.importorskip("sentry_sdk")
     parts = [
         "import logging, sys\nsys.modules['page'] = sys.modules['__main__']",
+        f"FRAMEWORK = {framework!r}",
         ANSWERS[door],
         APPS[framework],
         block(door, framework),
