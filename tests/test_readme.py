@@ -83,6 +83,8 @@ IMPORTED = {
     "serverless": ["mangum", "fastapi"],
     "sqlalchemy": ["sqlalchemy", "fastapi", "httpx"],
     "sqlmodel": ["sqlmodel"],
+    "testing": ["django", "flask", "starlette", "httpx"],
+    "typing": ["starlette"],
     "tortoise": ["tortoise"],
 }
 
