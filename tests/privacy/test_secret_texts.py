@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from usercontext.privacy.secret_names import is_secret, is_secret_parameter
 from usercontext.privacy.secret_texts import secret_values, without_named_values, without_secrets
 
 SECRET = "hunter2"
@@ -59,6 +60,11 @@ NAMING = {
     "CSV": 'email,password\r\nada@shop.example,hunter2\r\n"Bob, Jr.","hunter2, ""too"""\r\n',
     "CSV with semicolons": '\ufeff"User";"API key"\n"ada";"hunter2"\n',
     "a table with tabs": "user\ttoken\nada\thunter2\n",
+    "field of a password": '<input type="password" name="field1" value="hunter2">',
+    "PGP": "-----BEGIN PGP PRIVATE KEY BLOCK-----\nhunter2\n-----END PGP PRIVATE KEY BLOCK-----",
+    "key of an API": "of sk-hunter2hunter2hunter2",
+    "webhook": "https://hooks.slack.com/services/T000/B000/hunter2",
+    "parts of a URL": "SplitResult(scheme='https', netloc='ada:hunter2@shop.example')",
     "repr": "<Login name='ada' password='hunter2'>",
 }
 
@@ -129,6 +135,70 @@ def test_named_values() -> None:
     ]
     shown = [row["value"] for row in without_named_values(rows)]
     assert shown == ["[Filtered]", 2, 3]
+    pair = {"Name": "password", "Value": {"text": SECRET}}
+    assert without_named_values(pair) == {"Name": "password", "Value": "[Filtered]"}
+
+
+def test_arguments_of_a_command() -> None:
+    """What follows a secret's flag in a list of arguments is a secret."""
+    arguments = ["psql", "--host", "db", "--password", SECRET, "--token=x"]
+    assert without_named_values(arguments)[3:5] == ["--password", "[Filtered]"]
+    assert without_named_values([]) == []
+
+
+SECRET_NAMES = [
+    "newpass",
+    "userpass",
+    "pass1",
+    "cvc2",
+    "PIN2",
+    "securityCode",
+    "security_code",
+    "access-code",
+    "verification_code",
+    "mfaCode",
+    "passwort",
+    "kennwort",
+    "contraseña",
+    "senha",
+    "mot_de_passe",
+    "пароль",
+    "密码",
+    "p\uff41ssword",
+    "X-Firebase-AppCheck",
+    "X-Origin-Verify",
+    "user.password",
+    "ssn",
+]
+HARMLESS_NAMES = [
+    "bypass",
+    "compass",
+    "zip_code",
+    "country_code",
+    "code",
+    "passenger",
+    "pinned",
+    "class",
+]
+SECRET_PARAMETERS = ["oobCode", "invite", "__Host-id", "trusted_device", "persistent_login", "code"]
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_secret_name(name: str) -> None:
+    """Names of secrets are known in the forms that people write."""
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize("name", HARMLESS_NAMES)
+def test_harmless_name(name: str) -> None:
+    """A name that only looks like one is left alone."""
+    assert not is_secret(name)
+
+
+@pytest.mark.parametrize("name", SECRET_PARAMETERS)
+def test_secret_parameter(name: str) -> None:
+    """In queries and cookies further names are secret."""
+    assert is_secret_parameter(name)
 
 
 TEXTS = st.text(st.sampled_from("ab=:&\"'\\{}[]()<>%,; \n\u2028é@/.-"), max_size=60)

@@ -24,6 +24,7 @@ ADDRESS_HEADERS = frozenset(
         "forwarded",
         "forwarded-for",
         "remote-addr",
+        "remote-host",
         "true-client-ip",
         "x-appengine-user-ip",
         "x-azure-clientip",

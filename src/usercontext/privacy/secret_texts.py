@@ -23,7 +23,7 @@ _MAX_ITEMS = 100
 
 # Without one of these, nothing in a text has a name or the look of a credential.
 _SIGNS = re.compile(
-    r"[=:>%\\]|eyJ|_[A-Za-z0-9]{10}|AKIA|[(\[]\s*b?[\"']"
+    r"[=:>%\\]|eyJ|[_\-][A-Za-z0-9]{10}|AKIA|AIza|[(\[]\s*b?[\"']"
     r"|(?i:bearer|basic|dpop|password|identified|--\w|-u )|[,;\t|][^\n]*\n"
 )
 # In one go and without a way back, so that long texts take a time in proportion.
@@ -35,6 +35,7 @@ _FLAG = re.compile(r"(?<![\w\-])--([\w\-]+)[ \t]+(?=[^\s\-])")
 _OF_SQL = re.compile(r"(?i)\b(password|identified by)\s+(?=')")
 _TAG = re.compile(r"<([\w.:\-]+)((?:\s[^<>]*)?)(?<!/)>")
 _NAMING = re.compile(r"(?:name|key|id|property)\s*=\s*[\"']?([\w.:\[\]\-]+)")
+_PASSWORD_FIELD = re.compile(r"(?i)\btype\s*=\s*[\"']?password\b")
 _VALUE_ATTRIBUTE = re.compile(r"(?<=\bvalue=)(\"[^\"]*\"?|'[^']*'?|[^\s>]+)")
 _PART = re.compile(
     r"(?i)\bname=\\?\"?([\w.\[\]$\-]{1,64})\\?\"?[^\r\n]{0,128}(?:\r?\n[^\r\n]{1,128}){0,4}"
@@ -48,7 +49,7 @@ _SCHEME = re.compile(r"(?i)(?:bearer|basic|digest|dpop|negotiate|token|jwt|api-?
 _LINE = re.compile(r"(?:[^\r\n\"'`>]|\"[^\"\r\n]*\")+")
 # Whose value has blanks, and names of its own, in it.
 _WHOLE_LINES = re.compile(r"(?i)(?:proxy-)?authorization|(?:set-)?cookie2?")
-_USER = re.compile(r"://([^\s/?#\"'<>]+)@")
+_USER = re.compile(r"(?:://|\bnetloc=['\"])([^\s/?#\"'<>]+)@")
 _USER_OF_DATABASE = re.compile(r"\b(?!https?:|wss?:)[A-Za-z][\w+.\-]*://([^\s\"'<>]{1,512})@")
 _CREDENTIALS = (
     re.compile(r"(?i)\b(?:bearer|dpop)[ \t]+([\w.~+/=\-]{6,})"),
@@ -56,10 +57,10 @@ _CREDENTIALS = (
     re.compile(r"(?<!\S)(?:-u|--user)[ \t]+[\"']?([^\s\"':]+:[^\s\"']+)"),
     re.compile(r"(?<![\w])(eyJ(?:[\w\-+/=]|%2[BbFf]){8,}(?:\.[\w\-]*){0,4})"),
     re.compile(
-        r"\b((?:gh[pousr]|github_pat|glpat|sk_live|sk_test|rk_live|xox[abeprs])[_\-][\w\-]{10,}"
-        r"|AKIA[A-Z0-9]{12,})"
+        r"\b((?:gh[pousr]|github_pat|glpat|sk|sk_live|sk_test|rk_live|whsec|xox[abeprs])[_\-]"
+        r"[\w\-]{10,}|AKIA[A-Z0-9]{12,}|AIza[\w\-]{20,}|(?<=hooks\.slack\.com/services/)[\w/]{8,})"
     ),
-    re.compile(r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)(?:-----END|\Z)"),
+    re.compile(r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(.*?)(?:-----END|\Z)"),
 )
 _CLOSING = {"{": "}", "[": "]", "(": ")"}
 _STRONG = re.compile(r"(?i)passw|pwd|secret|passphrase|authorization|api[_-]?key|cookie")
@@ -110,16 +111,28 @@ def secret_values(text: str) -> Iterator[str]:
 def without_named_values(value: Any) -> Any:
     """Return a JSON value without what stands in it beside a secret's name.
 
-    That is how forms and headers are often listed: `{"name": "password", "value": …}`.
+    That is how forms and headers are often listed, `{"name": "password", "value": …}`, and
+    arguments of a command: `["--password", …]`.
     """
     if isinstance(value, dict):
         copy = {name: without_named_values(one) for name, one in value.items()}
         if _is_pair(copy):
-            copy |= {name: FILTERED for name in _VALUES if name in copy}
+            copy |= {name: FILTERED for name in copy if str(name).lower() in _VALUES}
         return copy
     if isinstance(value, list):
-        return [without_named_values(one) for one in value]
+        before = [None, *value][: len(value)]
+        return [
+            FILTERED if _is_secret_flag(flag) else without_named_values(one)
+            for flag, one in zip(before, value, strict=True)
+        ]
     return value
+
+
+def _is_secret_flag(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    flag = value.strip("'\"")
+    return flag[:2] == "--" and "=" not in flag and is_secret(flag)
 
 
 _NAMES = ("name", "key", "field", "param", "parameter", "property", "variable")
@@ -130,8 +143,10 @@ _IDENTIFIER = re.compile(r"[\w.\[\]$@:\-]{1,64}")
 def _is_pair(mapping: Mapping[Any, Any]) -> bool:
     """Return whether one key of a mapping tells a secret's name, and so another one the secret."""
     return any(
-        isinstance(one, str) and _IDENTIFIER.fullmatch(one) is not None and is_secret(one)
-        for one in map(mapping.get, _NAMES)
+        isinstance(one, str)
+        and (one == FILTERED or (_IDENTIFIER.fullmatch(one) is not None and is_secret(one)))
+        for name, one in mapping.items()
+        if isinstance(name, str) and name.lower() in _NAMES
     )
 
 
@@ -141,7 +156,7 @@ def _is_pair(mapping: Mapping[Any, Any]) -> bool:
 def _spans(text: str, is_secret: Callable[[str], bool], *, prose: bool) -> Iterator[_Span]:
     if "=" in text or ":" in text or "->" in text:
         yield from _named(text, is_secret, prose=prose)
-    if "://" in text:
+    if "://" in text or "netloc=" in text:
         for pattern in (_USER, _USER_OF_DATABASE):
             yield from (match.span(1) for match in pattern.finditer(text))
     if ">" in text:
@@ -237,7 +252,8 @@ def _of_tags(text: str, is_secret: Callable[[str], bool]) -> Iterator[_Span]:
         if match.start() < end:
             continue
         naming = _NAMING.search(attributes)
-        if not is_secret(name) and (naming is None or not is_secret(naming[1])):
+        named = is_secret(name) or (naming is not None and is_secret(naming[1]))
+        if not named and _PASSWORD_FIELD.search(attributes) is None:
             continue
         end = text.find(f"</{name}", match.end())
         end = len(text) if end < 0 else end
@@ -432,7 +448,9 @@ def _values(value: object, depth: int, *, secret: bool) -> Iterator[str]:
         is_pair = _is_pair(value)
         for name, one in list(value.items())[:_MAX_ITEMS]:
             named = secret or (isinstance(name, str) and is_secret(name))
-            yield from _values(one, depth + 1, secret=named or (is_pair and name in _VALUES))
+            yield from _values(
+                one, depth + 1, secret=named or (is_pair and str(name).lower() in _VALUES)
+            )
     elif isinstance(value, (list, tuple)):
         is_pair = len(value) == 2 and isinstance(value[0], str) and is_secret(value[0])
         for at, one in enumerate(value[:_MAX_ITEMS]):

@@ -37,7 +37,7 @@ _NOTHING: tuple[object, ...] = (None, "", {})  # 0, False and [] are data like a
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]")
 _PLAIN_PATH = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=:@/"
 # Browsers can send no header with a websocket, so apps pass tokens as a subprotocol.
-_SECRET_HEADERS = frozenset({"sec-websocket-protocol"})
+_SECRET_HEADERS = frozenset({"sec-websocket-protocol", "x-nf-sign"})
 # In which proxies repeat the request's own URL, path or query.
 _QUERY_NAMES = ("-query", "-query-string", "-querystring", "-args")
 _OWN_URL_NAMES = ("-url", "-uri", "-path")

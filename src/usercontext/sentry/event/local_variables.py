@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext.extra_values import NO_JSON, Copier, Limits, safe_str
 from usercontext.privacy.secret_names import FILTERED, is_secret
-from usercontext.privacy.secret_texts import without_secrets
+from usercontext.privacy.secret_texts import without_named_values, without_secrets
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -37,7 +37,10 @@ def describe_locals(frame: FrameType) -> dict[str, Any]:
     # A module's own, such as __builtins__, tell nothing.
     names = [name for name in variables if not name.startswith("__")][:_MAX_VARIABLES]
     copy = Copier(VARIABLES).copy
-    return {name: _withheld(name) or copy(variables[name], VARIABLES.depth) for name in names}
+    return {
+        name: _withheld(name) or without_named_values(copy(variables[name], VARIABLES.depth))
+        for name in names
+    }
 
 
 def _describe(value: Any) -> Any:
