@@ -6,13 +6,11 @@ the other (`forwarder`) sends what the file holds.
 
 from __future__ import annotations
 
-import sqlite3
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from usercontext.sentry.delivery.destination import KEPT, Destination, encoded
-from usercontext.sentry.delivery.outbox_file import FILE_ERRORS, is_corrupt
 from usercontext.sentry.delivery.report_file import BATCH, BATCH_BYTES, BATCH_SECONDS
 from usercontext.sentry.event.payload import encode_event
 
@@ -21,9 +19,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from usercontext.sentry.delivery.forwarder import Forwarder
+    from usercontext.sentry.delivery.holding import Holding
     from usercontext.sentry.delivery.http import HttpDestination
     from usercontext.sentry.delivery.kept import Kept
-    from usercontext.sentry.delivery.outbox import Outbox
     from usercontext.types import Event
 
 __all__ = ["OutboxDestination"]
@@ -48,16 +46,16 @@ class OutboxDestination(Destination):
     cannot be written, events are sent without it.
 
     Args:
-        outbox: the file.
+        outbox: the file, or what else holds them.
         forwarder: sends what it holds.
         kept: counts what it holds.
         direct: sends without it.
     """
 
     def __init__(
-        self, outbox: Outbox, forwarder: Forwarder, kept: Kept, direct: HttpDestination
+        self, outbox: Holding, forwarder: Forwarder, kept: Kept, direct: HttpDestination
     ) -> None:
-        self.outbox: Outbox = outbox
+        self.outbox: Holding = outbox
         self.forwarder: Forwarder = forwarder
         self.kept: Kept = kept
         self.direct: HttpDestination = direct
@@ -68,8 +66,8 @@ class OutboxDestination(Destination):
         try:
             if self.outbox.is_waiting():
                 self.forwarder.start()
-        except FILE_ERRORS:
-            self.outbox.file.failed()
+        except self.outbox.errors:
+            self.outbox.failed()
 
     def deliver(self, event: Event, more: Callable[[], Event | None]) -> list[str | None]:
         """Keep what waits, in one transaction as far as it is not too much, to be forwarded."""
@@ -101,7 +99,7 @@ class OutboxDestination(Destination):
 
     def in_a_hurry(self, deadline: float) -> AbstractContextManager[None]:
         """Let this thread wait for the file until then alone."""
-        return self.outbox.file.database.in_a_hurry(deadline)
+        return self.outbox.in_a_hurry(deadline)
 
     def stop(self, deadline: float) -> None:
         """Stop sending; what the outbox holds is left to the next process."""
@@ -113,13 +111,13 @@ class OutboxDestination(Destination):
 
     def before_fork(self) -> None:
         """Close the file while this process forks, and wait until no connection is being made."""
-        self.outbox.file.database.before_fork()
+        self.outbox.before_fork()
         self.direct.before_fork()
 
     def after_fork_in_parent(self) -> None:
         """Let the threads use file and connection again."""
         self.direct.after_fork_in_parent()
-        self.outbox.file.database.after_fork_in_parent()
+        self.outbox.after_fork_in_parent()
 
     def after_fork_in_child(self) -> None:
         """Leave file, connection and what is kept to the parent."""
@@ -130,7 +128,7 @@ class OutboxDestination(Destination):
 
     def _taken(self, event: Event) -> _Taken:
         """Return an event with its JSON, or with what has become of it already."""
-        if self.direct.sender.is_limited():
+        if self.direct.sender.is_limited() and not self.outbox.waits_for_limits:
             return _Taken(event, b"", "ratelimit_backoff")
         payload = encoded(event)
         if payload is None:
@@ -141,8 +139,8 @@ class OutboxDestination(Destination):
         """Write what is taken, and more, to the outbox; return whether that could be done."""
         try:
             are_new, gone = self._write(taken, more)
-        except FILE_ERRORS:
-            self.outbox.file.failed()
+        except self.outbox.errors:
+            self.outbox.failed()
             for each in taken:
                 if each.outcome is None:
                     self.kept.withdraw(each.event["event_id"])
@@ -160,10 +158,9 @@ class OutboxDestination(Destination):
     ) -> tuple[list[bool], list[str]]:
         try:
             return self.outbox.keep(self._rows(taken, more))
-        except sqlite3.DatabaseError as error:
-            if not is_corrupt(error):
+        except self.outbox.errors as error:
+            if not self.outbox.mend(error):
                 raise
-        self.outbox.file.set_aside()
         return self.outbox.keep(self._rows(taken, more))
 
     def _rows(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from usercontext.diagnostics import failure
 from usercontext.sentry.delivery.network import NetworkError
 from usercontext.sentry.delivery.outbox import LEASE_SECONDS
-from usercontext.sentry.delivery.outbox_file import FILE_ERRORS
 from usercontext.sentry.delivery.own_work import in_own_work, own_work
 from usercontext.sentry.delivery.report_file import BATCH
 from usercontext.sentry.delivery.worker import Worker
@@ -20,9 +19,9 @@ from usercontext.sentry.delivery.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from usercontext.sentry.delivery.holding import Holding
     from usercontext.sentry.delivery.http import Sender
     from usercontext.sentry.delivery.kept import Kept
-    from usercontext.sentry.delivery.outbox import Outbox
 
 __all__ = ["Forwarder"]
 
@@ -46,7 +45,7 @@ class Forwarder:
         kept: what counts them.
     """
 
-    def __init__(self, outbox: Outbox, sender: Sender, kept: Kept) -> None:
+    def __init__(self, outbox: Holding, sender: Sender, kept: Kept) -> None:
         self._outbox = outbox
         self._sender = sender
         self._kept = kept
@@ -158,9 +157,9 @@ class Forwarder:
             if self._done:
                 self._remove_done()
             self._outbox.release()
-            self._outbox.file.database.close()
-        except FILE_ERRORS:
-            self._outbox.file.failed()
+            self._outbox.close()
+        except self._outbox.errors:
+            self._outbox.failed()
         # Last: while a locked file was waited for, another thread may have sent without it.
         self._sender.connection.close()
 
@@ -173,8 +172,8 @@ class Forwarder:
     def _send_safely(self, deadline: float = inf, *, limit: int = BATCH) -> bool:
         try:
             return self._send_some(deadline, limit)
-        except FILE_ERRORS:
-            self._outbox.file.failed()
+        except self._outbox.errors:
+            self._outbox.failed()
         except Exception:  # noqa: BLE001
             failure("outbox", "usercontext could not send what is in its outbox")
         self._pause()
@@ -188,6 +187,8 @@ class Forwarder:
         self._kept.look()
         with self._news:
             self._due = inf
+        if self._outbox.waits_for_limits and self._is_paused():
+            return False
         if monotonic() >= self._renew_at:
             self._renew()
         found = self._outbox.next(limit)
@@ -198,19 +199,33 @@ class Forwarder:
             self._forget_vanished()
             self._look_at(monotonic() + _RENEW_SECONDS)
             return False
-        until = min(deadline, self._renew_at, monotonic() + _LONGEST_BATCH)
-        is_up = True
-        for event_id, payload in found:
-            # One that has ended before its turn came has made room for another.
-            if not self._kept.has_ended(event_id):
-                is_up = self._send(event_id, payload)
-            if not is_up or self._is_stopped or monotonic() >= until:
-                break
+        is_up = self._send_each(found, min(deadline, self._renew_at, monotonic() + _LONGEST_BATCH))
         if self._done:
             self._remove_done()
-        if is_up:
-            self._look_at(0.0)
-        return is_up
+        if not is_up:
+            self._outbox.give_back()
+            return False
+        self._look_at(0.0)
+        return True
+
+    def _send_each(self, found: list[tuple[str, bytes]], until: float) -> bool:
+        """Send reports, the first one at least; return whether the server takes more."""
+        for event_id, payload in found:
+            # One that has ended before its turn came has made room for another.
+            if not self._kept.has_ended(event_id) and not self._send(event_id, payload):
+                return False
+            if self._is_stopped or monotonic() >= until:
+                break
+        return True
+
+    def _is_paused(self) -> bool:
+        """Return whether the server wants to hear nothing now, as any process was told."""
+        now = monotonic()
+        wait = max(self._outbox.paused(), self._sender.limits.seconds_left(now))
+        if wait > 0:
+            # Not all at the same moment, where many wait.
+            self._look_at(now + wait * random.uniform(1.0, 1.1))  # noqa: S311
+        return wait > 0
 
     def _send(self, event_id: str, payload: bytes) -> bool:
         """Send one report; return whether the server was there."""
@@ -219,12 +234,15 @@ class Forwarder:
             try:
                 reason = self._sender.post(event_id, payload)
             except NetworkError as error:
-                self._sender.failed(error, "keeps reports in %s", self._outbox.file.path)
+                self._sender.failed(error, "keeps reports in %s", self._outbox.place)
                 self._pause()
                 return False
             self._failures, self._retry_at = 0, 0.0
         self._kept.end(event_id, reason)
         self._done.append(event_id)
+        if self._outbox.waits_for_limits and self._sender.is_limited():
+            self._outbox.pause(self._sender.limits.seconds_left(monotonic()))
+            return not self._is_paused()
         return True
 
     def _remove_done(self) -> None:
@@ -243,7 +261,7 @@ class Forwarder:
         self._may_adopt_more = self._outbox.adopt() > 0
 
     def _forget_vanished(self) -> None:
-        self._kept.vanish(self._outbox.vanished(self._kept.ids()))
+        self._kept.vanish(self._outbox.vanished(self._kept.ids()), self._outbox.vanished_as)
 
     def _pause(self) -> None:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10))

@@ -83,12 +83,12 @@ class Kept:
             else:
                 self._ledger.end(reason)
 
-    def vanish(self, event_ids: Iterable[str]) -> None:
+    def vanish(self, event_ids: Iterable[str], reason: str | None = "queue_overflow") -> None:
         """Count what was removed by others: cleared, or too old, or the file is another one."""
         with self._lock:
             for event_id in event_ids:
                 if self._ids.pop(event_id, None) is not None:
-                    self._ledger.end("queue_overflow")
+                    self._ledger.end(reason)
 
     def ids(self) -> list[str]:
         """Return the ids of what is written, oldest first."""

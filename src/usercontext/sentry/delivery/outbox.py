@@ -11,7 +11,7 @@ from itertools import chain
 from time import time
 from typing import TYPE_CHECKING
 
-from usercontext.sentry.delivery.outbox_file import OutboxFile
+from usercontext.sentry.delivery.outbox_file import FILE_ERRORS, OutboxFile, is_corrupt
 from usercontext.sentry.delivery.owners import is_dead, new_owner
 from usercontext.sentry.delivery.report_file import BATCH_BYTES, described
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import os
     import sqlite3
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from usercontext.types import Event
 
@@ -108,10 +110,17 @@ class Outbox:
     Attributes:
         file: the file.
         owner: this process's name in it.
+        errors: what using it raises when it cannot be used.
+        vanished_as: what others have removed was not sent.
+        waits_for_limits: while a server wants to hear nothing, reports are dropped.
 
     Raises:
         ConfigurationError: there can be no file of that name.
     """
+
+    errors: tuple[type[Exception], ...] = FILE_ERRORS
+    vanished_as: str | None = "queue_overflow"
+    waits_for_limits: bool = False
 
     def __init__(
         self, path: str | os.PathLike[str], target: str, *, bounds: Bounds | None = None
@@ -121,6 +130,11 @@ class Outbox:
         self._bounds = bounds or Bounds()
         self._leased_in: int | None = None
         self._begin()
+
+    @property
+    def place(self) -> Path:
+        """The file's path."""
+        return self.file.path
 
     def keep(self, events: Iterable[tuple[Event, bytes]]) -> tuple[list[bool], list[str]]:
         """Write events with their JSON in one transaction, in which they are iterated.
@@ -142,6 +156,13 @@ class Outbox:
                 self._renew(connection)
         self._unpruned += len(are_new)
         return are_new, self._prune() if self._unpruned >= self._bounds.every else []
+
+    def mend(self, error: Exception) -> bool:
+        """Set a corrupt file aside; return whether that was the error."""
+        if not is_corrupt(error):
+            return False
+        self.file.set_aside()
+        return True
 
     def renew(self) -> list[str]:
         """Renew the lease, and delete what is too old.
@@ -188,6 +209,9 @@ class Outbox:
         with self.file.database.transaction() as connection:
             connection.executemany(_DELETE, zip(event_ids))
 
+    def give_back(self) -> None:
+        """Keep what is ours: nobody else sends it while this process lives."""
+
     def release(self) -> None:
         """End the lease, if there is one: whoever comes next sends what is left."""
         if self._leased_in is None:
@@ -221,6 +245,33 @@ class Outbox:
         query = "SELECT 1 FROM reports WHERE target = ? LIMIT 1"
         with self.file.database.reading() as connection:
             return connection.execute(query, (self._target,)).fetchone() is not None
+
+    def paused(self) -> float:
+        """Return 0: this process alone sends what is its own."""
+        return 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Tell nobody."""
+
+    def failed(self) -> None:
+        """Say once that the file cannot be used, and close it."""
+        self.file.failed()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.database.close()
+
+    def in_a_hurry(self, deadline: float) -> AbstractContextManager[None]:
+        """Let this thread wait for the file until then alone."""
+        return self.file.database.in_a_hurry(deadline)
+
+    def before_fork(self) -> None:
+        """Close the file while this process forks."""
+        self.file.database.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """Let the threads use the file again."""
+        self.file.database.after_fork_in_parent()
 
     def after_fork_in_child(self) -> None:
         """Leave to the parent what is the parent's."""

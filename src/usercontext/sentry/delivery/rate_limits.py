@@ -71,6 +71,10 @@ class RateLimits:
         """Return whether an event must be dropped at `now`, a time of `time.monotonic()`."""
         return now < self._until
 
+    def seconds_left(self, now: float) -> float:
+        """Return for how long events must be held back at `now`."""
+        return max(0.0, self._until - now)
+
     def update(self, status: int, headers: Mapping[str, str], now: float) -> None:
         """Learn from a response; `headers` finds names in lower case."""
         text = headers.get("x-sentry-rate-limits")
