@@ -100,6 +100,8 @@ OPTIONAL = {
     "resolvers.jwt": {"jwt"},
     "sentry.delivery.compression": {"isal", "zlib_ng"},
     "sentry.delivery.httpx_connection": {"httpx", "httpx2"},
+    "sentry.delivery.postgres_engine": {"psycopg"},
+    "sentry.delivery.redis_engine": {"redis"},
     "services.aiohttp": {"aiohttp"},
     "services.grpc": {"grpc"},
     "services.httpx": {"httpx", "httpx2"},

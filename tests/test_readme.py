@@ -81,6 +81,7 @@ IMPORTED = {
     "peewee": ["peewee"],
     "pony": ["pony"],
     "serverless": ["mangum", "fastapi"],
+    "shared-outbox": ["redis", "psycopg", "httpx"],
     "sqlalchemy": ["sqlalchemy", "fastapi", "httpx"],
     "sqlmodel": ["sqlmodel"],
     "testing": ["django", "flask", "starlette", "httpx"],

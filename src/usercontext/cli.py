@@ -15,10 +15,12 @@ from usercontext.inspector.commands.of_user import add_erase, add_export
 from usercontext.inspector.commands.one_report import add_report
 from usercontext.inspector.commands.reports import add_reports
 from usercontext.inspector.commands.send import add_send
+from usercontext.inspector.commands.shared_outbox import add_forward, clear_shared, show_shared
 from usercontext.inspector.commands.terminal import local_time, progress
 from usercontext.inspector.commands.verify import add_verify
 from usercontext.inspector.report import visible
 from usercontext.inspector.selection import kind_of_file
+from usercontext.sentry.delivery.engine import is_engine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +81,7 @@ def _add_outbox(commands: Any) -> None:
     outbox = commands.add_parser(
         "outbox",
         help="look after the reports that wait for their server",
-        description="Look after an outbox: the file that the option outbox= of init() names.",
+        description="Look after an outbox: what the option outbox= of init() names.",
     )
     actions = outbox.add_subparsers(required=True, metavar="ACTION")
     for name, command, text in (
@@ -88,13 +90,17 @@ def _add_outbox(commands: Any) -> None:
         ("clear", _outbox_clear, "delete them, unsent"),
     ):
         action = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
-        action.add_argument("path", metavar="PATH", help="the file")
+        action.add_argument("path", metavar="PATH", help="the file, or the URL of an engine")
         action.set_defaults(command=command)
+    add_forward(actions)
 
 
 def _outbox_status(options: argparse.Namespace) -> None:
     from usercontext.sentry.delivery.outbox_status import outbox_status
 
+    if is_engine(options.path):
+        show_shared(options.path)
+        return
     if kind_of_file(options.path) == "reports":
         raise ConfigurationError(
             f"{options.path!r} is no outbox: it keeps the reports of a sqlite:/// DSN, which go "
@@ -112,6 +118,10 @@ def _outbox_status(options: argparse.Namespace) -> None:
 def _outbox_flush(options: argparse.Namespace) -> int:
     from usercontext.sentry.delivery.outbox_status import outbox_status
 
+    if is_engine(options.path):
+        raise ConfigurationError(
+            "flush sends a file: write `usercontext outbox forward --once URL` for an engine"
+        )
     left = 0
     for target in sorted(outbox_status(options.path).waiting):
         left += _flush_to(target, options.path)
@@ -147,4 +157,7 @@ def _host_and_project(target: str) -> str:
 def _outbox_clear(options: argparse.Namespace) -> None:
     from usercontext.sentry.delivery.outbox_status import clear_outbox
 
+    if is_engine(options.path):
+        clear_shared(options.path)
+        return
     print(f"{clear_outbox(options.path)} deleted")

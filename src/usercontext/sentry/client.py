@@ -80,7 +80,8 @@ class SentryClient(BaseClient):
         overflow: which event is dropped when there is no room: "drop_newest", the one that
             comes, or "drop_oldest", the one that has waited longest.
         outbox: an SQLite file in which events wait until the server has decided about them, so
-            that they survive a crash, a restart and an outage. Several processes may share it.
+            that they survive a crash, a restart and an outage. Several processes may share it. Or
+            the URL of an engine that many machines share, `redis://...` or `postgresql://...`.
         timeout: seconds for each of connecting, writing and reading.
         shutdown_timeout: seconds that the interpreter waits at exit for what is queued.
         proxy: URL of a proxy, of HTTP or SOCKS 5, instead of the environment's.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from usercontext.checks import is_number, listed
 from usercontext.exceptions import ConfigurationError
+from usercontext.sentry.delivery.engine import engine_address, is_engine
 
 if TYPE_CHECKING:
     from usercontext.sentry.delivery.transport import Transport
@@ -99,11 +100,16 @@ def file_name(option: str, value: object) -> str | None:
 
 
 def outbox(value: Any) -> str | None:
-    """Return the name of the outbox's file, of a text or a path."""
+    """Return the name of the outbox's file, of a text or a path, or an engine's URL."""
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if is_engine(path):
+        engine_address(path)
+        return str(path)
     if path is None or (isinstance(path, str) and path and not path.startswith("sqlite:")):
         return path
-    raise ConfigurationError('outbox must be a file name: write outbox="outbox.db"')
+    raise ConfigurationError(
+        'outbox must be the name of a file, or the URL of an engine: write outbox="outbox.db"'
+    )
 
 
 def transport(value: Transport | None) -> Transport | None:

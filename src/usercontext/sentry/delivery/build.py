@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from usercontext.exceptions import ConfigurationError
 from usercontext.sentry.delivery.connection import ServerConnection
 from usercontext.sentry.delivery.durable import OutboxDestination
+from usercontext.sentry.delivery.engine import EngineBounds, is_engine
 from usercontext.sentry.delivery.envelope import USER_AGENT, auth_header
 from usercontext.sentry.delivery.forwarder import Forwarder
 from usercontext.sentry.delivery.http import HttpDestination, Sender
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from usercontext.sentry.delivery.destination import Destination
+    from usercontext.sentry.delivery.holding import Holding
 
 __all__ = ["FileOptions", "HttpOptions", "OpenOutbox", "QueueOptions", "transport_to"]
 
@@ -103,9 +105,18 @@ def transport_to(
 def _by_outbox(
     dsn: Dsn, keeps: FileOptions, direct: HttpDestination, ledger: Ledger
 ) -> OutboxDestination:
-    outbox = Outbox(keeps.outbox or "", dsn.public, bounds=keeps.bounds())
-    kept = Kept(ledger)
+    kept, outbox = Kept(ledger), _outbox(keeps, dsn.public)
     return OutboxDestination(outbox, Forwarder(outbox, direct.sender, kept), kept, direct)
+
+
+def _outbox(keeps: FileOptions, target: str) -> Holding:
+    name = keeps.outbox or ""
+    if not is_engine(name):
+        return Outbox(name, target, bounds=keeps.bounds())
+    from usercontext.sentry.delivery.shared_outbox import SharedOutbox
+
+    bounds = EngineBounds(keeps.max_reports, keeps.max_outbox_bytes, keeps.max_age)
+    return SharedOutbox(name, target, bounds=bounds)
 
 
 class OpenOutbox:

@@ -10,6 +10,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from usercontext.sentry.delivery.backoff import Backoff
 from usercontext.sentry.delivery.destination import KEPT, Destination, encoded
 from usercontext.sentry.delivery.report_file import BATCH, BATCH_BYTES, BATCH_SECONDS
 from usercontext.sentry.event.payload import encode_event
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from usercontext.types import Event
 
 __all__ = ["OutboxDestination"]
+
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 20.0
 
 
 class _Taken:
@@ -75,11 +79,27 @@ class OutboxDestination(Destination):
         if taken[0].outcome is None and self._keep(taken, more):
             self.forwarder.wake()
         return [
-            self.direct.post(each.event["event_id"], each.payload)
-            if each.outcome is None
-            else each.outcome
-            for each in taken
+            self._without_outbox(each) if each.outcome is None else each.outcome for each in taken
         ]
+
+    def _without_outbox(self, taken: _Taken) -> str | None:
+        """Send an event directly, as the outbox is away."""
+        if not self.outbox.waits_for_limits:
+            return self._post(taken)
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        while True:
+            if self.direct.sender.is_limited():
+                return "ratelimit_backoff"
+            reason = self._post(taken)
+            # An engine is back sooner or later: until then the queue is what decides.
+            if reason != "network_error" or not self.direct.pause(backoff.next()):
+                return reason
+            if self.kept.begin(taken.event["event_id"]) and self._keep([taken], lambda: None):
+                self.forwarder.wake()
+                return KEPT
+
+    def _post(self, taken: _Taken) -> str | None:
+        return self.direct.post(taken.event["event_id"], taken.payload)
 
     def deliver_last(self, event: Event) -> str | None:
         """Keep an event that is still queued at the end, or count it as lost."""

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from usercontext.diagnostics import failure
+from usercontext.sentry.delivery.backoff import Backoff
 from usercontext.sentry.delivery.network import NetworkError
 from usercontext.sentry.delivery.outbox import LEASE_SECONDS
 from usercontext.sentry.delivery.own_work import in_own_work, own_work
@@ -43,9 +44,18 @@ class Forwarder:
         outbox: what holds them.
         sender: what posts them.
         kept: what counts them.
+        look_seconds: how often to look for reports that nobody here has written.
     """
 
-    def __init__(self, outbox: Holding, sender: Sender, kept: Kept) -> None:
+    def __init__(
+        self,
+        outbox: Holding,
+        sender: Sender,
+        kept: Kept,
+        *,
+        look_seconds: float = _RENEW_SECONDS,
+    ) -> None:
+        self._look_seconds = look_seconds
         self._outbox = outbox
         self._sender = sender
         self._kept = kept
@@ -120,7 +130,7 @@ class Forwarder:
         self._done: list[str] = []
         self._may_adopt_more = False
         self._asked = self._answered = 0
-        self._failures = 0
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         # Of `monotonic()`: when to look into the file, when to try the server and the lease again.
         self._due: float = 0.0
         self._retry_at: float = 0.0
@@ -197,7 +207,7 @@ class Forwarder:
             found = self._outbox.next(limit)
         if not found:
             self._forget_vanished()
-            self._look_at(monotonic() + _RENEW_SECONDS)
+            self._look_at(monotonic() + self._look_seconds)
             return False
         is_up = self._send_each(found, min(deadline, self._renew_at, monotonic() + _LONGEST_BATCH))
         if self._done:
@@ -237,7 +247,8 @@ class Forwarder:
                 self._sender.failed(error, "keeps reports in %s", self._outbox.place)
                 self._pause()
                 return False
-            self._failures, self._retry_at = 0, 0.0
+            self._backoff.reset()
+            self._retry_at = 0.0
         self._kept.end(event_id, reason)
         self._done.append(event_id)
         if self._outbox.waits_for_limits and self._sender.is_limited():
@@ -264,9 +275,7 @@ class Forwarder:
         self._kept.vanish(self._outbox.vanished(self._kept.ids()), self._outbox.vanished_as)
 
     def _pause(self) -> None:
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10))
-        self._failures += 1
-        self._retry_at = monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311
+        self._retry_at = monotonic() + self._backoff.next()
         self._look_at(self._retry_at)
 
     def _look_at(self, due: float) -> None:

@@ -108,12 +108,12 @@ class HttpDestination(Destination):
 
     Args:
         sender: posts to the server.
-        pause: waits for some seconds, unless there is a hurry.
+        pause: waits for some seconds, or returns False where there is a hurry.
     """
 
-    def __init__(self, sender: Sender, pause: Callable[[float], None]) -> None:
+    def __init__(self, sender: Sender, pause: Callable[[float], bool]) -> None:
         self.sender: Sender = sender
-        self._pause = pause
+        self.pause: Callable[[float], bool] = pause
 
     def deliver(self, event: Event, more: Callable[[], Event | None]) -> list[str | None]:
         """Post one event; the others keep their place, so that each answer counts for the next."""
@@ -134,7 +134,7 @@ class HttpDestination(Destination):
                 if pause is None:
                     self.sender.failed(error, "drops reports")
                     return "network_error"
-            self._pause(pause * random.uniform(0.5, 1.0))  # noqa: S311
+            self.pause(pause * random.uniform(0.5, 1.0))  # noqa: S311
 
     def release(self) -> None:
         """Close the connection."""

@@ -152,10 +152,10 @@ class Queue:
             with self.lock:
                 self._hurried -= 1
 
-    def pause(self, seconds: float) -> None:
-        """Wait on the thread that delivers, unless somebody waits for it."""
+    def pause(self, seconds: float) -> bool:
+        """Wait on the thread that delivers; return False if somebody waits for it meanwhile."""
         with self.lock:
-            self.changed.wait_for(lambda: self.is_closed or self._hurried > 0, seconds)
+            return not self.changed.wait_for(lambda: self.is_closed or self._hurried > 0, seconds)
 
     def _fits(self, weight: int) -> bool:
         if self.is_closed or len(self._waiting) >= self._max_events:
