@@ -1,0 +1,177 @@
+"""Count the instructions that a call costs over the bare library, and check the gate.
+
+    python benchmarks/overhead_calls.py
+
+A tool call of MCP, a unary RPC of gRPC (grpcio and grpc.aio), an event of Socket.IO and an
+invocation of AWS Lambda, each driven where the library hands it over, with and without a
+`UserContext`. What a library that is not installed costs is left out. Each figure is the
+difference between two loops of other lengths under `valgrind --tool=callgrind`, so that start-up
+drops out. Exit status 1 if a call costs more than 1.5 times what the ASGI middleware costs a
+request.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+__all__ = ["main"]
+
+GATE = 1.5
+
+#: Of each kind of call: the package that it needs.
+KINDS = {"asgi": "usercontext", "grpc": "grpc", "grpc.aio": "grpc", "mcp": "mcp"} | {
+    "socketio": "socketio",
+    "aws_lambda": "usercontext",
+}
+
+PROGRAM = r"""
+import asyncio, gc, sys, usercontext
+from types import SimpleNamespace
+
+kind, ours, times = sys.argv[1], sys.argv[2] == "ours", int(sys.argv[3])
+usercontext.init(None)
+SCOPE = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [],
+         "client": ("127.0.0.1", 5000)}
+DETAILS = SimpleNamespace(method="/shop.Orders/Get", invocation_metadata=())
+CONTEXT = SimpleNamespace(invocation_metadata=lambda: (("authorization", "Bearer x"),),
+                          peer=lambda: "ipv4:127.0.0.1:5000", add_callback=lambda callback: True)
+
+def find(request):
+    return {"id": 1}
+
+async def send(message): pass
+
+def asgi():
+    from usercontext.asgi import UserContextMiddleware
+    async def app(scope, receive, send): pass
+    served = UserContextMiddleware(app, resolver=find) if ours else app
+    return lambda: served(dict(SCOPE), None, send)
+
+def grpc():
+    import grpc
+    from usercontext.calls.grpc import UserContext
+    def handle(request, context): return request
+    handler = grpc.unary_unary_rpc_method_handler(handle)
+    interceptor = UserContext(resolver=find)
+    def call():
+        found = interceptor.intercept_service(lambda _: handler, DETAILS) if ours else handler
+        return found.unary_unary(b"", CONTEXT)
+    return call
+
+def grpc_aio():
+    import grpc
+    from usercontext.calls.grpc import AioUserContext
+    async def handle(request, context): return request
+    handler = grpc.unary_unary_rpc_method_handler(handle)
+    interceptor = AioUserContext(resolver=find)
+    async def proceed(_): return handler
+    async def call():
+        found = await interceptor.intercept_service(proceed, DETAILS) if ours else handler
+        return await found.unary_unary(b"", CONTEXT)
+    return call
+
+def mcp():
+    from mcp.server import Server
+    from usercontext.calls.mcp import UserContext
+    from usercontext.asgi import UserContextMiddleware
+    own = UserContext(Server("shop"))
+    scope = dict(SCOPE)
+    async def keep(inner, receive, send): scope.update(inner)
+    asyncio.run(UserContextMiddleware(keep, resolver=find)(dict(SCOPE), None, send))
+    request = SimpleNamespace(scope=scope)
+    context = SimpleNamespace(request=request, method="tools/call", params={"name": "who"})
+    async def call_next(_): return {}
+    if not ours:
+        return lambda: call_next(context)
+    if hasattr(Server("x"), "middleware"):
+        return lambda: own._serve(context, call_next)
+    from usercontext.calls.mcp import _served
+    async def call():
+        return await _served(own.running(request, "tools/call", "who"), call_next, context)
+    return call
+
+def socketio():
+    import socketio
+    from usercontext.calls.socketio import UserContext
+    server = socketio.AsyncServer(async_mode="asgi")
+    @server.on("message")
+    async def message(sid, data): pass
+    @server.on("connect")
+    async def connect(sid, environ, auth): pass
+    if ours:
+        UserContext(server, resolver=find)
+    environ = {"asgi.scope": dict(SCOPE)}
+    asyncio.run(server._trigger_event("connect", "/", "sid", environ, None))
+    return lambda: server._trigger_event("message", "/", "sid", {})
+
+def aws_lambda():
+    from usercontext.calls.aws_lambda import UserContext
+    def handle(event, context): return event
+    handler = UserContext(handle, resolver=find) if ours else handle
+    context = SimpleNamespace(function_name="shop", get_remaining_time_in_millis=lambda: 1000)
+    return lambda: handler({"source": "aws.events"}, context)
+
+make = globals()[kind.replace(".", "_")]
+call = make()
+
+async def run():
+    for _ in range(times):
+        await call()
+
+gc.disable()
+if kind in ("grpc", "aws_lambda"):
+    for _ in range(times):
+        call()
+else:
+    asyncio.run(run())
+"""
+
+
+def instructions(kind: str, which: str, few: int = 200, many: int = 1000) -> float:
+    """Return the instructions of one call."""
+    few_total, many_total = (_total(kind, which, times) for times in (few, many))
+    return (many_total - few_total) / (many - few)
+
+
+def _total(kind: str, which: str, times: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+        # No bytecode is written: the first run would else do more than the second.
+        environ = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
+        environ |= {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"}
+        subprocess.run(
+            [*command, sys.executable, "-c", PROGRAM, kind, which, str(times)],
+            check=True,
+            capture_output=True,
+            env=environ,
+        )
+        found = re.search(r"^(?:totals|summary): (\d+)", out.read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def _added(kind: str) -> float:
+    return instructions(kind, "ours") - instructions(kind, "bare")
+
+
+def main() -> int:
+    """Measure, print a table, and return whether the gate was missed."""
+    kinds = [kind for kind, package in KINDS.items() if find_spec(package)]
+    with ThreadPoolExecutor(2) as pool:
+        added = dict(zip(kinds, pool.map(_added, kinds), strict=True))
+    print("| call | instructions over the bare library | times the ASGI middleware |")
+    print("| --- | --- | --- |")
+    for kind, count in added.items():
+        print(f"| {kind} | {count:,.0f} | {count / added['asgi']:.2f} |")
+    return int(max(added.values()) > GATE * added["asgi"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
