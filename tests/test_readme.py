@@ -89,6 +89,10 @@ IMPORTED = {
     "tortoise": ["tortoise"],
 }
 
+# Clients of each kind (payloads, log lines, transactions): with each a request is served by every
+# framework of the section that all clients' pages have.
+VISITED = {"rollbar", "structlog", "opentelemetry", "sentry-sdk"}
+
 JOBS = {
     "apscheduler": "apscheduler",
     "arq": "arq",
@@ -110,7 +114,10 @@ def page_id(page: Path) -> str:
 
 def run_page(page: Path, folder: Path) -> None:
     """Run a page in an interpreter of its own, as it configures the process."""
-    program = f"import snippets, pathlib; snippets.run(pathlib.Path({str(page)!r}))"
+    runner = (
+        "client_pages" if page.parent.name == "clients" and page.stem in VISITED else "snippets"
+    )
+    program = f"import {runner}, pathlib; {runner}.run(pathlib.Path({str(page)!r}))"
     paths = [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths))}
     done = subprocess.run(
@@ -139,8 +146,8 @@ def test_the_code_runs(page: Path, tmp_path: Path) -> None:
     if page.parent.name == "calls":
         pytest.importorskip("mcp")
     if page.parent.name == "clients":
-        pytest.importorskip(CLIENTS[page.stem])
-        pytest.importorskip("werkzeug")
+        for package in (CLIENTS[page.stem], "werkzeug", "fastapi", "flask", "django", "httpx"):
+            pytest.importorskip(package)
     if page.parent == ROOT / "docs" / "jobs":
         pytest.importorskip(JOBS[page.stem])
     if page.parent == ROOT / "docs" / "jobs" or page.stem == "services":
@@ -195,6 +202,18 @@ def test_framework_pages_share_a_template(framework: str) -> None:
         "Where to put it",
         "Check it",
     ]
+
+
+def frameworks_of(client: str) -> str:
+    """Return what a client's page says of frameworks."""
+    text = (ROOT / "docs" / "clients" / f"{client}.md").read_text()
+    return text.partition("### FastAPI, Flask, Django\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_client_pages_show_three_frameworks(client: str) -> None:
+    """Every reporting client's page has what is run with clients of each kind."""
+    assert frameworks_of(client) == frameworks_of("rollbar") != ""
 
 
 @pytest.mark.parametrize("client", CLIENTS)
