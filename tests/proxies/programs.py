@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,19 +16,33 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CONNECTIONS", "PROXIES", "SERVERS", "Place", "Proxy", "Server"]
+__all__ = [
+    "CONNECTIONS",
+    "NGINX_BEHIND_CONNECTIONS",
+    "PROXIES",
+    "SERVERS",
+    "Place",
+    "Proxy",
+    "Server",
+]
 
 
 class Place(NamedTuple):
-    """Where somebody listens: a port of 127.0.0.1, or the path of a unix socket."""
+    """Where somebody listens: a port of a loopback address, or the path of a unix socket."""
 
     port: int = 0
     path: str = ""
+    host: str = "127.0.0.1"
 
     @property
     def named(self) -> str:
         """Address and port."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.bracketed}:{self.port}"
+
+    @property
+    def bracketed(self) -> str:
+        """The address as URLs have it."""
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 class Proxy(NamedTuple):
@@ -46,14 +62,16 @@ class Proxy(NamedTuple):
     program: str
     version: tuple[str, ...]
     needed: str
-    files: Callable[[Path, int, Place], dict[str, str]]
-    command: Callable[[str, Path, int, Place], list[str]]
+    files: Callable[[Path, Place, Place], dict[str, str]]
+    command: Callable[[str, Path, Place, Place], list[str]]
     over_unix: bool = True
 
     def found(self) -> str | None:
         """Return the path of its executable, None where it is not installed."""
         if self.program == "envoy":
             return _packaged_envoy() or shutil.which("envoy")
+        if self.program == "http-proxy":
+            return _node_with("http-proxy")
         return shutil.which(self.program) or shutil.which(self.program, path="/usr/sbin:/usr/bin")
 
     def told_version(self) -> str:
@@ -65,6 +83,18 @@ class Proxy(NamedTuple):
         return found[0] if found else "?"
 
 
+@cache
+def _node_with(package: str) -> str | None:
+    """Return Node's path, if it finds a package of npm's, as by NODE_PATH."""
+    node = shutil.which("node")
+    if node is None:
+        return None
+    command = [node, "-e", f"require('{package}')"]
+    return (
+        node if subprocess.run(command, check=False, capture_output=True).returncode == 0 else None
+    )
+
+
 def _packaged_envoy() -> str | None:
     spec = find_spec("envoy")
     places = [] if spec is None or spec.origin is None else Path(spec.origin).parent.rglob("envoy*")
@@ -74,7 +104,9 @@ def _packaged_envoy() -> str | None:
 # --- what each needs ------------------------------------------------------------------------------
 
 
-def _nginx(folder: Path, port: int, to: Place) -> dict[str, str]:
+def _nginx(
+    folder: Path, at: Place, to: Place, *, listens: str = "", extra: str = ""
+) -> dict[str, str]:
     upstream = f"http://unix:{to.path}:" if to.path else f"http://{to.named}"
     kept = "".join(
         f"{name}_temp_path {folder}/{name};\n"
@@ -91,7 +123,8 @@ http {{
     access_log off;
     {kept}
     server {{
-        listen 127.0.0.1:{port};
+        listen {f"unix:{at.path}" if at.path else at.named}{listens};
+        {extra}
         location / {{
             proxy_pass {upstream};
             proxy_http_version 1.1;
@@ -103,7 +136,12 @@ http {{
     }
 
 
-def _haproxy(_folder: Path, port: int, to: Place) -> dict[str, str]:
+def _nginx_behind_proxy_protocol(folder: Path, at: Place, to: Place) -> dict[str, str]:
+    extra = "set_real_ip_from 127.0.0.1; real_ip_header proxy_protocol;"
+    return _nginx(folder, at, to, listens=" proxy_protocol", extra=extra)
+
+
+def _haproxy(_folder: Path, at: Place, to: Place) -> dict[str, str]:
     return {
         "haproxy.cfg": f"""
 global
@@ -114,7 +152,7 @@ defaults
     timeout client 20s
     timeout server 20s
 frontend front
-    bind 127.0.0.1:{port}
+    bind {at.named}
     option forwardfor
     default_backend app
 backend app
@@ -123,7 +161,7 @@ backend app
     }
 
 
-def _apache(folder: Path, port: int, to: Place) -> dict[str, str]:
+def _apache(folder: Path, at: Place, to: Place) -> dict[str, str]:
     modules = "/usr/lib/apache2/modules"
     upstream = f"unix:{to.path}|http://localhost/" if to.path else f"http://{to.named}/"
     names = ("mpm_event", "authz_core", "proxy", "proxy_http")
@@ -137,13 +175,13 @@ DefaultRuntimeDir {folder}
 ErrorLog {folder}/error.log
 ServerName app.example
 StartServers 1
-Listen 127.0.0.1:{port}
+Listen {at.named}
 ProxyPass / {upstream}
 """
     }
 
 
-def _caddy(folder: Path, port: int, to: Place) -> dict[str, str]:
+def _caddy(folder: Path, at: Place, to: Place) -> dict[str, str]:
     return {
         "Caddyfile": f"""
 {{
@@ -151,10 +189,10 @@ def _caddy(folder: Path, port: int, to: Place) -> dict[str, str]:
     auto_https off
     storage file_system {folder}
 }}
-http://:{port} {{
-    bind 127.0.0.1
+http://:{at.port} {{
+    bind {at.host}
     reverse_proxy {f"unix/{to.path}" if to.path else to.named} {{
-        trusted_proxies 127.0.0.1/32
+        trusted_proxies 127.0.0.1/32 ::1/128
         header_up -X_Forwarded_For
     }}
 }}
@@ -162,8 +200,8 @@ http://:{port} {{
     }
 
 
-def _varnish(_folder: Path, _port: int, to: Place) -> dict[str, str]:
-    host = f'.path = "{to.path}";' if to.path else f'.host = "127.0.0.1"; .port = "{to.port}";'
+def _varnish(_folder: Path, _at: Place, to: Place) -> dict[str, str]:
+    host = f'.path = "{to.path}";' if to.path else f'.host = "{to.host}"; .port = "{to.port}";'
     return {
         "default.vcl": f"""
 vcl 4.1;
@@ -173,11 +211,11 @@ sub vcl_recv {{ return (pass); }}
     }
 
 
-def _squid(folder: Path, port: int, to: Place) -> dict[str, str]:
+def _squid(folder: Path, at: Place, to: Place) -> dict[str, str]:
     return {
         "squid.conf": f"""
-http_port 127.0.0.1:{port} accel defaultsite=app.example
-cache_peer 127.0.0.1 parent {to.port} 0 no-query no-digest originserver name=app
+http_port {at.named} accel defaultsite=app.example
+cache_peer {to.bracketed} parent {to.port} 0 no-query no-digest originserver name=app
 cache_peer_access app allow all
 http_access allow all
 cache deny all
@@ -192,7 +230,7 @@ shutdown_lifetime 0 seconds
     }
 
 
-def _h2o(folder: Path, port: int, to: Place) -> dict[str, str]:
+def _h2o(folder: Path, at: Place, to: Place) -> dict[str, str]:
     upstream = f"http://[unix:{to.path}]/" if to.path else f"http://{to.named}/"
     return {
         "h2o.conf": f"""
@@ -200,8 +238,8 @@ num-threads: 1
 pid-file: {folder}/h2o.pid
 error-log: {folder}/h2o-error.log
 listen:
-  host: 127.0.0.1
-  port: {port}
+  host: "{at.host}"
+  port: {at.port}
 hosts:
   default:
     paths:
@@ -211,13 +249,13 @@ hosts:
     }
 
 
-def _lighttpd(folder: Path, port: int, to: Place) -> dict[str, str]:
-    host = f'"host" => "{to.path}"' if to.path else f'"host" => "127.0.0.1", "port" => {to.port}'
+def _lighttpd(folder: Path, at: Place, to: Place) -> dict[str, str]:
+    host = f'"host" => "{to.path}"' if to.path else f'"host" => "{to.host}", "port" => {to.port}'
     return {
         "lighttpd.conf": f"""
 server.modules = ("mod_proxy")
-server.bind = "127.0.0.1"
-server.port = {port}
+server.bind = "{at.bracketed}"
+server.port = {at.port}
 server.document-root = "{folder}"
 server.errorlog = "{folder}/lighttpd-error.log"
 proxy.server = ("" => (({host})))
@@ -225,11 +263,11 @@ proxy.server = ("" => (({host})))
     }
 
 
-def _envoy(_folder: Path, port: int, to: Place) -> dict[str, str]:
+def _envoy(_folder: Path, at: Place, to: Place) -> dict[str, str]:
     address = (
         f'pipe: {{path: "{to.path}"}}'
         if to.path
-        else f'socket_address: {{address: "127.0.0.1", port_value: {to.port}}}'
+        else f'socket_address: {{address: "{to.host}", port_value: {to.port}}}'
     )
     manager = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3"
     router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
@@ -237,7 +275,7 @@ def _envoy(_folder: Path, port: int, to: Place) -> dict[str, str]:
         "envoy.yaml": f"""
 static_resources:
   listeners:
-  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+  - address: {{socket_address: {{address: "{at.host}", port_value: {at.port}}}}}
     filter_chains:
     - filters:
       - name: envoy.filters.network.http_connection_manager
@@ -263,10 +301,10 @@ static_resources:
     }
 
 
-def _traffic_server(folder: Path, port: int, to: Place) -> dict[str, str]:
+def _traffic_server(folder: Path, at: Place, to: Place) -> dict[str, str]:
     return {
         "etc/trafficserver/records.config": f"""
-CONFIG proxy.config.http.server_ports STRING {port}:ip-in=127.0.0.1
+CONFIG proxy.config.http.server_ports STRING {at.port}:ip-in={at.bracketed}
 CONFIG proxy.config.http.insert_squid_x_forwarded_for INT 1
 CONFIG proxy.config.url_remap.remap_required INT 1
 CONFIG proxy.config.url_remap.pristine_host_hdr INT 1
@@ -283,7 +321,7 @@ CONFIG proxy.config.net.connections_throttle INT 500
         "etc/trafficserver/ip_allow.yaml": """
 ip_allow:
   - apply: in
-    ip_addrs: 0/0
+    ip_addrs: [0/0, "::/0"]
     action: allow
     methods: ALL
 """,
@@ -305,6 +343,18 @@ cachedir: {folder}/cache
     }
 
 
+def _node(_folder: Path, at: Place, to: Place) -> dict[str, str]:
+    target = {"socketPath": to.path} if to.path else {"host": to.host, "port": to.port}
+    return {
+        "proxy.js": f"""
+const proxy = require('http-proxy').createProxyServer({{target: {json.dumps(target)}, xfwd: true}});
+proxy.on('proxyReq', (request) => request.removeHeader('x_forwarded_for'));
+proxy.on('error', (error, request, response) => response.writeHead(502).end(String(error)));
+proxy.listen({at.port}, '{at.host}');
+"""
+    }
+
+
 PROXIES: dict[str, Proxy] = {
     "nginx": Proxy(
         "nginx",
@@ -312,7 +362,7 @@ PROXIES: dict[str, Proxy] = {
         ("-v",),
         "`proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for`",
         _nginx,
-        lambda run, folder, _port, _to: [
+        lambda run, folder, _at, _to: [
             *(run, "-c", f"{folder}/nginx.conf", "-p", str(folder), "-e", f"{folder}/error.log")
         ],
     ),
@@ -322,7 +372,7 @@ PROXIES: dict[str, Proxy] = {
         ("-v",),
         "`option forwardfor`, without `if-none` and `except`",
         _haproxy,
-        lambda run, folder, _port, _to: [run, "-db", "-f", f"{folder}/haproxy.cfg"],
+        lambda run, folder, _at, _to: [run, "-db", "-f", f"{folder}/haproxy.cfg"],
     ),
     "apache": Proxy(
         "Apache httpd",
@@ -330,7 +380,7 @@ PROXIES: dict[str, Proxy] = {
         ("-v",),
         "",
         _apache,
-        lambda run, folder, _port, _to: [run, "-DFOREGROUND", "-f", f"{folder}/apache.conf"],
+        lambda run, folder, _at, _to: [run, "-DFOREGROUND", "-f", f"{folder}/apache.conf"],
     ),
     "caddy": Proxy(
         "Caddy",
@@ -338,7 +388,7 @@ PROXIES: dict[str, Proxy] = {
         ("version",),
         "`header_up -X_Forwarded_For`; behind another proxy `trusted_proxies` in `reverse_proxy`",
         _caddy,
-        lambda run, folder, _port, _to: [
+        lambda run, folder, _at, _to: [
             *(run, "run", "--config", f"{folder}/Caddyfile", "--adapter", "caddyfile")
         ],
     ),
@@ -348,8 +398,8 @@ PROXIES: dict[str, Proxy] = {
         ("-V",),
         "",
         _varnish,
-        lambda run, folder, port, _to: [
-            *(run, "-F", "-a", f"127.0.0.1:{port}", "-f", f"{folder}/default.vcl"),
+        lambda run, folder, at, _to: [
+            *(run, "-F", "-a", f"{at.named}", "-f", f"{folder}/default.vcl"),
             *("-n", f"{folder}/v", "-s", "malloc,8m", "-T", "none"),
         ],
     ),
@@ -359,7 +409,7 @@ PROXIES: dict[str, Proxy] = {
         ("-v",),
         "`forwarded_for on` (the default) or `truncate`",
         _squid,
-        lambda run, folder, _port, _to: [run, "-N", "-f", f"{folder}/squid.conf"],
+        lambda run, folder, _at, _to: [run, "-N", "-f", f"{folder}/squid.conf"],
         over_unix=False,
     ),
     "h2o": Proxy(
@@ -368,7 +418,7 @@ PROXIES: dict[str, Proxy] = {
         ("-v",),
         "",
         _h2o,
-        lambda run, folder, _port, _to: [run, "-c", f"{folder}/h2o.conf"],
+        lambda run, folder, _at, _to: [run, "-c", f"{folder}/h2o.conf"],
     ),
     "lighttpd": Proxy(
         "lighttpd",
@@ -376,7 +426,7 @@ PROXIES: dict[str, Proxy] = {
         ("-v",),
         "",
         _lighttpd,
-        lambda run, folder, _port, _to: [run, "-D", "-f", f"{folder}/lighttpd.conf"],
+        lambda run, folder, _at, _to: [run, "-D", "-f", f"{folder}/lighttpd.conf"],
     ),
     "trafficserver": Proxy(
         "Traffic Server",
@@ -384,7 +434,7 @@ PROXIES: dict[str, Proxy] = {
         ("--version",),
         "",
         _traffic_server,
-        lambda run, folder, _port, _to: [run, f"--run-root={folder}/runroot.yaml"],
+        lambda run, folder, _at, _to: [run, f"--run-root={folder}/runroot.yaml"],
         over_unix=False,
     ),
     "envoy": Proxy(
@@ -393,10 +443,18 @@ PROXIES: dict[str, Proxy] = {
         ("--version",),
         "`use_remote_address: true`",
         _envoy,
-        lambda run, folder, _port, _to: [
+        lambda run, folder, _at, _to: [
             *(run, "-c", f"{folder}/envoy.yaml", "--disable-hot-restart", "--concurrency", "1"),
             *("--log-level", "error"),
         ],
+    ),
+    "http-proxy": Proxy(
+        "http-proxy (Node)",
+        "http-proxy",
+        ("-p", "require('http-proxy/package.json').version"),
+        "`xfwd: true`; before servers that fold underscores `removeHeader('x_forwarded_for')`",
+        _node,
+        lambda run, folder, _at, _to: [run, f"{folder}/proxy.js"],
     ),
 }
 
@@ -404,7 +462,7 @@ PROXIES: dict[str, Proxy] = {
 # --- those that hand on the connection ------------------------------------------------------------
 
 
-def _haproxy_tcp(_folder: Path, port: int, to: Place) -> dict[str, str]:
+def _haproxy_tcp(_folder: Path, at: Place, to: Place) -> dict[str, str]:
     return {
         "haproxy.cfg": f"""
 global
@@ -415,7 +473,7 @@ defaults
     timeout client 20s
     timeout server 20s
 frontend front
-    bind 127.0.0.1:{port}
+    bind {at.named}
     default_backend app
 backend app
     server one {f"unix@{to.path}" if to.path else to.named} send-proxy-v2
@@ -423,7 +481,7 @@ backend app
     }
 
 
-def _hitch(folder: Path, port: int, to: Place) -> dict[str, str]:
+def _hitch(folder: Path, at: Place, to: Place) -> dict[str, str]:
     import trustme
 
     certificate = trustme.CA().issue_cert("app.example")
@@ -431,14 +489,30 @@ def _hitch(folder: Path, port: int, to: Place) -> dict[str, str]:
     return {
         "app.pem": (certificate.private_key_pem.bytes() + chain).decode(),
         "hitch.conf": f"""
-frontend = "[127.0.0.1]:{port}"
-backend = "[127.0.0.1]:{to.port}"
+frontend = "[{at.host}]:{at.port}"
+backend = "[{to.host}]:{to.port}"
 pem-file = "{folder}/app.pem"
 write-proxy-v1 = on
 workers = 1
 daemon = off
 backlog = 10
 {'user = "nobody"' if os.geteuid() == 0 else ""}
+""",
+    }
+
+
+def _stunnel(folder: Path, at: Place, to: Place) -> dict[str, str]:
+    return {
+        "app.pem": _hitch(folder, at, to)["app.pem"],
+        "stunnel.conf": f"""
+foreground = yes
+pid =
+syslog = no
+[front]
+accept = {at.host}:{at.port}
+connect = {to.host}:{to.port}
+cert = {folder}/app.pem
+protocol = proxy
 """,
     }
 
@@ -451,7 +525,7 @@ CONNECTIONS: dict[str, Proxy] = {
         ("-v",),
         "`mode tcp`, `send-proxy-v2`",
         _haproxy_tcp,
-        lambda run, folder, _port, _to: [run, "-db", "-f", f"{folder}/haproxy.cfg"],
+        lambda run, folder, _at, _to: [run, "-db", "-f", f"{folder}/haproxy.cfg"],
     ),
     "hitch": Proxy(
         "hitch",
@@ -459,10 +533,23 @@ CONNECTIONS: dict[str, Proxy] = {
         ("--version",),
         "`write-proxy-v1 = on`",
         _hitch,
-        lambda run, folder, _port, _to: [run, f"--config={folder}/hitch.conf"],
+        lambda run, folder, _at, _to: [run, f"--config={folder}/hitch.conf"],
+        over_unix=False,
+    ),
+    "stunnel": Proxy(
+        "stunnel",
+        "stunnel",
+        ("-version",),
+        "`protocol = proxy`",
+        _stunnel,
+        lambda run, folder, _at, _to: [run, f"{folder}/stunnel.conf"],
         over_unix=False,
     ),
 }
+
+
+#: Behind one of those: it appends the client's address, and not that of the connection.
+NGINX_BEHIND_CONNECTIONS = PROXIES["nginx"]._replace(files=_nginx_behind_proxy_protocol)
 
 
 # --- servers --------------------------------------------------------------------------------------
@@ -504,7 +591,7 @@ SERVERS: dict[str, Server] = {
         "asgi_app",
         lambda at, app: [
             *("uvicorn", app, "--no-proxy-headers", "--log-level", "error", "--lifespan", "off"),
-            *(("--uds", at.path) if at.path else ("--port", str(at.port))),
+            *(("--uds", at.path) if at.path else ("--host", at.host, "--port", str(at.port))),
         ],
     ),
     "uvicorn, as it is": Server(
@@ -549,6 +636,14 @@ SERVERS: dict[str, Server] = {
             *("gunicorn", app, "--no-control-socket", "--proxy-protocol", "-b", _bind(at))
         ],
     ),
+    "daphne, PROXY": Server(
+        "daphne",
+        "asgi_app",
+        lambda at, app: [
+            *("daphne", app, "-v", "0"),
+            *("-e", f"haproxy:tcp:port={at.port}:interface={at.host}"),
+        ],
+    ),
     "daphne": Server(
         "daphne",
         "asgi_app",
@@ -564,6 +659,14 @@ SERVERS: dict[str, Server] = {
             *("waitress", "--no-clear-untrusted-proxy-headers"),
             f"--unix-socket={at.path}" if at.path else f"--listen={at.named}",
             app,
+        ],
+    ),
+    "uWSGI, PROXY": Server(
+        "pyuwsgi",
+        "wsgi_app",
+        lambda at, app: [
+            *("--http-socket", at.named, "--module", app, "--master", "--die-on-term"),
+            *("--need-app", "--disable-logging", "--enable-threads", "--enable-proxy-protocol"),
         ],
     ),
     "uWSGI": Server(

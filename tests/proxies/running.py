@@ -75,24 +75,26 @@ class Stack(ExitStack):
         self.folder: Path = Path(mkdtemp(prefix="uc"))
         self.folder.chmod(0o777)  # some programs give up root
         self._number = 0
-        self._servers: dict[tuple[str, str, bool], Place] = {}
-        self._proxies: dict[tuple[Proxy, Place], Place] = {}
+        self._servers: dict[tuple[str, str, bool, str], Place] = {}
+        self._proxies: dict[tuple[Proxy, Place, str], Place] = {}
         self._running: list[subprocess.Popen[bytes]] = []
         self.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self.callback(stop, self._running)
 
-    def server(self, name: str, options: dict[str, Any], *, unix: bool = False) -> Place:
+    def server(
+        self, name: str, options: dict[str, Any], *, unix: bool = False, host: str = "127.0.0.1"
+    ) -> Place:
         """Start a server with options of RequestData, unless it runs already."""
         shown = json.dumps(options)
-        place = self._servers.get((name, shown, unix))
+        place = self._servers.get((name, shown, unix, host))
         if place is None:
-            place = self._server(name, shown, unix=unix)
-            self._servers[name, shown, unix] = place
+            place = self._server(name, shown, unix=unix, host=host)
+            self._servers[name, shown, unix, host] = place
         return place
 
-    def _server(self, name: str, options: str, *, unix: bool) -> Place:
+    def _server(self, name: str, options: str, *, unix: bool, host: str) -> Place:
         folder = self._new_folder()
-        place = Place(path=f"{folder}/app") if unix else Place(port=free_port())
+        place = Place(path=f"{folder}/app") if unix else Place(free_port(host), host=host)
         command = SERVERS[name].started_by(place)
         environment = {**os.environ, "OPTIONS": options, "PYTHONPATH": python_path()}
         self._start(command, folder, place, cwd=ROOT, env=environment)
@@ -100,23 +102,29 @@ class Stack(ExitStack):
             Path(place.path).chmod(0o777)
         return place
 
-    def proxy(self, proxy: Proxy, to: Place) -> Place:
+    def proxy(self, proxy: Proxy, to: Place, *, host: str = "127.0.0.1") -> Place:
         """Start a proxy before a place, unless it runs already."""
-        place = self._proxies.get((proxy, to))
+        place = self._proxies.get((proxy, to, host))
         if place is None:
-            place = self._proxies[proxy, to] = self._proxy(proxy, to)
+            place = self._proxies[proxy, to, host] = self._proxy(proxy, to, host)
         return place
 
-    def _proxy(self, proxy: Proxy, to: Place) -> Place:
+    def proxy_on_socket(self, proxy: Proxy, to: Place) -> Place:
+        """Start a proxy that listens on a unix socket."""
+        place = self._proxy(proxy, to, "")
+        Path(place.path).chmod(0o777)
+        return place
+
+    def _proxy(self, proxy: Proxy, to: Place, host: str) -> Place:
         folder = self._new_folder()
-        place = Place(port=free_port())
-        for path, text in proxy.files(folder, place.port, to).items():
+        place = Place(free_port(host), host=host) if host else Place(path=f"{folder}/front")
+        for path, text in proxy.files(folder, place, to).items():
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
         for file in folder.rglob("*"):
             file.chmod(0o777)
-        command = proxy.command(str(proxy.found()), folder, place.port, to)
+        command = proxy.command(str(proxy.found()), folder, place, to)
         env = {**os.environ, "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
         self._start(command, folder, place, cwd=folder, env=env)
         return place
@@ -145,16 +153,23 @@ def python_path() -> str:
     return os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
 
 
-def free_port() -> int:
+def free_port(host: str = "127.0.0.1") -> int:
     """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
+    with socket.create_server((host, 0), family=family_of(host)) as probe:
         return int(probe.getsockname()[1])
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """Return the family of an address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def wait_for(place: Place, process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until somebody listens, at most 20 seconds."""
     family, address = (
-        (socket.AF_UNIX, place.path) if place.path else (socket.AF_INET, ("127.0.0.1", place.port))
+        (socket.AF_UNIX, place.path)
+        if place.path
+        else (family_of(place.host), (place.host, place.port))
     )
     end = time.monotonic() + 20
     while process.poll() is None and time.monotonic() < end:
@@ -181,12 +196,13 @@ def ask(
     place: Place, headers: Iterable[tuple[str, str]] = (), *, tls: bool = False
 ) -> dict[str, Any]:
     """Send a request from CLIENT, and return what the app says of it."""
-    connection = HTTPConnection("127.0.0.1", place.port, 10, source_address=(CLIENT, 0))
+    client = CLIENT if place.host == "127.0.0.1" else place.host
+    connection = HTTPConnection(place.host, place.port, 10, source_address=(client, 0))
     if tls:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         connection = HTTPSConnection(
-            "127.0.0.1", place.port, timeout=10, source_address=(CLIENT, 0), context=context
+            place.host, place.port, timeout=10, source_address=(client, 0), context=context
         )
     try:
         connection.putrequest("GET", "/", skip_host=True)

@@ -7,13 +7,15 @@ By default each proxy runs alone and in some chains of two; with USERCONTEXT_ALL
 from __future__ import annotations
 
 import os
+import socket
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import permutations
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxies.programs import CONNECTIONS, PROXIES, SERVERS
+from tests.proxies.programs import CONNECTIONS, NGINX_BEHIND_CONNECTIONS, PROXIES, SERVERS
 from tests.proxies.running import CLIENT, REQUESTS, Stack, ask
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def test_alone(stack: Stack, name: str, before: str) -> None:
 
 
 @pytest.mark.parametrize("unix", [False, True], ids=["TCP", "unix"])
-@pytest.mark.parametrize("name", [name for name in SERVERS if name != "gunicorn, PROXY"])
+@pytest.mark.parametrize("name", [name for name in SERVERS if "PROXY" not in name])
 def test_servers(stack: Stack, name: str, *, unix: bool) -> None:
     """On every server, by nginx's connection over TCP and over a unix socket."""
     nginx = installed(PROXIES["nginx"])
@@ -88,13 +90,46 @@ def test_chains(stack: Stack, outer: str, inner: str) -> None:
     assert answers(stack.proxy(installed(PROXIES[outer]), second)) == RIGHT
 
 
-@pytest.mark.parametrize("name", CONNECTIONS)
-def test_proxy_protocol(stack: Stack, name: str) -> None:
+def _has_ipv6() -> bool:
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("name", [name for name in PROXIES if name != "envoy"])
+def test_ipv6(stack: Stack, name: str) -> None:
+    """Over IPv6 on both sides: what the proxy has written last, as all come from one address."""
+    proxy = installed(PROXIES[name])
+    options = {"trusted_proxies": ["::1"], "trusted_hops": 1}
+    place = stack.proxy(proxy, stack.server("uvicorn", options, host="::1"), host="::1")
+    assert answers(place) == dict.fromkeys(REQUESTS, "::1")
+
+
+@pytest.mark.parametrize("name", ["gunicorn, PROXY", "uWSGI, PROXY", "daphne, PROXY"])
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_proxy_protocol(stack: Stack, connection: str, name: str) -> None:
     """Where the connection itself is handed on, nothing is trusted, and no header is read."""
     pytest.importorskip("trustme")
-    proxy = installed(CONNECTIONS[name])
-    place = stack.proxy(proxy, server(stack, "gunicorn, PROXY", trust=False))
-    assert answers(place, tls=name == "hitch") == RIGHT
+    if (connection, name) == ("haproxy", "uWSGI, PROXY"):
+        pytest.skip("uWSGI knows version 1 alone, and HAProxy is to send version 2 here")
+    proxy = installed(CONNECTIONS[connection])
+    place = stack.proxy(proxy, server(stack, name, trust=False))
+    assert answers(place, tls=connection != "haproxy") == RIGHT
+
+
+def test_proxy_protocol_before_a_proxy(stack: Stack) -> None:
+    """A nginx in between appends the address that it was told, with the guide's two lines."""
+    installed(PROXIES["nginx"])
+    inner = stack.proxy(NGINX_BEHIND_CONNECTIONS, server(stack, "uvicorn"))
+    assert answers(stack.proxy(installed(CONNECTIONS["haproxy"]), inner)) == RIGHT
+
+
+@pytest.mark.parametrize("outer", ["haproxy", "nginx", "caddy", "lighttpd", "apache"])
+def test_a_socket_between_proxies(stack: Stack, outer: str) -> None:
+    """What nginx writes of a peer without an address is walked over, as that peer is trusted."""
+    inner = stack.proxy_on_socket(installed(PROXIES["nginx"]), server(stack, "uvicorn"))
+    assert answers(stack.proxy(installed(PROXIES[outer]), inner)) == RIGHT
 
 
 def test_nothing_in_between(stack: Stack) -> None:
