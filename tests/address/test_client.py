@@ -58,7 +58,7 @@ def test_vector_read_later(row: dict[str, Any], interface: str) -> None:
     observed = request_data.observe(source)
     source.clear()
     assert request_data.observed_ip_address(observed) == row["expected"], row["why"]
-    assert ProxyTrust(**options(row)).locate_observed(observed) == found
+    assert ProxyTrust(**options(row)).read(observed) == found._values()
 
 
 def test_an_observed_address_is_anonymised_and_asked_for() -> None:
@@ -448,7 +448,7 @@ def test_peers_remembered_are_bounded() -> None:
     for number in range(5000):
         trust.locate(scope_of(f"203.0.{number >> 8}.{number & 255}"))
         trust.locate(scope_of("x" * 1000 + str(number)))
-    assert len(trust._peers) <= 1024
+    assert len(trust._peers.known) <= 1024
 
 
 @pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
@@ -460,8 +460,8 @@ def test_headers_remembered_are_bounded(build: Any) -> None:
             build("10.0.0.1", [("x-forwarded-for", f"203.0.{number >> 8}.{number & 255}")])
         )
         trust.locate(build("10.0.0.1", [("x-forwarded-for", "x" * 1000 + str(number))]))
-    assert len(trust._answers) <= 1024
-    assert max(map(len, trust._answers)) <= 128
+    assert len(trust.header._answers) <= 1024
+    assert max(map(len, trust.header._answers)) <= 128
 
 
 @pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
@@ -488,7 +488,7 @@ def test_a_remembered_failure_is_counted_again() -> None:
     trust = ProxyTrust(["10.0.0.0/8"])
     for _ in range(3):
         trust.locate(scope_of("10.0.0.1", [("x-forwarded-for", "nonsense")]))
-    assert trust._failures == {"malformed": 3}
+    assert trust.header.shortcomings._failures == {"malformed": 3}
 
 
 def test_proxyfix_is_set_aside() -> None:
@@ -559,7 +559,7 @@ WARNED: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("words", "cause"), WARNED, ids=[row[0] for row in WARNED])
 def test_warned_once(words: str, cause: Any, caplog: pytest.LogCaptureFixture) -> None:
     """What looks like a wrong set-up is said once, and without an address."""
-    CHAINS["walk"]._failures.clear()
+    CHAINS["walk"].header.shortcomings._failures.clear()
     for _ in range(3):
         cause()
     assert len(caplog.records) == 1
@@ -594,5 +594,5 @@ def test_search_for_a_proxy_ends() -> None:
     trust = ProxyTrust()
     for _ in range(100):
         trust.locate(scope_of("10.0.0.1"))
-    assert trust._looks == 0
+    assert trust._peers._looks == 0
     assert trust.locate(scope_of("10.0.0.1")).address == "10.0.0.1"

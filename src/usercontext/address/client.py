@@ -55,6 +55,9 @@ _UNIX_ENTRY = "unix:"
 _MAX_REMEMBERED = 1024
 _MAX_REMEMBERED_TEXT = 128
 
+# Headers of several entries, each of a proxy; all others have one value.
+_LISTS = ("x-forwarded-for", "forwarded")
+
 _BEHIND_PROXY_LOOKS = 64
 _FAILURES_BEFORE_WARNING = 3
 
@@ -128,230 +131,114 @@ class ClientAddress:
         )
 
 
-class ProxyTrust:
-    """Which proxies are believed, and which one header of theirs.
+_TOO_LONG: Outcome = (None, "header", 0, "too-long")
+_LOST: Observed = ((None, "peer", 0, "no-peer"), None, _ANSWER)
 
-    Args:
-        trusted_proxies: addresses, networks and the names `loopback`, `private`, `linklocal`,
-            `cgnat`, `unix`. The header is read only for a peer among them, from the right, up to
-            the first address that is not.
-        trusted_hops: the number of proxies that append to the header; the address is that many
-            entries from the right. With `trusted_proxies` too, the peer must be one of them.
-        forwarded_header: `"x-forwarded-for"`, `"forwarded"` (RFC 7239), or a header of one value
-            such as `"cf-connecting-ip"`, which needs `trusted_proxies`.
-        is_function: whether the app is a function of AWS Lambda, whose event has the last word on
-            who is connected, and which no client reaches directly.
 
-    Raises:
-        ConfigurationError: an option is wrong; the text names it, and what to write instead.
+def _untrusted(address: str) -> Outcome:
+    return address, "peer", 0, "untrusted-peer"
+
+
+def _malformed(place: int) -> Outcome:
+    return None, "header", place, "malformed"
+
+
+def _found(address: str | None, place: int) -> Outcome:
+    return _malformed(place) if address is None else (address, "header", place, "ok")
+
+
+def _holds_nothing(_text: str) -> None:
+    """Leave every entry to be read with its syntax."""
+
+
+def _observed(answer: Outcome, source: Source, key: str, action: int) -> Observed:
+    return (answer, source.get(key), _READ) if action == _READ else (answer, None, _ANSWER)
+
+
+class _Shortcomings:
+    """Counts what is wrong with the header, and says so once.
+
+    Attributes:
+        server: how the server that hands us the header calls itself.
+    """
+
+    __slots__ = ("_absent", "_failures", "_name", "server")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._failures: dict[str, int] = {}
+        self._absent = 0  # -1 once the header was there
+        self.server = ""
+
+    def found(self) -> None:
+        """Stop counting, as the header is there."""
+        self._absent = -1
+
+    def count_absent(self) -> None:
+        """Count requests of trusted proxies without the header, until one has it."""
+        if self._absent < 0 or self._name not in _LISTS:
+            return
+        from usercontext.address.servers import warn_of_absence
+
+        is_told = warn_of_absence(self._name, self.server, self._absent + 1)
+        self._absent = -1 if is_told else self._absent + 1
+
+    def count_failure(self, reason: str) -> None:
+        """Count requests of trusted proxies whose header gives no address, and say so of many."""
+        count = self._failures[reason] = self._failures.get(reason, 0) + 1
+        if count >= _FAILURES_BEFORE_WARNING:
+            diagnostics.warn_once(
+                f"client-ip: {reason}",
+                "no client address in %s of %d requests through a trusted proxy (%s): check "
+                "trusted_proxies, trusted_hops and forwarded_header against what it sends",
+                self._name,
+                count,
+                reason,
+            )
+
+
+class _HeaderReader:
+    """Reads the one header that is believed, from the right.
+
+    Attributes:
+        shortcomings: counts the requests that it gives no address of.
     """
 
     __slots__ = (
-        "_absent",
         "_address_of",
         "_answers",
-        "_environ_key",
-        "_failures",
         "_holds_ipv4",
-        "_is_function",
-        "_looks",
+        "_hops",
+        "_name",
         "_networks",
-        "_peers",
         "_read",
         "_scope_name",
-        "_server",
         "_split",
         "_walks_unix",
-        "forwarded_header",
-        "trusted_hops",
-        "trusted_proxies",
+        "shortcomings",
     )
 
-    def __init__(
-        self,
-        trusted_proxies: Iterable[str] = (),
-        trusted_hops: int | None = None,
-        forwarded_header: str = "x-forwarded-for",
-        *,
-        is_function: bool = False,
-    ) -> None:
-        self._is_function = is_function
-        self._networks = TrustedNetworks(trusted_proxies)
-        self.trusted_proxies: tuple[str, ...] = tuple(trusted_proxies)
-        self.trusted_hops: int | None = _checked_hops(trusted_hops)
-        self.forwarded_header: str = _checked_header(forwarded_header)
-        self._check_together()
-        self._scope_name = self.forwarded_header.encode("ascii")
-        self._environ_key = environ_key(self.forwarded_header)
-        is_rfc7239 = self.forwarded_header == "forwarded"
-        self._holds_ipv4 = _holds_nothing if is_rfc7239 else self._networks.holds_ipv4
+    def __init__(self, networks: TrustedNetworks, hops: int | None, name: str) -> None:
+        self._networks = networks
+        self._hops = hops
+        self._name = name
+        self._scope_name = name.encode("ascii")
+        is_rfc7239 = name == "forwarded"
+        self._holds_ipv4 = _holds_nothing if is_rfc7239 else networks.holds_ipv4
         self._split = elements if is_rfc7239 else entries
         self._address_of = address_of_element if is_rfc7239 else bare_address
         self._read = self._reader()
-        self._peers: dict[str | None, Observed] = {}
         self._answers: dict[str | bytes | None, Outcome] = {}
-        self._looks = 0 if self._trusts_anything else _BEHIND_PROXY_LOOKS
-        self._failures: dict[str, int] = {}
-        self._absent = 0
-        self._server = ""
+        self.shortcomings: _Shortcomings = _Shortcomings(name)
         # It stands for a proxy on the same host, which "loopback" means as well.
-        self._walks_unix = self._networks.includes_unix and "127.0.0.1" in self._networks
-
-    @property
-    def _trusts_anything(self) -> bool:
-        return bool(self._networks) or self.trusted_hops is not None
-
-    def _check_together(self) -> None:
-        header = self.forwarded_header
-        if header not in ("x-forwarded-for", "forwarded"):
-            if self.trusted_hops is not None:
-                raise ConfigurationError(
-                    f"trusted_hops counts entries, and {header!r} has one value: leave "
-                    "trusted_hops out and keep trusted_proxies"
-                )
-            if not self._networks:
-                raise ConfigurationError(
-                    f"forwarded_header={header!r} needs trusted_proxies, since any client can "
-                    "send that header: name the proxies that set it"
-                )
-        elif header != "x-forwarded-for" and not self._trusts_anything:
-            raise ConfigurationError(
-                f"forwarded_header={header!r} would never be read, as nothing is trusted: give "
-                "trusted_proxies or trusted_hops, or leave it out"
-            )
-        if (
-            self.trusted_hops
-            and not self._networks
-            and not (self._is_function or _runs_in_lambda())
-        ):
-            diagnostics.warn_once(
-                "client-ip: hops without proxies",
-                "trusted_hops without trusted_proxies: a client that reaches this server "
-                "directly can choose its address; name your proxies in trusted_proxies too",
-            )
+        self._walks_unix = networks.includes_unix and "127.0.0.1" in networks
 
     def _reader(self) -> Callable[[str | None, Outcome], Outcome]:
-        if self.forwarded_header not in ("x-forwarded-for", "forwarded"):
+        if self._name not in _LISTS:
             return self._read_single
-        return self._walk if self.trusted_hops is None else self._count
+        return self._walk if self._hops is None else self._count
 
-    def locate(self, source: Source) -> ClientAddress:
-        """Find the client's address in an ASGI scope or a WSGI environ, and say how.
-
-        Never raises, and changes neither `scope["client"]` nor `REMOTE_ADDR`.
-        """
-        return ClientAddress(*self.outcome(source))
-
-    def outcome(self, source: Source) -> Outcome:
-        """Return what `locate` does as a plain tuple: address, source, hops, reason."""
-        return self.read(self.observe(source))
-
-    def observe(self, source: Source) -> Observed:
-        """Take from a request what its client's address can be read of later.
-
-        It parses nothing, nor does it look for the header among a scope's: most requests end
-        without anybody asking. Headers are kept only where the peer is trusted.
-        """
-        began: tuple[ProxyTrust, Observed] | None = source.get(BEGAN)
-        if began is not None and began[0] is self:
-            observed = began[1]
-            return self._as_it_began(observed, source) if observed[2] else observed
-        return self._observe_now(source)
-
-    def _observe_now(self, source: Source) -> Observed:
-        # In place, with keys of source.py: each request would feel the calls.
-        is_environ = REQUEST_METHOD in source
-        try:
-            if is_environ:
-                # Few servers leave their name out, and few that do are none but adapters.
-                if SERVER_SOFTWARE not in source and may_be_adapters(source):
-                    return self._observe_told(source, self._environ_key)
-                original = source.get(PROXY_FIX)  # what the header says is judged here, not there
-                peer = (original if isinstance(original, dict) else source).get("REMOTE_ADDR")
-            else:
-                client = source.get("client")
-                if type(client) is not tuple or len(client) < 2 or not client[1]:
-                    return self._observe_told(source, "headers")
-                peer = client[0]
-            known = self._peers.get(peer) or self._meet(peer, source)
-        except (TypeError, LookupError, AttributeError):  # no pair, or nothing hashable in it
-            known = self._judge("?")
-        action = known[2]
-        if not action:
-            return known
-        if action == _READ:
-            return known[0], source.get(self._environ_key if is_environ else "headers"), _READ
-        self._watch(source)
-        return known[0], None, _ANSWER
-
-    def begin(self, source: Source) -> None:
-        """Keep what a request says of its client as it begins, as the app may change it.
-
-        Of headers a copy: what is appended to the list afterwards was not sent by the client.
-        """
-        if not isinstance(source, dict):
-            return
-        observed = self._observe_now(source)
-        if type(observed[1]) is list:
-            observed = observed[0], tuple(observed[1]), observed[2]
-        source[BEGAN] = self, observed
-
-    def _as_it_began(self, observed: Observed, source: Source) -> Observed:
-        lines = observed[1]
-        if type(lines) is tuple:
-            now = source.get("headers")
-            if type(now) is list and len(now) > len(lines):
-                diagnostics.warn_once(
-                    "client-ip: headers that grew",
-                    "headers were added to a request after it began; the client's address is read "
-                    "from those with which it came: let what adds them run before usercontext, or "
-                    "in the proxy",
-                )
-        return observed
-
-    def _observe_told(self, source: Source, key: str) -> Observed:
-        """Observe a request whose peer may be something else than the connection's."""
-        from usercontext.address.peers import peer_of  # adapters and few servers
-
-        told = peer_of(source)
-        if told.origin != "connection":
-            return self._observe_other(told, source, key)
-        try:
-            answer, _, action = self._peers.get(told.address) or self._meet(told.address, source)  # type: ignore[call-overload]
-        except TypeError:  # nothing hashable
-            answer, _, action = self._judge("?")
-        if action == _WATCH:
-            self._watch(source)
-        return _observed(answer, source, key, action)
-
-    def _observe_other(self, told: Peer, source: Source, key: str) -> Observed:
-        _warn_of_peer(told)
-        answer, _, action = self._judge(told.address) if told.address else _LOST
-        if told.origin == "front":
-            # Nobody gets past the platform's own front end, so its header is as good as trusted.
-            action = _READ if self._trusts_anything else _ANSWER
-        elif told.origin == "event" and self._is_function:
-            action = _ANSWER
-        elif told.origin == "lost" or not told.address:
-            action = _READ if self.trusted_hops and not self._networks else _ANSWER
-        elif told.origin == "checked" and action != _READ and not self._confirms(answer, source):
-            answer = _LOST[0]
-        return _observed(answer, source, key, action)
-
-    def _confirms(self, answer: Outcome, source: Source) -> bool:
-        """Return whether a header says, read from the right, what the server has made of it."""
-        line = header_line(source.get("headers"), b"x-forwarded-for", MAX_TEXT)
-        text = (line or b"").decode("latin-1")
-        if self._networks and self.forwarded_header == "x-forwarded-for":
-            return self._walk(text, _LOST[0])[0] == answer[0]
-        return bare_address(entries(text)[-1].strip(" \t")) == answer[0]
-
-    def read(self, observed: Observed) -> Outcome:
-        """Return what `outcome` does, of what `observe` has taken."""
-        peer, lines, action = observed
-        return self.read_header(peer, lines) if action else peer
-
-    def read_header(self, peer: Outcome, lines: Any) -> Outcome:
+    def read(self, lines: Any, peer: Outcome) -> Outcome:
         """Read the header that a trusted peer has sent; both as `observe` has taken them."""
         line: str | bytes | None = None
         if type(lines) is tuple or type(lines) is list:
@@ -370,48 +257,25 @@ class ProxyTrust:
             line = header_line(lines, self._scope_name, MAX_TEXT)
         found = self._answers.get(line) or self._answer(line, peer)
         if found[0] is None and found[3] != "no-peer":
-            self._count_failure(found[3])
+            self.shortcomings.count_failure(found[3])
         return found
 
-    def locate_observed(self, observed: Observed) -> ClientAddress:
-        """Return what `locate` would have, of what `observe` took from the request."""
-        return ClientAddress(*self.read(observed))
-
-    # -- the peer --
-
-    def _meet(self, peer: object, source: Source) -> Observed:
-        """Judge a peer that is not remembered, and remember it."""
-        known = self._judge(peer)
-        self._warn_of_server(source, known[2])
-        if peer is None or (isinstance(peer, str) and len(peer) <= _MAX_REMEMBERED_TEXT):
-            if len(self._peers) >= _MAX_REMEMBERED:
-                self._peers.clear()
-            self._peers[peer] = known
-        return known
-
-    def _judge(self, peer: object) -> Observed:
-        is_unix = peer is None or peer in _UNIX_PEERS
-        address = bare_address(peer) if isinstance(peer, str) and not is_unix else None
-        answer: Outcome = (address, "peer", 0, "no-peer" if address is None else "ok")
-        if not self._trusts_anything:
-            near = is_unix or (address is not None and address in _near())
-            return answer, None, (_WATCH if near and self._looks else _ANSWER)
-        if self._networks and not self._trusts(address, is_unix=is_unix):
-            return (answer if address is None else _untrusted(address)), None, _ANSWER
-        return answer, None, (_ANSWER if self.trusted_hops == 0 else _READ)
-
-    def _trusts(self, address: str | None, *, is_unix: bool) -> bool:
-        if is_unix:
-            return self._networks.includes_unix
-        return address is not None and address in self._networks
-
-    # -- the header --
+    def confirms(self, answer: Outcome, source: Source) -> bool:
+        """Return whether a header says, read from the right, what the server has made of it."""
+        line = header_line(source.get("headers"), b"x-forwarded-for", MAX_TEXT)
+        text = (line or b"").decode("latin-1")
+        if self._networks and self._name == "x-forwarded-for":
+            return self._walk(text, _LOST[0])[0] == answer[0]
+        return bare_address(entries(text)[-1].strip(" \t")) == answer[0]
 
     def _answer(self, line: str | bytes | None, peer: Outcome) -> Outcome:
         """Read the header, and remember what it says where that does not depend on the peer."""
         text = line[-MAX_TEXT:].decode("latin-1") if isinstance(line, bytes) else line
         found = self._read(text, peer)
-        self._absent = self._count_absent() if line is None else -1
+        if line is None:
+            self.shortcomings.count_absent()
+        else:
+            self.shortcomings.found()
         if line and found is not peer and len(line) <= _MAX_REMEMBERED_TEXT:
             if len(self._answers) >= _MAX_REMEMBERED:
                 self._answers.clear()
@@ -453,7 +317,7 @@ class ProxyTrust:
                 return _TOO_LONG
             node = entry.strip(" \t")
             place += 1 if node else 0
-            if node and place == self.trusted_hops:
+            if node and place == self._hops:
                 return _found(self._address_of(node), place)
         return None, "header", place, "too-short"
 
@@ -464,14 +328,58 @@ class ProxyTrust:
         if len(text) > MAX_ENTRY:
             return _TOO_LONG
         value = text.strip(" \t")
-        if self.forwarded_header == "cloudfront-viewer-address":
+        if self._name == "cloudfront-viewer-address":
             value = without_last_port(value)
         return _found(bare_address(value), 1)  # none with a comma, so none of several lines
 
-    # -- warnings, each once a process, never with an address --
+
+class _Peers:
+    """Judges who is connected, and remembers it.
+
+    Attributes:
+        known: what is remembered of each peer; the dict stays the same one.
+        trusts_anything: whether some proxies are named or counted.
+    """
+
+    __slots__ = ("_header", "_hops", "_looks", "_networks", "known", "trusts_anything")
+
+    def __init__(self, networks: TrustedNetworks, hops: int | None, header: _HeaderReader) -> None:
+        self._networks = networks
+        self._hops = hops
+        self._header = header
+        self.known: dict[Any, Observed] = {}
+        self.trusts_anything = bool(networks) or hops is not None
+        self._looks = 0 if self.trusts_anything else _BEHIND_PROXY_LOOKS
+
+    def meet(self, peer: object, source: Source) -> Observed:
+        """Judge a peer that is not remembered, and remember it."""
+        known = self.judge(peer)
+        self._warn_of_server(source, known[2])
+        if peer is None or (isinstance(peer, str) and len(peer) <= _MAX_REMEMBERED_TEXT):
+            if len(self.known) >= _MAX_REMEMBERED:
+                self.known.clear()
+            self.known[peer] = known
+        return known
+
+    def judge(self, peer: object) -> Observed:
+        """Return what a peer is to be answered with, and what is done with its header."""
+        is_unix = peer is None or peer in _UNIX_PEERS
+        address = bare_address(peer) if isinstance(peer, str) and not is_unix else None
+        answer: Outcome = (address, "peer", 0, "no-peer" if address is None else "ok")
+        if not self.trusts_anything:
+            near = is_unix or (address is not None and address in _near())
+            return answer, None, (_WATCH if near and self._looks else _ANSWER)
+        if self._networks and not self._trusts(address, is_unix=is_unix):
+            return (answer if address is None else _untrusted(address)), None, _ANSWER
+        return answer, None, (_ANSWER if self._hops == 0 else _READ)
+
+    def _trusts(self, address: str | None, *, is_unix: bool) -> bool:
+        if is_unix:
+            return self._networks.includes_unix
+        return address is not None and address in self._networks
 
     def _warn_of_server(self, source: Source, action: int) -> None:
-        if has_proxy_fix(source) and not self._trusts_anything:
+        if has_proxy_fix(source) and not self.trusts_anything:
             diagnostics.warn_once(
                 "client-ip: ProxyFix",
                 "werkzeug's ProxyFix is in use while nothing is trusted here, so the proxy's "
@@ -481,9 +389,9 @@ class ProxyTrust:
             from usercontext.address.servers import warn_of_folding  # once for each peer
 
             warn_of_folding(source)
-            self._server = server_software(source)
+            self._header.shortcomings.server = server_software(source)
 
-    def _watch(self, source: Source) -> None:
+    def watch(self, source: Source) -> None:
         """Look at a few requests for signs of a proxy that nobody told us of."""
         from usercontext.address.headers import is_address_header  # few ask
 
@@ -498,52 +406,168 @@ class ProxyTrust:
         self._looks -= 1
         if self._looks <= 0:
             self._looks = 0
-            self._peers.clear()
+            self.known.clear()
 
-    def _count_absent(self) -> int:
-        """Count requests of trusted proxies without the header, until one has it."""
-        if self._absent < 0 or self.forwarded_header not in ("x-forwarded-for", "forwarded"):
-            return -1
-        from usercontext.address.servers import warn_of_absence
+    def observe_told(self, source: Source, key: str, *, is_function: bool) -> Observed:
+        """Observe a request whose peer may be something else than the connection's."""
+        from usercontext.address.peers import peer_of  # adapters and few servers
 
-        is_told = warn_of_absence(self.forwarded_header, self._server, self._absent + 1)
-        return -1 if is_told else self._absent + 1
+        told = peer_of(source)
+        if told.origin != "connection":
+            return self._observe_other(told, source, key, is_function=is_function)
+        try:
+            answer, _, action = self.known.get(told.address) or self.meet(told.address, source)
+        except TypeError:  # nothing hashable
+            answer, _, action = self.judge("?")
+        if action == _WATCH:
+            self.watch(source)
+        return _observed(answer, source, key, action)
 
-    def _count_failure(self, reason: str) -> None:
-        count = self._failures[reason] = self._failures.get(reason, 0) + 1
-        if count >= _FAILURES_BEFORE_WARNING:
-            diagnostics.warn_once(
-                f"client-ip: {reason}",
-                "no client address in %s of %d requests through a trusted proxy (%s): check "
-                "trusted_proxies, trusted_hops and forwarded_header against what it sends",
-                self.forwarded_header,
-                count,
-                reason,
-            )
-
-
-_TOO_LONG: Outcome = (None, "header", 0, "too-long")
-_LOST: Observed = ((None, "peer", 0, "no-peer"), None, _ANSWER)
-
-
-def _untrusted(address: str) -> Outcome:
-    return address, "peer", 0, "untrusted-peer"
-
-
-def _malformed(place: int) -> Outcome:
-    return None, "header", place, "malformed"
-
-
-def _found(address: str | None, place: int) -> Outcome:
-    return _malformed(place) if address is None else (address, "header", place, "ok")
+    def _observe_other(
+        self, told: Peer, source: Source, key: str, *, is_function: bool
+    ) -> Observed:
+        _warn_of_peer(told)
+        answer, _, action = self.judge(told.address) if told.address else _LOST
+        if told.origin == "front":
+            # Nobody gets past the platform's own front end, so its header is as good as trusted.
+            action = _READ if self.trusts_anything else _ANSWER
+        elif told.origin == "event" and is_function:
+            action = _ANSWER
+        elif told.origin == "lost" or not told.address:
+            action = _READ if self._hops and not self._networks else _ANSWER
+        elif (
+            told.origin == "checked"
+            and action != _READ
+            and not self._header.confirms(answer, source)
+        ):
+            answer = _LOST[0]
+        return _observed(answer, source, key, action)
 
 
-def _holds_nothing(_text: str) -> None:
-    """Leave every entry to be read with its syntax."""
+class ProxyTrust:
+    """Which proxies are believed, and which one header of theirs.
 
+    Args:
+        trusted_proxies: addresses, networks and the names `loopback`, `private`, `linklocal`,
+            `cgnat`, `unix`. The header is read only for a peer among them, from the right, up to
+            the first address that is not.
+        trusted_hops: the number of proxies that append to the header; the address is that many
+            entries from the right. With `trusted_proxies` too, the peer must be one of them.
+        forwarded_header: `"x-forwarded-for"`, `"forwarded"` (RFC 7239), or a header of one value
+            such as `"cf-connecting-ip"`, which needs `trusted_proxies`.
+        is_function: whether the app is a function of AWS Lambda, whose event has the last word on
+            who is connected, and which no client reaches directly.
 
-def _observed(answer: Outcome, source: Source, key: str, action: int) -> Observed:
-    return (answer, source.get(key), _READ) if action == _READ else (answer, None, _ANSWER)
+    Raises:
+        ConfigurationError: an option is wrong; the text names it, and what to write instead.
+    """
+
+    __slots__ = (
+        "_environ_key",
+        "_is_function",
+        "_known",
+        "_networks",
+        "_peers",
+        "forwarded_header",
+        "header",
+        "trusted_hops",
+        "trusted_proxies",
+    )
+
+    def __init__(
+        self,
+        trusted_proxies: Iterable[str] = (),
+        trusted_hops: int | None = None,
+        forwarded_header: str = "x-forwarded-for",
+        *,
+        is_function: bool = False,
+    ) -> None:
+        networks = TrustedNetworks(trusted_proxies)
+        self._is_function = is_function
+        self._networks = networks
+        self.trusted_proxies: tuple[str, ...] = tuple(trusted_proxies)
+        self.trusted_hops: int | None = _checked_hops(trusted_hops)
+        self.forwarded_header: str = _checked_header(forwarded_header)
+        _check_together(networks, self.trusted_hops, self.forwarded_header)
+        if self.trusted_hops and not networks and not (is_function or _runs_in_lambda()):
+            _warn_of_hops()
+        self._environ_key = environ_key(self.forwarded_header)
+        #: Reads what `observe` has taken of the header.
+        self.header: _HeaderReader = _HeaderReader(
+            networks, self.trusted_hops, self.forwarded_header
+        )
+        self._peers = _Peers(networks, self.trusted_hops, self.header)
+        self._known = self._peers.known
+
+    def locate(self, source: Source) -> ClientAddress:
+        """Find the client's address in an ASGI scope or a WSGI environ, and say how.
+
+        Never raises, and changes neither `scope["client"]` nor `REMOTE_ADDR`.
+        """
+        return ClientAddress(*self.outcome(source))
+
+    def outcome(self, source: Source) -> Outcome:
+        """Return what `locate` does as a plain tuple: address, source, hops, reason."""
+        return self.read(self.observe(source))
+
+    def observe(self, source: Source) -> Observed:
+        """Take from a request what its client's address can be read of later.
+
+        It parses nothing, nor does it look for the header among a scope's: most requests end
+        without anybody asking. Headers are kept only where the peer is trusted.
+        """
+        began: tuple[ProxyTrust, Observed] | None = source.get(BEGAN)
+        if began is not None and began[0] is self:
+            if began[1][2]:
+                _warn_of_grown(began[1][1], source)
+            return began[1]
+        return self._observe_now(source)
+
+    def _observe_now(self, source: Source) -> Observed:
+        # In place, with keys of source.py: each request would feel the calls.
+        is_environ = REQUEST_METHOD in source
+        try:
+            if is_environ:
+                # Few servers leave their name out, and few that do are none but adapters.
+                if SERVER_SOFTWARE not in source and may_be_adapters(source):
+                    return self._observe_told(source, self._environ_key)
+                original = source.get(PROXY_FIX)  # what the header says is judged here, not there
+                peer = (original if isinstance(original, dict) else source).get("REMOTE_ADDR")
+            else:
+                client = source.get("client")
+                if type(client) is not tuple or len(client) < 2 or not client[1]:
+                    return self._observe_told(source, "headers")
+                peer = client[0]
+            known = self._known.get(peer) or self._peers.meet(peer, source)
+        except (TypeError, LookupError, AttributeError):  # no pair, or nothing hashable in it
+            known = self._peers.judge("?")
+        action = known[2]
+        if not action:
+            return known
+        if action == _READ:
+            return known[0], source.get(self._environ_key if is_environ else "headers"), _READ
+        self._peers.watch(source)
+        return known[0], None, _ANSWER
+
+    def begin(self, source: Source) -> None:
+        """Keep what a request says of its client as it begins, as the app may change it.
+
+        Of headers a copy: what is appended to the list afterwards was not sent by the client.
+        """
+        if not isinstance(source, dict):
+            return
+        observed = self._observe_now(source)
+        if type(observed[1]) is list:
+            observed = observed[0], tuple(observed[1]), observed[2]
+        source[BEGAN] = self, observed
+
+    def _observe_told(self, source: Source, key: str) -> Observed:
+        return self._peers.observe_told(source, key, is_function=self._is_function)
+
+    def read(self, observed: Observed) -> Outcome:
+        """Return what `outcome` does, of what `observe` has taken."""
+        peer, lines, action = observed
+        return self.header.read(lines, peer) if action else peer
 
 
 def _runs_in_lambda() -> bool:
@@ -560,6 +584,26 @@ def _warn_of_peer(told: Peer) -> None:
         diagnostics.warn_once(f"client-ip: rewritten peer, {told.by}", advice_on(told.by))
 
 
+def _warn_of_grown(lines: Any, source: Source) -> None:
+    """Say of headers that were added after the request began that nobody reads them."""
+    now = source.get("headers")
+    if type(lines) is tuple and type(now) is list and len(now) > len(lines):
+        diagnostics.warn_once(
+            "client-ip: headers that grew",
+            "headers were added to a request after it began; the client's address is read "
+            "from those with which it came: let what adds them run before usercontext, or "
+            "in the proxy",
+        )
+
+
+def _warn_of_hops() -> None:
+    diagnostics.warn_once(
+        "client-ip: hops without proxies",
+        "trusted_hops without trusted_proxies: a client that reaches this server "
+        "directly can choose its address; name your proxies in trusted_proxies too",
+    )
+
+
 _near_networks: list[TrustedNetworks] = []
 
 
@@ -571,6 +615,25 @@ def _near() -> TrustedNetworks:
 
 
 # -- options --
+
+
+def _check_together(networks: TrustedNetworks, hops: int | None, header: str) -> None:
+    if header not in _LISTS:
+        if hops is not None:
+            raise ConfigurationError(
+                f"trusted_hops counts entries, and {header!r} has one value: leave "
+                "trusted_hops out and keep trusted_proxies"
+            )
+        if not networks:
+            raise ConfigurationError(
+                f"forwarded_header={header!r} needs trusted_proxies, since any client can "
+                "send that header: name the proxies that set it"
+            )
+    elif header != "x-forwarded-for" and not networks and hops is None:
+        raise ConfigurationError(
+            f"forwarded_header={header!r} would never be read, as nothing is trusted: give "
+            "trusted_proxies or trusted_hops, or leave it out"
+        )
 
 
 def _checked_hops(hops: object) -> int | None:

@@ -166,7 +166,7 @@ class RequestData:
         # In two steps rather than by `outcome`, as this is asked at nearly every report.
         trust = self._trust
         answer, lines, reads = trust.observe(source)
-        address = (trust.read_header(answer, lines) if reads else answer)[0]
+        address = (trust.header.read(lines, answer) if reads else answer)[0]
         return address if address is None or self._anonymize is None else self._anonymize(address)
 
     def _outcome(self, source: Source) -> Any:
