@@ -36,6 +36,21 @@ def resolve_by_header(request: Any) -> dict[str, str] | None:
     return {"id": name} if name else None
 
 
+@pytest.mark.parametrize("resolve", ["eager", "lazy"])
+def test_a_resolver_leaves_the_headers_to_the_app(resolve: Any) -> None:
+    """ASGI allows iterators, which are empty once they have been read."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(get_user())
+        seen.append([tuple(pair) for pair in scope["headers"]])
+
+    scope = scope_of() | {"headers": iter([iter([b"x-user", b"ada"]), [b"accept", b"a"]])}
+    wrapped = UserContextMiddleware(app, resolver=resolve_by_header, resolve=resolve)
+    asyncio.run(asgi_call(wrapped, scope))
+    assert seen == [User(id="ada"), [(b"x-user", b"ada"), (b"accept", b"a")]]
+
+
 # --- isolation --------------------------------------------------------------------------------
 
 

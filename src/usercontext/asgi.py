@@ -31,6 +31,7 @@ from usercontext.core.lifecycle import (
 from usercontext.core.record import KEY, RequestRecord, enter, key_in, leave, reset
 from usercontext.core.settings import default
 from usercontext.optional import importing
+from usercontext.source import keep_headers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -63,6 +64,7 @@ _connection_class = cache(_import_connection)
 
 
 def _make_connection(scope: Any) -> object:
+    keep_headers(scope)
     return _connection_class()(scope)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "host",
     "is_environ",
     "is_websocket",
+    "keep_headers",
     "lambda_context",
     "lines",
     "may_be_adapters",
@@ -65,6 +66,8 @@ _SCOPE_KEYS = (
 _CONSTANT = frozenset({str, bytes, int})
 # The peer's address, or its name.
 _PEER_KEYS = frozenset({"REMOTE_ADDR", "REMOTE_HOST", "client", PROXY_FIX})
+
+_PAIRS = frozenset({list, tuple})
 
 _MAX_NAME = 256
 
@@ -258,6 +261,17 @@ def has_cookies(source: Source) -> bool:
     if is_environ(source):
         return isinstance(source.get("HTTP_COOKIE"), str)
     return any(name == "cookie" for name, _ in _scope_lines(source))
+
+
+def keep_headers(scope: Any) -> None:
+    """Let the headers of a scope be read by a resolver, and by the app after it.
+
+    ASGI allows any iterable for a header, and for all of them; an iterator is empty when it has
+    been read once.
+    """
+    found = scope.get("headers")
+    if not isinstance(found, (list, tuple)) or not _PAIRS.issuperset(map(type, found)):
+        scope["headers"] = [tuple(pair) for pair in found or ()]
 
 
 # -- one header --
