@@ -13,7 +13,7 @@ from usercontext.core import clients as reporting
 from usercontext.core import resolution
 from usercontext.core.clients import ClientScopes
 from usercontext.core.passage import of_error
-from usercontext.core.record import UNKNOWN, RequestRecord, current
+from usercontext.core.record import UNKNOWN, Followed, RequestRecord, current
 from usercontext.core.settings import (
     JoinedSettings,
     Settings,
@@ -214,7 +214,15 @@ def user_of(record: RequestRecord, *, resolve: bool = True) -> User | None:
     """Return the user of a record with its address; peek only, unless `resolve`."""
     settings = record.settings
     if settings.held is not None:
-        resolution.follow(record)
+        answered = record.resolution
+        if type(answered) is Followed and answered.places:
+            # What `follow` does, where no call is needed for it.
+            for where, key, seen in answered.places:
+                if where.get(key, UNKNOWN) is not seen:
+                    resolution.follow(record)
+                    break
+        else:
+            resolution.follow(record)
         resolve = resolve or (record.user is UNKNOWN and resolution.is_found(record))
     user = record.user if record.ended is None else record.known()
     if user is UNKNOWN:

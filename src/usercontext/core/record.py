@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextvars import Context as Variables
 
     from usercontext.address.client import Observed
@@ -80,12 +80,16 @@ class Followed(list["Callable[[], object]"]):
 
     Attributes:
         held: what the framework held as its user when the resolver answered.
+        places: the dicts that say whom it holds, each with the key and what stood there then. As
+            long as that is what stands there the answer does, without a call. Empty: they are
+            not known, or there is no answer yet.
     """
 
-    __slots__ = ("held",)
+    __slots__ = ("held", "places")
 
     def __init__(self) -> None:
         self.held: object = UNKNOWN
+        self.places: Sequence[tuple[dict[Any, Any], Any, object]] = ()
 
 
 class _Locks:

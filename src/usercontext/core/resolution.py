@@ -123,7 +123,10 @@ def _claim(record: RequestRecord) -> Resolution | None:
 def _settle(record: RequestRecord, resolution: Resolution, user: User | Unknown | None) -> bool:
     """End a call; UNKNOWN gives the claim back. Return whether this made the user known."""
     if type(resolution) is Followed:
+        # In this order: what changes in between is seen at the next question.
+        places = _places_of(record)
         resolution.held = _held_by_framework(record)
+        resolution.places = places
     lock = locks.settling
     lock.acquire()
     settled = record.resolution is resolution and record.user is UNKNOWN
@@ -160,6 +163,22 @@ def _held_by_framework(record: RequestRecord) -> object:
     except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here, at every read
         failure(f"{record.settings.resolver_name}: held", "the framework's user could not be seen")
         return UNKNOWN
+
+
+def _places_of(record: RequestRecord) -> list[tuple[dict[Any, Any], Any, object]]:
+    """Return where the framework keeps its user, and what stands there now."""
+    find, state = record.settings.places, record.state
+    if find is None or record.ended is not None:
+        return []
+    source = record.source if type(record) is RequestRecord else record.root.source
+    try:
+        places = find(source, None if state is None else state.request)
+    except Exception:  # noqa: BLE001 - what the framework holds is asked at each question instead
+        return []
+    # The `get()` of another mapping may do anything.
+    if not all(type(where) is dict for where, _ in places):
+        return []
+    return [(where, key, where.get(key, UNKNOWN)) for where, key in places]
 
 
 def is_found(record: RequestRecord) -> bool:

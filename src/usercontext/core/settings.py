@@ -92,6 +92,9 @@ class Settings:
         self.held: Callable[[Source | None, object], object] | None = getattr(
             self.resolver, "held", None
         )
+        self.places: Callable[[Source | None, object], list[tuple[Any, Any]]] | None = getattr(
+            self.resolver, "places", None
+        )
         self.isolating: tuple[ReportingClient, ...] = _overriding(self.clients, "request_scope")
         self.recording: tuple[ReportingClient, ...] = _overriding(self.clients, "is_recording")
         self.flushes: bool = options.get("flush") == "response"

@@ -26,6 +26,7 @@ with importing("aiohttp", "aiohttp", purpose="usercontext.frameworks.aiohttp"):
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from usercontext.core.following import Places
     from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContext", "UserContextMiddleware", "request_user", "setup"]
@@ -39,7 +40,11 @@ def _held(source: Any, _request: object) -> object:
     return request.get("user", NOT_YET)
 
 
-@follows(_held)
+def _places(source: Any, _request: object) -> Places:
+    return [(source.request._state, "user")]
+
+
+@follows(_held, _places)
 def request_user(request: web.Request) -> object:
     """Return who the app's own middleware put in `request["user"]`: a ready resolver.
 

@@ -26,6 +26,7 @@ with importing("blacksheep", "blacksheep", purpose="usercontext.frameworks.black
     from blacksheep.server.websocket import WebSocket, WebSocketDisconnectError
 
 if TYPE_CHECKING:
+    from usercontext.core.following import Places
     from usercontext.core.options import ContextOptions
     from usercontext.types import Receive, Scope, Send
 
@@ -43,7 +44,11 @@ def _held(scope: Any, _request: object) -> object:
     return NOT_YET if request is None else vars(request).get("_user", NOT_YET)
 
 
-@follows(_held)
+def _places(scope: Any, _request: object) -> Places:
+    return [(vars(scope[_REQUEST]), "_user")]
+
+
+@follows(_held, _places)
 def request_user(request: Request) -> object:
     """Return whom BlackSheep's authentication found: a ready resolver.
 

@@ -22,6 +22,7 @@ with importing("bottle", "bottle", purpose="usercontext.frameworks.bottle"):
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from usercontext.core.following import Places
     from usercontext.core.options import ContextOptions
     from usercontext.types import Environ, ExcInfo, StartResponse, WSGIApp
 
@@ -35,7 +36,11 @@ def _held(environ: Any, _request: object) -> object:
     return NOT_YET if environ is None else environ.get(_USER, NOT_YET)
 
 
-@follows(_held)
+def _places(environ: Any, _request: object) -> Places:
+    return [(environ, _USER)]
+
+
+@follows(_held, _places)
 def request_user(request: Any) -> object:
     """Return the user that the app put into `request.user`: a ready resolver.
 

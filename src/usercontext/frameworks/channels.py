@@ -17,6 +17,7 @@ with importing("django", "django", purpose="usercontext.frameworks.channels"):
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from usercontext.core.following import Places
     from usercontext.core.options import ContextOptions
     from usercontext.types import ASGIApp
 
@@ -63,7 +64,11 @@ def _held(scope: Any, _request: object = None) -> object:
     return user if is_read(user) else NOT_YET
 
 
-@follows(_held)
+def _places(scope: Any, _request: object) -> Places:
+    return [(scope, "user")]
+
+
+@follows(_held, _places)
 def scope_user(scope: Any) -> object:
     """Return the user in an ASGI scope, where `AuthMiddleware` puts it: a ready resolver.
 

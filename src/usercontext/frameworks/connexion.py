@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import HTTPConnection
 
+    from usercontext.core.following import Places
     from usercontext.core.options import ContextOptions
     from usercontext.types import ASGIApp, Receive, Scope, Send
 
@@ -48,7 +49,11 @@ def _held(scope: Any, _request: object) -> object:
     return NOT_YET if scope is None else _context_in(scope).get("user", NOT_YET)
 
 
-@follows(_held)
+def _places(scope: Any, _request: object) -> Places:
+    return [(_context_in(scope), "user")]
+
+
+@follows(_held, _places)
 def request_user(connection: HTTPConnection) -> object:
     """Return whom the app's security function named: a ready resolver.
 

@@ -19,6 +19,7 @@ with importing("falcon", "falcon", purpose="usercontext.frameworks.falcon"):
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from usercontext.core.following import Places
     from usercontext.core.options import ContextOptions
     from usercontext.core.record import RequestRecord
     from usercontext.types import Environ, StartResponse, WSGIApp
@@ -35,7 +36,11 @@ def _held(source: Any, request: Any) -> object:
     return NOT_YET if request is None else getattr(request.context, "user", NOT_YET)
 
 
-@follows(_held)
+def _places(source: Any, request: Any) -> Places:
+    return [(vars((request or source[_REQUEST]).context), "user")]
+
+
+@follows(_held, _places)
 def request_user(request: Any) -> object:
     """Return the user that the app put into `req.context.user`: a ready resolver.
 

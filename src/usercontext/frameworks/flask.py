@@ -21,6 +21,7 @@ with importing("flask", "flask", purpose="usercontext.frameworks.flask"):
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from usercontext.core.following import Places
     from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContext", "request_user"]
@@ -48,7 +49,13 @@ def _held(environ: Any, _request: object) -> object:
     return context.g.__dict__.get("_login_user", NOT_YET)
 
 
-@follows(_held)
+def _places(environ: Any, request: object) -> Places:
+    return (
+        [] if _held(environ, request) is NOT_YET else [(_app_context().g.__dict__, "_login_user")]
+    )
+
+
+@follows(_held, _places)
 def request_user(request: Any) -> object:
     """Return who Flask-Login says makes a request: a ready resolver.
 

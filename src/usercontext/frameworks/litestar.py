@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from litestar import Litestar
     from litestar.config.app import AppConfig
 
+    from usercontext.core.following import Places
     from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContext", "request_user"]
@@ -32,7 +33,11 @@ def _held(scope: Any, _request: object = None) -> object:
     return NOT_YET if scope is None else scope.get("user", NOT_YET)
 
 
-@follows(_held)
+def _places(scope: Any, _request: object) -> Places:
+    return [(scope, "user")]
+
+
+@follows(_held, _places)
 def request_user(connection: ASGIConnection[Any, Any, Any, Any]) -> object:
     """Return whom Litestar's authentication found: a ready resolver.
 

@@ -29,6 +29,7 @@ with importing("pyramid", "pyramid", purpose="usercontext.frameworks.pyramid"):
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from usercontext.core.following import Places
     from usercontext.core.record import RequestRecord
     from usercontext.types import Environ, StartResponse, WSGIApp
 
@@ -57,7 +58,13 @@ def _held(environ: Any, request: Any) -> object:
     return cache._store.get(request, cache.NO_VALUE)
 
 
-@follows(_held)
+def _places(environ: Any, request: Any) -> Places:
+    own = vars(request or environ[_REQUEST])
+    _, cache = own.get(_SEEN, _NOBODY_ASKED)
+    return [(own, _SEEN)] if cache is None else []
+
+
+@follows(_held, _places)
 def request_user(request: Any) -> object:
     """Return who Pyramid's security policy says makes a request: a ready resolver.
 

@@ -22,6 +22,7 @@ with importing("quart", "quart", purpose="usercontext.frameworks.quart"):
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from usercontext.core.following import Places
     from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContext", "request_user"]
@@ -53,7 +54,14 @@ def _held(scope: Any, _request: object) -> object:
     return NOT_YET if extension is None else quart.g.get(extension.attribute_name, NOT_YET)
 
 
-@follows(_held)
+def _places(scope: Any, request: object) -> Places:
+    if _held(scope, request) is NOT_YET:
+        return []
+    own: Any = quart.g
+    return [(vars(own._get_current_object()), _quart_auth().attribute_name)]
+
+
+@follows(_held, _places)
 def request_user(request: BaseRequestWebsocket) -> object:
     """Return whom Quart-Auth's `current_user` names, by its `auth_id` alone: a ready resolver.
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from sanic import Request
 
+    from usercontext.core.following import Places
     from usercontext.core.options import ContextOptions
     from usercontext.types import Receive, Scope, Send
 
@@ -52,7 +53,11 @@ def _held(source: Any, _request: object) -> object:
     return NOT_YET if request is None else getattr(request.ctx, "user", NOT_YET)
 
 
-@follows(_held)
+def _places(source: Any, _request: object) -> Places:
+    return [(vars(source.request.ctx), "user")]
+
+
+@follows(_held, _places)
 def request_user(request: Request) -> object:
     """Return who the app's own middleware put in `request.ctx.user`: a ready resolver.
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
     from starlette.types import ASGIApp
 
+    from usercontext.core.following import Places
     from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContext", "request_user"]
@@ -40,7 +41,16 @@ def _held(scope: Any, _request: object = None) -> object:
     return NOT_YET if state is None else state.get("user", NOT_YET)
 
 
-@follows(_held)
+def _places(scope: Any, _request: object) -> Places:
+    state = scope.get("state")
+    return (
+        [(scope, "user")]
+        if "user" in scope or state is None
+        else [(scope, "user"), (state, "user")]
+    )
+
+
+@follows(_held, _places)
 def request_user(connection: HTTPConnection) -> object:
     """Return whom Starlette's AuthenticationMiddleware found, or another: a ready resolver.
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
 
+    from usercontext.core.following import Places
     from usercontext.core.options import ContextOptions
 
 __all__ = ["UserContext", "request_user"]
@@ -42,7 +43,11 @@ def _held(source: Any, _request: object) -> object:
     return NOT_YET
 
 
-@follows(_held)
+def _places(source: Any, _request: object) -> Places:
+    return [(vars(source.request), _KEPT)]
+
+
+@follows(_held, _places)
 def request_user(handler: RequestHandler) -> object:
     """Return who `handler.current_user` is: a ready resolver, taken where none is given.
 

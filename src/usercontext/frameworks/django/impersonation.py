@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["impersonator_of", "mark_of"]
+__all__ = ["impersonator_of", "mark_of", "may_impersonate"]
 
 _HIJACK: Final = "hijack_history"
 
@@ -19,6 +20,12 @@ _HIJACK: Final = "hijack_history"
 @cache
 def _loginas() -> str:
     return getattr(settings, "LOGINAS_FROM_USER_SESSION_FLAG", "loginas_from_user")
+
+
+@cache
+def may_impersonate() -> bool:
+    """Return whether an app is installed that lets somebody act in another user's name."""
+    return any(map(apps.is_installed, ("hijack", "loginas")))
 
 
 def _session_of(request: Any) -> Mapping[str, Any]:

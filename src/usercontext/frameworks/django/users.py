@@ -12,11 +12,13 @@ from django.utils.functional import LazyObject, empty
 
 from usercontext import event_loop
 from usercontext.core.following import NOT_YET, follows
-from usercontext.frameworks.django.impersonation import impersonator_of, mark_of
+from usercontext.frameworks.django.impersonation import impersonator_of, mark_of, may_impersonate
 from usercontext.user import User
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
+
+    from usercontext.core.following import Places
 
 __all__ = ["in_foreign_thread", "is_read", "request_user"]
 
@@ -62,7 +64,17 @@ def _found(request: Any) -> Any:
     return own.get("_cached_user", NOT_YET) if found is NOT_YET else found
 
 
-@follows(_held)
+def _places(_source: object, request: Any) -> Places:
+    own = vars(request)
+    user = own.get("user")
+    if may_impersonate():
+        return []  # it may begin and end without another user
+    if not issubclass(type(user), LazyObject):
+        return [(own, "user")]
+    return [(own, "user"), (vars(user), "_wrapped"), (own, "_acached_user"), (own, "_cached_user")]
+
+
+@follows(_held, _places)
 def request_user(request: HttpRequest) -> object:
     """Return who Django says makes a request, as far as that is known here: a ready resolver.
 
