@@ -53,6 +53,16 @@ def test_a_function_of_lambda(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("build", [scope_of, environ_of])
+def test_a_function_of_vercel(build: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The front end's own header has the client alone, whatever the runtime connects from."""
+    options = RequestData(include_ip=True, platform="vercel")
+    for peer in ("127.0.0.1", "10.0.0.7", None):
+        headers = [("X-Forwarded-For", CLIENT), ("X-Vercel-Forwarded-For", "6.6.6.6")]
+        assert options.ip_address(build(peer, headers)) == CLIENT
+    assert [one for one in caplog.records if one.name == "usercontext"] == []
+
+
 def test_options_of_a_platform_are_values() -> None:
     """Equal by name, the same after pickling, and shown as written."""
     options = RequestData(platform="fly")

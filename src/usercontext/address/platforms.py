@@ -10,7 +10,7 @@ from usercontext.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["PLATFORMS", "Platform", "platform_named"]
+__all__ = ["FUNCTIONS", "PLATFORMS", "Platform", "platform_named"]
 
 
 class Platform(NamedTuple):
@@ -69,7 +69,17 @@ PLATFORMS: Final[dict[str, Platform]] = {
         "x-real-ip",
         "https://docs.railway.com/reference/public-networking",
     ),
+    # What a client or a proxy before it sends under that name is overwritten.
+    "vercel": Platform(
+        (),
+        1,
+        _FORWARDED,
+        "https://vercel.com/docs/headers/request-headers",
+    ),
 }
+
+#: Where nobody reaches the app but through the platform's own front end.
+FUNCTIONS: Final = frozenset({"aws-lambda", "vercel"})
 
 
 def platform_named(

@@ -41,10 +41,13 @@ def _anonymizer(option: object) -> Anonymizer | None:
 
 
 def _platform_trust(name: str, *given: Any) -> ProxyTrust:
-    from usercontext.address.platforms import platform_named  # of use to those who name one
+    from usercontext.address.platforms import (
+        FUNCTIONS,
+        platform_named,
+    )  # of use to those who name one
 
     found = platform_named(name, *given)
-    return ProxyTrust(*found[:3], is_function=name == "aws-lambda")
+    return ProxyTrust(*found[:3], is_function=name in FUNCTIONS)
 
 
 class RequestData:
@@ -69,8 +72,8 @@ class RequestData:
             such as `(16, 32)`, or a callable from address to address. Applied before anything
             else sees the address; then the raw one leaves nowhere.
         platform: where the app runs, instead of `trusted_proxies`, `trusted_hops` and
-            `forwarded_header`: "app-engine", "aws-alb", "aws-lambda", "fly", "heroku" or
-            "railway", each of which says in public what its front end writes.
+            `forwarded_header`: "app-engine", "aws-alb", "aws-lambda", "fly", "heroku",
+            "railway" or "vercel", each of which says in public what its front end writes.
 
     Raises:
         ConfigurationError: an option is wrong; the text names it, and what to write instead.
