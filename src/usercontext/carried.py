@@ -11,6 +11,8 @@ import re
 import threading
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import b2a_base64
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from hashlib import blake2b, sha256
 from hmac import compare_digest
 from json import JSONEncoder, loads
@@ -25,7 +27,7 @@ from usercontext.optional import importing
 from usercontext.user import IDENTITY_FIELDS, User
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from itsdangerous import Signer
     from itsdangerous.signer import SigningAlgorithm
@@ -324,7 +326,13 @@ def _prepared(key: bytes) -> SigningAlgorithm:
 def _checked_keys(keys: object) -> list[bytes]:
     if keys is None:
         keys = os.environ.get(KEYS_VARIABLE, "").replace(",", " ").split()
-    given = listed("keys", keys, "keys, the one that signs first", "[NEW, OLD]")
+    what = "keys, the one that signs first"
+    if isinstance(keys, AbstractSet | Mapping):
+        raise ConfigurationError(
+            f"keys must be a list of {what}: {type(keys).__name__} has no first; write "
+            "keys=[NEW, OLD]"
+        )
+    given = listed("keys", keys, what, "[NEW, OLD]")
     checked = [
         secret(f"keys: number {number}", key, _MIN_KEY, _MAKE_ONE)
         for number, key in enumerate(given, 1)

@@ -151,7 +151,14 @@ def secret(option: str, value: Any, least: int, make: str) -> bytes:
         least: how many bytes it needs.
         make: what makes one.
     """
-    key = value.encode() if isinstance(value, str) else value
+    try:
+        key = value.encode() if isinstance(value, str) else value
+    except UnicodeEncodeError:  # whose text and object hold the key
+        key = None
+    if isinstance(value, str) and key is None:
+        raise ConfigurationError(
+            f"{option} holds a lone surrogate, which is no character: make one with {make}"
+        )
     if not isinstance(key, bytes):
         raise ConfigurationError(
             f"{option} must be bytes or str, not {_kind(key)}: give at least {least} of them, made "
