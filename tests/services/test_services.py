@@ -164,6 +164,51 @@ def test_a_listed_host_knows_the_user(hosts: tuple[str, str], get: Get) -> None:
         assert get(f"{hosts[0]}/who")["user"] == {"id": "ada"}
 
 
+def by_proxied_requests(proxy: str) -> Get:
+    """Call with Requests by way of a proxy."""
+
+    def get(url: str) -> dict[str, Any]:
+        with requests.Session() as session:
+            session.mount("http://", CarryingAdapter(hosts=[url.removesuffix("/who")]))
+            return dict(session.get(url, timeout=10, proxies={"http": proxy}).json())
+
+    return get
+
+
+def by_proxied_aiohttp(proxy: str) -> Get:
+    """Call with aiohttp by way of a proxy."""
+
+    async def fetch(url: str) -> dict[str, Any]:
+        middlewares = [CarryingMiddleware(hosts=[url.removesuffix("/who")])]
+        async with (
+            aiohttp.ClientSession(middlewares=middlewares) as session,
+            session.get(url, proxy=proxy) as response,
+        ):
+            return dict(await response.json())
+
+    return lambda url: asyncio.run(fetch(url))
+
+
+@pytest.mark.parametrize("through", [by_proxied_requests, by_proxied_aiohttp])
+def test_a_proxy_of_plain_http_is_not_told(
+    hosts: tuple[str, str], through: Callable[[str], Get]
+) -> None:
+    """A host in between that is given the request in the clear does not see the user."""
+    with usercontext.isolation_scope(user=ADA):
+        assert through(hosts[1])(f"{hosts[0]}/who") == {"user": None, "header": []}
+    carrier = Carrier(["http://10.0.0.7"], allow_plain_http=True)
+    with usercontext.isolation_scope(user=ADA):
+        assert carrier.header("http", "10.0.0.7", None, by_proxy=True)
+
+
+def test_a_tunnel_may_be_told(hosts: tuple[str, str]) -> None:
+    """What is encrypted to its end is for the listed host alone, whoever is in between."""
+    assert hosts
+    carrier = Carrier(["https://billing.internal"])
+    with usercontext.isolation_scope(user=ADA):
+        assert carrier.header("https", "billing.internal", None, by_proxy=True)
+
+
 def test_nobody_is_not_said(hosts: tuple[str, str], get: Get) -> None:
     """Without a user, and outside of a request, there is no header."""
     assert get(f"{hosts[0]}/who") == {"user": None, "header": []}
@@ -209,6 +254,19 @@ def test_an_async_resolver_is_awaited(hosts: tuple[str, str]) -> None:
 
     with usercontext.isolation_scope(resolver=find):
         assert by_async_httpx(hosts[0])(f"{hosts[0]}/who")["user"] == {"id": "ada"}
+
+
+def test_a_stranger_has_no_resolver_asked(hosts: tuple[str, str]) -> None:
+    """A request to another host costs no look-up of the user."""
+    asked: list[object] = []
+
+    async def find(request: object) -> dict[str, str]:
+        asked.append(request)
+        return ADA
+
+    with usercontext.isolation_scope(resolver=find):
+        assert by_async_httpx(hosts[0])(f"{hosts[1]}/who") == {"user": None, "header": []}
+    assert asked == []
 
 
 def test_a_process_without_keys_says_so(

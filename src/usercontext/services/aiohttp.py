@@ -46,7 +46,9 @@ class CarryingMiddleware:
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """Send a request, with the header if its host is listed."""
         url = request.url
-        header = await self._carrier.header_async(url.scheme, url.raw_host or "", url.port)
+        header = await self._carrier.header_async(
+            url.scheme, url.raw_host or "", url.port, by_proxy=request.proxy is not None
+        )
         request.headers.popall(HEADER, None)
         if header is not None:
             request.headers[HEADER] = header

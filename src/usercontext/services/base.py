@@ -56,31 +56,50 @@ class Carrier:
                 'hosts is empty, so nobody would be told: write hosts=["https://billing.internal"]'
             )
         self._carried = carried
+        self._allows_plain_http = allow_plain_http
 
-    def header(self, scheme: str, host: str, port: int | None) -> str | None:
+    def header(
+        self, scheme: str, host: str, port: int | None, *, by_proxy: bool = False
+    ) -> str | None:
         """Return the header's value for a request; None where nothing is said.
 
         A sync resolver is asked first.
+
+        Args:
+            scheme: of the request's URL.
+            host: likewise.
+            port: likewise; None: the scheme's own.
+            by_proxy: whether a proxy between is given the request, which reads plain http.
         """
-        name = host.lower().rstrip(".")
-        origin = (scheme, name, port or _PORTS.get(scheme, 0))
+        if by_proxy and scheme == "http" and not self._allows_plain_http:
+            return None
         record = current()
-        if record is None or origin not in self.origins:
+        if record is None or not self._lists(scheme, host, port):
             return None
         carried = self._carried or default().carried
         if carried is None:
             _warn_unconfigured()
             return None
         with harmless("services mark", "a request to another service carries nobody"):
-            return carried.sign(outgoing(record), ("host", name))
+            return carried.sign(outgoing(record), ("host", _name_of(host)))
         return None
 
-    async def header_async(self, scheme: str, host: str, port: int | None) -> str | None:
+    def _lists(self, scheme: str, host: str, port: int | None) -> bool:
+        return (scheme, _name_of(host), port or _PORTS.get(scheme, 0)) in self.origins
+
+    async def header_async(
+        self, scheme: str, host: str, port: int | None, *, by_proxy: bool = False
+    ) -> str | None:
         """Do what `header` does, and await an async resolver first."""
-        record = current()
+        # A request to a stranger asks nobody.
+        record = current() if self._lists(scheme, host, port) else None
         if record is not None and record.ended is None and record.user is UNKNOWN:
             await resolve(record)
-        return self.header(scheme, host, port)
+        return self.header(scheme, host, port, by_proxy=by_proxy)
+
+
+def _name_of(host: str) -> str:
+    return host.lower().rstrip(".")
 
 
 def _warn_unconfigured() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from requests.adapters import HTTPAdapter
+from requests.utils import select_proxy
 
 from usercontext.services.base import HEADER, Carrier
 
@@ -51,7 +52,14 @@ class CarryingAdapter(HTTPAdapter):
     def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
         """Send a request, with the header if its host is listed."""
         parts = urlsplit(request.url or "")
-        header = self._carrier.header(str(parts.scheme), str(parts.hostname or ""), parts.port)
+        # A session gives them by name; by their place they are the last of six.
+        proxies = options.get("proxies") or (args[4] if len(args) > 4 else None)
+        header = self._carrier.header(
+            str(parts.scheme),
+            str(parts.hostname or ""),
+            parts.port,
+            by_proxy=select_proxy(request.url or "", proxies) is not None,
+        )
         if header is not None or HEADER in request.headers:
             # A copy: the app's own request is what a redirect is made of.
             request = request.copy()
