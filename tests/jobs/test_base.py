@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import itsdangerous
 import pytest
@@ -12,7 +13,7 @@ import usercontext
 from usercontext import RequestData, User
 from usercontext.carried import CarriedIdentity
 from usercontext.jobs import Job
-from usercontext.jobs.base import JobContext
+from usercontext.jobs.base import JobContext, described
 from usercontext.testing import RecordingClient, reset
 from usercontext.wsgi import UserContextMiddleware
 
@@ -45,6 +46,28 @@ def marked(jobs: JobContext, user: object = ADA) -> str | None:
     """Return the mark of a job that a user enqueues."""
     with usercontext.isolation_scope(user=user):
         return jobs.mark(*JOB)
+
+
+def test_another_queues_object_is_told_apart() -> None:
+    """What an extension does not take is named with the module that takes it."""
+
+    class Broker:
+        __module__ = "taskiq.brokers.mine"
+
+    class MyBroker(Broker):
+        pass
+
+    assert described(MyBroker()) == "MyBroker (that is for usercontext.jobs.taskiq)"
+    assert described("redis") == "str"
+
+
+def test_an_id_may_be_of_any_type() -> None:
+    """A UUID or a number, which the queue hands on as its text, names the same job."""
+    jobs, given = JobContext("test", {}), ("look", UUID(int=7))
+    with usercontext.isolation_scope(user=ADA):
+        mark = jobs.mark(*given)  # type: ignore[arg-type]
+    with jobs.running(mark, "look", str(given[1])):
+        assert usercontext.get_user() == User(id="ada")
 
 
 def test_a_job_has_whoever_enqueued_it() -> None:

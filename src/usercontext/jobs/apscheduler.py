@@ -16,7 +16,7 @@ from apscheduler.schedulers.base import BaseScheduler
 from apscheduler.triggers.date import DateTrigger
 
 from usercontext.exceptions import ConfigurationError
-from usercontext.jobs.base import KEY, JobContext
+from usercontext.jobs.base import KEY, JobContext, described
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +83,7 @@ class UserContext:
 def _check(scheduler: object) -> None:
     if not isinstance(scheduler, BaseScheduler):
         raise ConfigurationError(
-            f"UserContext takes a scheduler of APScheduler 3, not {type(scheduler).__name__}: "
+            f"UserContext takes a scheduler of APScheduler 3, not {described(scheduler)}: "
             "write UserContext(scheduler), where scheduler = BackgroundScheduler()"
         )
     if scheduler in _enabled:

@@ -16,7 +16,7 @@ from arq.worker import Retry, RetryJob, Worker, func
 from usercontext.core.record import enter
 from usercontext.exceptions import ConfigurationError
 from usercontext.initialise import aflush
-from usercontext.jobs.base import KEY, JobContext, RunningJob
+from usercontext.jobs.base import KEY, JobContext, RunningJob, described
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -155,7 +155,7 @@ def _check(target: object) -> None:
     if not is_settings and not isinstance(target, ArqRedis | Worker):
         raise ConfigurationError(
             "UserContext takes the settings of a worker or a pool, not "
-            f"{getattr(target, '__name__', type(target).__name__)}: write "
+            f"{target.__name__ if isinstance(target, type) else described(target)}: write "
             "UserContext(WorkerSettings) for the workers, and UserContext(pool) behind "
             "`pool = await create_pool(...)`"
         )

@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 
     from usercontext.carried import CarriedIdentity
     from usercontext.core.options import ContextOptions
+    from usercontext.core.record import RequestRecord
     from usercontext.user import User
 
-__all__ = ["KEY", "Job", "JobContext", "RunningJob"]
+__all__ = ["KEY", "Job", "JobContext", "RunningJob", "described"]
 
 #: What the mark is called in the metadata of every queue.
 KEY: Final = "usercontext"
+
+# Libraries whose objects an extension takes, called like its module.
+_LIBRARIES: Final = frozenset(
+    ("apscheduler", "arq", "celery", "dramatiq", "huey", "procrastinate", "rq", "saq", "taskiq")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,8 @@ class JobContext:
         record, carried = current(), self._carried("enqueued")
         if carried is None:
             return None
+        # Queues take ids of other types, such as a UUID, and give their text to the job.
+        name, id = str(name), str(id)  # noqa: A001
         if isinstance(found, str) and carried.is_for(found, ("job", name, id)):
             return found
         if record is None:
@@ -145,6 +153,7 @@ class JobContext:
                 told what to do.
         """
         settings = self.settings
+        name, id = str(name), str(id)  # noqa: A001
         record = JobRecord(settings, (name, id), text if isinstance(text, str) else None)
         user = self.user_of(text, name, id)
         if user is None:
@@ -156,9 +165,12 @@ class JobContext:
             record.make_state().request = Job(name, id, user, message)
         return RunningJob(record, is_error=is_error)
 
-    def running_here(self) -> RunningJob:
-        """Return one run of a job inside of whoever calls it, whose user it has."""
-        outer = current()
+    def running_here(self, outer: RequestRecord | None) -> RunningJob:
+        """Return one run of a job inside of whoever calls it, whose user it has.
+
+        Args:
+            outer: the caller's record.
+        """
         if outer is None:
             return RunningJob(JobRecord(self.settings, ("", ""), None))
         known = ask(outer) if outer.ended is None else outer.known()
@@ -168,6 +180,15 @@ class JobContext:
         block = BlockRecord(outer)
         block.claim(None if known is UNKNOWN else known)
         return RunningJob(block)
+
+
+def described(target: object) -> str:
+    """Name what an extension does not take, and the module whose extension does."""
+    kind = target if isinstance(target, type) else type(target)
+    roots = (parent.__module__.partition(".")[0] for parent in kind.__mro__)
+    library = next((root for root in roots if root in _LIBRARIES), None)
+    hint = "" if library is None else f" (that is for usercontext.jobs.{library})"
+    return f"{type(target).__name__}{hint}"
 
 
 def _loading(resolver: Callable[[Any], Any]) -> Callable[[Any], Any]:

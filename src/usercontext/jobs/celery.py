@@ -14,7 +14,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from usercontext.core.record import current, enter
 from usercontext.exceptions import ConfigurationError
 from usercontext.initialise import flush
-from usercontext.jobs.base import KEY, JobContext, RunningJob
+from usercontext.jobs.base import KEY, JobContext, RunningJob, described
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -97,7 +97,7 @@ class UserContext:
     def _run_of(self, task: Task, request: Request) -> RunningJob:
         text = _mark_in(request)
         if text is None and request.is_eager:
-            return self._jobs.running_here()
+            return self._jobs.running_here(current())
         return self._jobs.running(
             text, task.name, request.id, request, is_error=lambda error: _is_error(task, error)
         )
@@ -140,7 +140,7 @@ class UserContext:
 def _check(app: object) -> None:
     if not isinstance(app, Celery):
         raise ConfigurationError(
-            f"UserContext takes a Celery app, not {type(app).__name__}: write UserContext(app), "
+            f"UserContext takes a Celery app, not {described(app)}: write UserContext(app), "
             'where app = Celery("shop")'
         )
     if app in _contexts:

@@ -13,7 +13,7 @@ from usercontext.core.record import JobRecord, current
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import ConfigurationError
 from usercontext.initialise import flush
-from usercontext.jobs.base import KEY, JobContext, RunningJob
+from usercontext.jobs.base import KEY, JobContext, RunningJob, described
 
 try:
     from django.tasks.backends.immediate import ImmediateBackend
@@ -55,7 +55,7 @@ class UserContext:
     def __init__(self, target: None = None, **options: Unpack[ContextOptions]) -> None:
         if target is not None:
             raise ConfigurationError(
-                f"UserContext takes no {type(target).__name__}: write UserContext(), once in "
+                f"UserContext takes no {described(target)}: write UserContext(), once in "
                 "every process that enqueues tasks or runs them"
             )
         if _installed:
@@ -93,7 +93,7 @@ class UserContext:
 
     def _run_of(self, backend: type, task_result: Any) -> RunningJob | None:
         if issubclass(backend, ImmediateBackend):
-            return self._jobs.running_here()
+            return self._jobs.running_here(current())
         row = getattr(task_result, "db_result", None)
         here = current()
         if row is None and here is not None and isinstance(here.root, JobRecord):

@@ -10,7 +10,7 @@ from dramatiq.middleware import TimeLimitExceeded
 
 from usercontext.exceptions import ConfigurationError
 from usercontext.initialise import flush
-from usercontext.jobs.base import KEY, JobContext, RunningJob
+from usercontext.jobs.base import KEY, JobContext, RunningJob, described
 
 if TYPE_CHECKING:
     from dramatiq import Message
@@ -107,7 +107,7 @@ class _Carrying(Middleware):  # type: ignore[misc]
 def _check(broker: object) -> None:
     if not isinstance(broker, Broker):
         raise ConfigurationError(
-            f"UserContext takes a broker of Dramatiq, not {type(broker).__name__}: write "
+            f"UserContext takes a broker of Dramatiq, not {described(broker)}: write "
             "UserContext(broker), where broker = RedisBroker(...)"
         )
     if broker in _initialised:

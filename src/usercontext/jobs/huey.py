@@ -16,10 +16,10 @@ from huey.exceptions import (
 )
 from huey.serializer import Serializer, SignedSerializer
 
-from usercontext.core.record import enter
+from usercontext.core.record import current, enter
 from usercontext.exceptions import ConfigurationError
 from usercontext.initialise import flush
-from usercontext.jobs.base import JobContext, RunningJob
+from usercontext.jobs.base import JobContext, RunningJob, described
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,7 @@ __all__ = ["UserContext"]
 _END: Final = b"usercontext\n"
 _MARK: Final = "_usercontext_mark"
 _RUNNING: Final = "_usercontext_running"
+_CALLER: Final = "_usercontext_caller"
 _TOLD: Final = (CancelExecution, RateLimitExceeded, RetryTask, TaskLockedException)
 
 # The mark of the task that is being serialised here, and that of the one read here last.
@@ -107,13 +108,24 @@ class UserContext:
 
     def _execute(self, execute: Callable[..., Any], task: Task, *args: Any, **options: Any) -> Any:
         if self._huey.immediate and _MARK not in vars(task):
-            running = self._jobs.running_here()
-        else:
-            mark = vars(task).get(_MARK)
-            running = self._jobs.running(mark, task.name, task.id, task, is_error=_is_error)
+            return self._execute_here(execute, task, *args, **options)
+        mark = vars(task).get(_MARK)
+        running = self._jobs.running(mark, task.name, task.id, task, is_error=_is_error)
         vars(task)[_RUNNING] = running
         with running:
             return execute(task, *args, **options)
+
+    def _execute_here(
+        self, execute: Callable[..., Any], task: Task, *args: Any, **options: Any
+    ) -> Any:
+        """Run a task as its caller, whom a retry inside of the attempt that failed has too."""
+        caller = vars(task).setdefault(_CALLER, current())
+        running = vars(task)[_RUNNING] = self._jobs.running_here(caller)
+        try:
+            with running:
+                return execute(task, *args, **options)
+        finally:
+            vars(task).pop(_CALLER, None)
 
     def _after(self, task: Task, _value: object, error: BaseException | None) -> None:
         running: RunningJob | None = vars(task).pop(_RUNNING, None)
@@ -124,7 +136,7 @@ class UserContext:
 def _check(huey: Any) -> None:
     if not isinstance(huey, Huey):
         raise ConfigurationError(
-            f"UserContext takes a Huey instance, not {type(huey).__name__}: write "
+            f"UserContext takes a Huey instance, not {described(huey)}: write "
             "UserContext(huey), where huey = RedisHuey(...)"
         )
     if huey in _enabled:

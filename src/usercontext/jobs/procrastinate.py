@@ -13,7 +13,7 @@ from procrastinate.exceptions import JobAborted
 from usercontext.diagnostics import warn_once
 from usercontext.exceptions import ConfigurationError
 from usercontext.initialise import aflush
-from usercontext.jobs.base import JobContext
+from usercontext.jobs.base import JobContext, described
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -125,7 +125,7 @@ class UserContext:
 def _check(app: object) -> None:
     if not isinstance(app, App):
         raise ConfigurationError(
-            f"UserContext takes a Procrastinate app, not {type(app).__name__}: write "
+            f"UserContext takes a Procrastinate app, not {described(app)}: write "
             "UserContext(app), where app = App(connector=...)"
         )
     if app in _enabled:

@@ -18,7 +18,7 @@ from usercontext.core.record import enter, leave
 from usercontext.diagnostics import harmless
 from usercontext.exceptions import ConfigurationError
 from usercontext.initialise import flush
-from usercontext.jobs.base import KEY, JobContext, RunningJob
+from usercontext.jobs.base import KEY, JobContext, RunningJob, described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,6 +70,7 @@ class UserContext:
     def _install(self) -> None:
         _wrap(RqJob, "create", self._create)
         _wrap(Queue, "run_sync", self._run_sync)
+        _wrap(Queue, "run_job", self._run_job)
         _wrap(BaseWorker, "perform_job", self._perform)
         _wrap(BaseWorker, "handle_exception", self._handle_exception)
         _wrap(BaseWorker, "handle_work_horse_killed", self._horse_killed)
@@ -129,6 +130,16 @@ class UserContext:
         with self._running(job):
             return run(queue, job, *args)
 
+    def _run_job(self, run: Callable[..., Any], queue: Queue, job: RqJob, *args: Any) -> Any:
+        try:
+            return run(queue, job, *args)
+        except Exception as error:
+            # It goes no further: the caller is told by the job's status alone.
+            running: RunningJob | None = vars(job).get(_RUNNING)
+            if running is not None:
+                running.fail(error)
+            raise
+
     def _handle_exception(
         self, handle: Callable[..., Any], worker: Any, job: RqJob, *exc_info: Any
     ) -> Any:
@@ -174,7 +185,7 @@ _installed: list[tuple[UserContext, object]] = []
 def _check(target: object) -> None:
     if target is not None and not isinstance(target, Queue | BaseWorker):
         raise ConfigurationError(
-            f"UserContext takes no {type(target).__name__}: write UserContext(), once in every "
+            f"UserContext takes no {described(target)}: write UserContext(), once in every "
             "process that enqueues jobs or runs them"
         )
 

@@ -12,7 +12,7 @@ from saq.job import Status
 from usercontext.core.record import enter
 from usercontext.exceptions import ConfigurationError
 from usercontext.initialise import aflush
-from usercontext.jobs.base import KEY, JobContext, RunningJob
+from usercontext.jobs.base import KEY, JobContext, RunningJob, described
 
 if TYPE_CHECKING:
     from saq import Job
@@ -114,7 +114,7 @@ def _checked_queue(target: Any) -> Any:
     if not isinstance(queue, Queue):
         raise ConfigurationError(
             "UserContext takes the settings of a worker or a queue, not "
-            f"{type(target).__name__}: write UserContext(settings), where settings = "
+            f"{described(target)}: write UserContext(settings), where settings = "
             '{"queue": queue, "functions": [...]}, or UserContext(queue)'
         )
     hooks = target.get("before_process") if isinstance(target, dict) else None

@@ -15,7 +15,7 @@ from taskiq.receiver import Receiver
 from usercontext.core.record import enter
 from usercontext.exceptions import ConfigurationError
 from usercontext.initialise import aflush
-from usercontext.jobs.base import KEY, JobContext, RunningJob
+from usercontext.jobs.base import KEY, JobContext, RunningJob, described
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +134,7 @@ def _write(message: TaskiqMessage, mark: str | None) -> None:
 def _check(broker: object) -> None:
     if not isinstance(broker, AsyncBroker):
         raise ConfigurationError(
-            f"UserContext takes a broker of Taskiq, not {type(broker).__name__}: write "
+            f"UserContext takes a broker of Taskiq, not {described(broker)}: write "
             "UserContext(broker), where broker = ListQueueBroker(url)"
         )
     if broker in _enabled:
