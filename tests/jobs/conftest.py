@@ -12,6 +12,7 @@ pytest.register_assert_rewrite("tests.jobs.promises", "tests.jobs.notes")
 
 from tests.conftest import imports_of, is_missing  # noqa: E402
 from tests.jobs.processes import redis_server  # noqa: E402
+from tests.jobs.scenarios import properties_of  # noqa: E402
 from usercontext.testing import reset  # noqa: E402
 
 if TYPE_CHECKING:
@@ -64,6 +65,13 @@ def environ(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     reset()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Say what the mark is for."""
+    config.addinivalue_line(
+        "markers", "scenario(*names): the scenarios of `tests.jobs.scenarios` that a test shows"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what the collector says of connections, which clients of queues leave to it."""
     ignored = pytest.mark.filterwarnings(
@@ -75,3 +83,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(ignored)
+            item.user_properties.extend(properties_of(item))

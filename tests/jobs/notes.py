@@ -13,7 +13,17 @@ import usercontext
 from usercontext.carried import CarriedIdentity
 from usercontext.clients.logging import UserFilter
 
-__all__ = ["KEY", "configure", "note", "reported", "reports", "seen", "store"]
+__all__ = [
+    "KEY",
+    "WrongUserError",
+    "assert_seen",
+    "configure",
+    "note",
+    "reported",
+    "reports",
+    "seen",
+    "store",
+]
 
 WAIT = float(os.environ.get("JOBS_WAIT", "30"))
 KEY = "a key of thirty-two bytes or more"
@@ -93,3 +103,26 @@ def reports(label: str) -> int:
     """Return how many reports with this text wait to be looked at."""
     with store() as client:
         return int(client.llen(f"reports:{label}"))  # type: ignore[arg-type]
+
+
+class WrongUserError(AssertionError):
+    """Another user was seen than was expected.
+
+    Its text begins with the way in which that is wrong: `leak` (somebody who has no business
+    there), `stale` (whom an earlier attempt has set), `lost` (nobody, where there is a user).
+    """
+
+
+def assert_seen(found: str | list[str], expected: str | list[str]) -> None:
+    """Fail, and say in which way, if a job's user is not who was expected."""
+    if found != expected:
+        raise WrongUserError(f"{_kind(found, expected)}: expected {expected!r}, saw {found!r}")
+
+
+def _kind(found: str | list[str], expected: str | list[str]) -> str:
+    seen = [found] if isinstance(found, str) else found
+    wanted = [expected] if isinstance(expected, str) else expected
+    wrong = [one for one, other in zip(seen, wanted, strict=True) if one != other]
+    if set(wrong) - {"nobody", "changed"}:
+        return "leak"
+    return "stale" if "changed" in wrong else "lost"

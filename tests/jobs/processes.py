@@ -19,7 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Process", "free_port", "postgres_server", "redis_server", "running", "worker"]
+__all__ = ["ROOT", "Process", "free_port", "postgres_server", "redis_server", "running", "worker"]
 
 ROOT = Path(__file__).parent.parent.parent
 STARTUP = 60.0

@@ -10,7 +10,7 @@ import arq
 import pytest
 
 import usercontext
-from tests.jobs.notes import reported, reports, seen
+from tests.jobs.notes import assert_seen, reported, reports, seen
 from tests.jobs.processes import worker
 from tests.jobs.promises import ADA, Enqueue, Promises, label
 from usercontext.jobs.arq import UserContext
@@ -67,10 +67,11 @@ def enqueue(pool: Any, loop: asyncio.AbstractEventLoop) -> Enqueue:
 class TestArq(Promises):
     """What every queue keeps, and what only arq can do."""
 
+    @pytest.mark.scenario("retried")
     def test_a_retry_keeps_whoever_enqueued_it(self, enqueue: Enqueue, label: str) -> None:
         """What the first attempt has set is over with it, and it is not reported."""
         enqueue("retry", label)
-        assert [seen(label), seen(label)] == ["nobody", "nobody"]
+        assert_seen([seen(label), seen(label)], ["nobody", "nobody"])
 
     def test_an_async_resolver_is_awaited(self, enqueue: Enqueue, label: str) -> None:
         """A request that never asked who its user is hands on whom its resolver finds."""
@@ -80,19 +81,20 @@ class TestArq(Promises):
 
         with usercontext.isolation_scope(resolver=find):
             enqueue("look", label)
-        assert seen(label) == "ada"
+        assert_seen(seen(label), "ada")
 
     def test_a_later_job(self, pool: Any, loop: asyncio.AbstractEventLoop, label: str) -> None:
         """A job that is put off has the user of whoever enqueued it."""
         with usercontext.isolation_scope(user=ADA):
             loop.run_until_complete(pool.enqueue_job("look", label, _defer_by=0.05))
-        assert seen(label) == "ada"
+        assert_seen(seen(label), "ada")
 
+    @pytest.mark.scenario("times out")
     def test_a_time_out(self, enqueue: Enqueue, label: str) -> None:
         """A job that takes too long is reported with its user."""
         with usercontext.isolation_scope(user=ADA):
             enqueue("slow", label)
-        assert [seen(label), reported("")] == ["ada", "ada"]
+        assert_seen([seen(label), reported("")], ["ada", "ada"])
         assert reports("") == 0
 
     def test_the_apps_own_hooks(
@@ -101,12 +103,13 @@ class TestArq(Promises):
         """`after_job_end` still has the user."""
         with usercontext.isolation_scope(user=ADA):
             loop.run_until_complete(pool.enqueue_job("look", label, _job_id=label))
-        assert [seen(label), seen(f"after {label}")] == ["ada", "ada"]
+        assert_seen([seen(label), seen(f"after {label}")], ["ada", "ada"])
 
+    @pytest.mark.scenario("schedule")
     def test_cron_names_nobody(self, pool: Any) -> None:
         """A cron job is nobody's, though somebody is the user where the worker was started."""
         assert pool
-        assert seen(f"cron of {QUEUE}") == "nobody"
+        assert_seen(seen(f"cron of {QUEUE}"), "nobody")
 
     def test_looking_at_a_job_makes_nobody(
         self, pool: Any, loop: asyncio.AbstractEventLoop
@@ -134,7 +137,7 @@ class TestSetUp:
         with run_worker(label, JOBS_PLAIN="1"):
             with usercontext.isolation_scope(user=ADA):
                 loop.run_until_complete(pool.enqueue_job("look", label))
-            assert seen(label) == "nobody"
+            assert_seen(seen(label), "nobody")
         loop.run_until_complete(pool.aclose())
 
     def test_a_producer_without_the_extension(
@@ -149,20 +152,21 @@ class TestSetUp:
 
         assert pool
         loop.run_until_complete(enqueue())
-        assert seen(label) == "nobody"
+        assert_seen(seen(label), "nobody")
 
+    @pytest.mark.scenario("killed")
     def test_a_killed_worker(self, app: Any, loop: asyncio.AbstractEventLoop, label: str) -> None:
         """A job whose worker was killed is run again, with its user."""
         pool = loop.run_until_complete(app.pool_of(label))
         with run_worker(label) as process, usercontext.isolation_scope(user=ADA):
             loop.run_until_complete(pool.enqueue_job("endless", label))
-            assert seen(label) == "ada"
+            assert_seen(seen(label), "ada")
             process.kill()
         # Its claim would expire by itself, a while after the time-out.
         claims = loop.run_until_complete(pool.keys("arq:in-progress:*"))
         loop.run_until_complete(pool.delete(*claims))
         with run_worker(label):
-            assert seen(label) == "ada"
+            assert_seen(seen(label), "ada")
         loop.run_until_complete(pool.aclose())
 
     def test_a_worker_made_by_hand(
@@ -180,7 +184,7 @@ class TestSetUp:
             await pool.aclose()
 
         loop.run_until_complete(work())
-        assert [seen(label), reported(label)] == ["ada", "ada"]
+        assert_seen([seen(label), reported(label)], ["ada", "ada"])
         assert reports(label) == 0
 
     def test_beside_sentry_sdk(self, app: Any, loop: asyncio.AbstractEventLoop, label: str) -> None:
@@ -190,8 +194,8 @@ class TestSetUp:
             with usercontext.isolation_scope(user=ADA):
                 loop.run_until_complete(pool.enqueue_job("fail", label))
             loop.run_until_complete(pool.enqueue_job("fail", f"{label}.after"))
-            assert [reported(label), reported(f"sentry {label}")] == ["ada", "ada"]
-            assert reported(f"sentry {label}.after") == "nobody"
+            assert_seen([reported(label), reported(f"sentry {label}")], ["ada", "ada"])
+            assert_seen(reported(f"sentry {label}.after"), "nobody")
             assert [reports(label), reports(f"sentry {label}")] == [0, 0]
         loop.run_until_complete(pool.aclose())
 

@@ -12,9 +12,10 @@ import django_tasks_db
 import pytest
 
 import usercontext
-from tests.jobs.notes import reported, reports, seen
+from tests.jobs.notes import assert_seen, reported, reports, seen
 from tests.jobs.processes import worker
-from tests.jobs.promises import ADA, BOB, Enqueue, Promises, kinds, label
+from tests.jobs.promises import ADA, Enqueue, Promises, label
+from tests.jobs.scenarios import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,14 +62,31 @@ def enqueue(tasks: Any) -> Iterator[Enqueue]:
 class TestDatabase(Promises):
     """What every queue keeps; Django's tasks are not tried again."""
 
+    looks = ("look", "alook")
     test_a_retry_has_the_same_user = None  # type: ignore[assignment]
 
+    @pytest.mark.scenario("killed")
+    def test_a_killed_worker(self, tasks: Any, label: str) -> None:
+        """A task whose worker was killed, and that is set back by hand, has its user again."""
+        from django_tasks_db.models import DBTaskResult
+
+        with run_worker("killed") as process:
+            with usercontext.isolation_scope(user=ADA):
+                result = tasks.endless.using(queue_name="killed").enqueue(label)
+            assert_seen(seen(label), "ada")
+            process.kill()
+        DBTaskResult.objects.filter(id=result.id).update(status="READY")
+        with run_worker("killed") as process:
+            assert_seen(seen(label), "ada")
+            process.kill()
+
+    @pytest.mark.scenario("sync, async")
     def test_an_async_task(self, enqueue: Enqueue, label: str) -> None:
         """A coroutine has the user, and the next one has nobody."""
         with usercontext.isolation_scope(user=ADA):
             enqueue("alook", label)
         enqueue("alook", f"{label}.after")
-        assert [seen(label), seen(f"{label}.after")] == ["ada", "nobody"]
+        assert_seen([seen(label), seen(f"{label}.after")], ["ada", "nobody"])
 
     def test_enqueued_by_a_coroutine(self, tasks: Any, enqueue: Enqueue, label: str) -> None:
         """`aenqueue` carries the user too."""
@@ -79,17 +97,17 @@ class TestDatabase(Promises):
                 await tasks.look.using(queue_name="jobs").aenqueue(label)
 
         asyncio.run(serve())
-        assert seen(label) == "ada"
+        assert_seen(seen(label), "ada")
 
     def test_a_worker_without_the_extension(self, tasks: Any, label: str) -> None:
         """In a rolling deploy a marked task runs on a worker that does not know the mark."""
         with run_worker("plain", JOBS_PLAIN="1"):
             with usercontext.isolation_scope(user=ADA):
                 tasks.look.using(queue_name="plain").enqueue(label)
-            assert seen(label) == "nobody"
+            assert_seen(seen(label), "nobody")
 
 
-@pytest.fixture(scope="module", params=kinds("Worker", "SimpleWorker"))
+@pytest.fixture(scope="module", params=kinds("rq")[:2])
 def rq_tasks(tasks: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """Return the tasks, beside a worker of RQ's that was started where somebody is the user."""
     pytest.importorskip("django_tasks_rq")
@@ -97,30 +115,30 @@ def rq_tasks(tasks: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     options = ["--job-class", "django_tasks_rq.Job", "--worker-class", f"rq.{request.param}"]
     with worker(
         "django", "rqworker", *options, "--with-scheduler", "default", ready="Listening on",
-        environ={"JOBS_RQ": "1", "JOBS_STARTER": "1"},
+        environ={"JOBS_RQ": "1", "JOBS_BACKEND": "rq", "JOBS_STARTER": "1"},
     ):  # fmt: skip
         yield tasks
 
 
-class TestRQ:
+class TestRQ(Promises):
     """Tasks that django-tasks-rq hands to RQ, with the extension for RQ beside ours."""
 
-    def test_users_alternate(self, rq_tasks: Any, label: str) -> None:
-        """Tasks of ada, nobody and bob in turn have their own user each, sync or async."""
-        for number, user in enumerate([ADA, None, BOB, None]):
-            with usercontext.isolation_scope(user=user):
-                task = rq_tasks.alook if number % 2 else rq_tasks.look
-                task.using(backend="rq").enqueue(f"{label}.{number}")
-        expected = ["ada", "nobody", "bob", "nobody"]
-        assert [seen(f"{label}.{number}") for number in range(4)] == expected
+    kind = "rq {}"
+    looks = ("look", "alook")
+    test_a_retry_has_the_same_user = None  # type: ignore[assignment]
+
+    @pytest.fixture
+    def enqueue(self, rq_tasks: Any) -> Enqueue:
+        """Return what enqueues a task."""
+        return lambda name, label: getattr(rq_tasks, name).using(backend="rq").enqueue(label)
 
     def test_an_error_is_reported_once(self, rq_tasks: Any, label: str) -> None:
         """A task that fails is reported with its user, and the next one has nobody."""
         with usercontext.isolation_scope(user=ADA):
             rq_tasks.fail.using(backend="rq").enqueue(label)
         rq_tasks.look.using(backend="rq").enqueue(f"{label}.after")
-        assert [seen(label), reported(label)] == ["ada", "ada"]
-        assert seen(f"{label}.after") == "nobody"
+        assert_seen([seen(label), reported(label)], ["ada", "ada"])
+        assert_seen(seen(f"{label}.after"), "nobody")
         assert reports(label) == 0
 
     def test_what_is_put_off(self, rq_tasks: Any, label: str) -> None:
@@ -128,11 +146,21 @@ class TestRQ:
         later = rq_tasks.look.using(backend="rq", run_after=datetime.now(UTC))
         with usercontext.isolation_scope(user=ADA):
             later.enqueue(label)
-        assert seen(label) == "ada"
+        assert_seen(seen(label), "ada")
 
 
-class TestImmediate:
+class TestImmediate(Promises):
     """Tasks that are run by whoever enqueues them."""
+
+    kind = "immediate"
+    looks = ("look", "alook")
+    test_a_retry_has_the_same_user = None  # type: ignore[assignment]
+
+    @pytest.fixture
+    def enqueue(self, tasks: Any, monkeypatch: pytest.MonkeyPatch) -> Enqueue:
+        """Return what runs a task."""
+        monkeypatch.setattr(tasks, "BACKEND", "immediate")
+        return lambda name, label: getattr(tasks, name).using(backend="immediate").enqueue(label)
 
     @pytest.mark.parametrize("name", ["look", "alook", "become"])
     def test_the_caller_keeps_its_user(self, tasks: Any, label: str, name: str) -> None:
@@ -141,13 +169,13 @@ class TestImmediate:
         with usercontext.isolation_scope(user=ADA):
             task.enqueue(label)
             assert usercontext.get_user() == usercontext.User(id="ada")
-        assert seen(label) == ("bob" if name == "become" else "ada")
+        assert_seen(seen(label), "bob" if name == "become" else "ada")
 
     def test_an_error_is_reported_once(self, tasks: Any, label: str) -> None:
         """A task that fails is reported with the caller's user, though nothing is raised."""
         with usercontext.isolation_scope(user=ADA):
             tasks.fail.using(backend="immediate").enqueue(label)
-        assert [seen(label), reported(label)] == ["ada", "ada"]
+        assert_seen([seen(label), reported(label)], ["ada", "ada"])
         assert reports(label) == 0
 
     def test_it_is_added_once(self, tasks: Any) -> None:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import huey
 import pytest
+import redis
+import rq
 from huey.serializer import Serializer
 
 import usercontext
-from tests.jobs.notes import reported, reports, seen
+from tests.jobs.notes import assert_seen, reported, reports, seen
 from tests.jobs.processes import worker
-from tests.jobs.promises import ADA, Enqueue, Promises, kinds, label
+from tests.jobs.promises import ADA, Enqueue, Promises, label
+from tests.jobs.scenarios import kinds
 from usercontext.jobs.huey import UserContext
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ def sending(app: Any, queue: str) -> Any:
     app.huey.storage = app.huey_of(queue).storage
 
 
-@pytest.fixture(scope="module", params=kinds("thread", "process", "greenlet"))
+@pytest.fixture(scope="module", params=kinds("huey"))
 def kind(app: Any, request: pytest.FixtureRequest) -> Iterator[str]:
     """Run a consumer of each kind, started where somebody is the user."""
     queue = f"huey-{request.param}"
@@ -65,6 +68,14 @@ def enqueue(app: Any, kind: str) -> Enqueue:
     return lambda name, label: getattr(app, name)(label)
 
 
+@pytest.fixture(autouse=True)
+def _keep_queue(app: Any) -> Iterator[None]:
+    queue = app.huey.storage.name
+    yield
+    if app.huey.storage.name != queue:
+        sending(app, queue)
+
+
 class TestHuey(Promises):
     """What every queue keeps, and what only Huey can do."""
 
@@ -74,14 +85,15 @@ class TestHuey(Promises):
     ) -> None:
         """What the first attempt has set is over with it, and it is not reported."""
         enqueue(name, label)
-        assert [seen(label), seen(label)] == ["nobody", "nobody"]
+        assert_seen([seen(label), seen(label)], ["nobody", "nobody"])
         assert reports(label) == 0
 
+    @pytest.mark.scenario("retried")
     def test_a_later_retry(self, enqueue: Enqueue, label: str) -> None:
         """A retry with a delay, which passes no hook of enqueueing, has the user."""
         with usercontext.isolation_scope(user=ADA):
             enqueue("retry_later", label)
-        assert [seen(label), seen(label)] == ["ada", "ada"]
+        assert_seen([seen(label), seen(label)], ["ada", "ada"])
 
     def test_a_later_task(self, app: Any, kind: str, label: str) -> None:
         """A task with a delay is of whoever enqueued it, or of nobody."""
@@ -89,7 +101,7 @@ class TestHuey(Promises):
         with usercontext.isolation_scope(user=ADA):
             app.look.schedule((label,), delay=0.1)
         app.look.schedule((f"{label}.2",), delay=0.1)
-        assert [seen(label), seen(f"{label}.2")] == ["ada", "nobody"]
+        assert_seen([seen(label), seen(f"{label}.2")], ["ada", "nobody"])
 
     def test_a_pipeline(self, app: Any, kind: str, label: str) -> None:
         """The steps of a pipeline and the handler of its error have the user."""
@@ -100,15 +112,29 @@ class TestHuey(Promises):
         failing = app.fail.s(f"{label}.2").error(app.on_error, f"{label}.2")
         with usercontext.isolation_scope(user=ADA):
             app.huey.enqueue(failing)
-        assert [seen(label), seen(label), seen(f"{label}.2.error")] == ["ada"] * 3
+        assert_seen([seen(label), seen(label), seen(f"{label}.2.error")], ["ada"] * 3)
 
+    @pytest.mark.scenario("times out")
     def test_a_time_out(self, kind: str, enqueue: Enqueue, label: str) -> None:
         """A task that takes too long is reported with its user."""
         if kind == "thread":
-            pytest.skip("a thread is not interrupted")
+            pytest.skip("Huey does not interrupt a thread.")
         with usercontext.isolation_scope(user=ADA):
             enqueue("slow", label)
-        assert [seen(label), reported("timeout (1s)")] == ["ada", "ada"]
+        assert_seen([seen(label), reported("timeout (1s)")], ["ada", "ada"])
+
+    @pytest.mark.scenario("killed")
+    def test_a_killed_consumer(self, app: Any, kind: str, label: str) -> None:
+        """A task whose consumer was killed is lost; the next one is of its own user."""
+        sending(app, label)
+        with run_worker(kind, label) as process:
+            with usercontext.isolation_scope(user=ADA):
+                app.endless(label)
+            assert_seen(seen(label), "ada")
+            process.kill()
+        app.look(f"{label}.after")
+        with run_worker(kind, label):
+            assert_seen(seen(f"{label}.after"), "nobody")
 
     def test_signals(self, app: Any, kind: str, label: str) -> None:
         """The handlers of signals see the task's user, the first and the last of them."""
@@ -116,11 +142,31 @@ class TestHuey(Promises):
         with usercontext.isolation_scope(user=ADA):
             app.look(f"{label}.signals")
         found = [seen(f"{label}.signals.{name}") for name in ("executing", "complete")]
-        assert found == ["ada", "ada"]
+        assert_seen(found, ["ada", "ada"])
 
+    @pytest.mark.scenario("schedule")
     def test_periodic_tasks_name_nobody(self, kind: str) -> None:
         """A periodic task is nobody's, though somebody is the user where it was started."""
-        assert seen(f"schedule of huey-{kind}") == "nobody"
+        assert_seen(seen(f"schedule of huey-{kind}"), "nobody")
+
+
+class TestImmediate(Promises):
+    """`immediate`: a task is run by whoever enqueues it."""
+
+    kind = "immediate"
+
+    @pytest.fixture
+    def enqueue(self, app: Any) -> Iterator[Enqueue]:
+        """Return what runs a task."""
+        app.huey.immediate = True
+        yield lambda name, label: getattr(app, name)(label)
+        app.huey.immediate = False
+
+    def test_a_retry_of_nobodys(self, enqueue: Enqueue, label: str) -> None:
+        """What the first attempt has set is over with it."""
+        enqueue("retry", label)
+        assert_seen([seen(label), seen(label)], ["nobody", "nobody"])
+        assert usercontext.get_user() is None
 
 
 class TestSetUp:
@@ -132,7 +178,7 @@ class TestSetUp:
         with run_worker("thread", label, JOBS_PLAIN="1"):
             with usercontext.isolation_scope(user=ADA):
                 app.look(label)
-            assert seen(label) == "nobody"
+            assert_seen(seen(label), "nobody")
 
     def test_signed_messages(self, app: Any, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """The mark stands inside of what Huey signs and compresses."""
@@ -143,7 +189,7 @@ class TestSetUp:
         with run_worker("thread", f"{label}-signed"):
             with usercontext.isolation_scope(user=ADA):
                 app.look(label)
-            assert seen(label) == "ada"
+            assert_seen(seen(label), "ada")
 
     def test_immediate_mode(self, app: Any, label: str) -> None:
         """A task that is run at once has the caller's user, and leaves it as it was."""
@@ -154,7 +200,7 @@ class TestSetUp:
                 assert usercontext.get_user() == usercontext.User(id="ada")
         finally:
             app.huey.immediate = False
-        assert [seen(label), seen(f"{label}.child")] == ["bob", "bob"]
+        assert_seen([seen(label), seen(f"{label}.child")], ["bob", "bob"])
 
     def test_beside_sentry_sdk(self, app: Any, label: str) -> None:
         """The SDK's own reports name the user as ours do, each once, and the next one nobody."""
@@ -163,8 +209,8 @@ class TestSetUp:
             with usercontext.isolation_scope(user=ADA):
                 app.fail(label)
             app.fail(f"{label}.after")
-            assert [reported(label), reported(f"sentry {label}")] == ["ada", "ada"]
-            assert reported(f"sentry {label}.after") == "nobody"
+            assert_seen([reported(label), reported(f"sentry {label}")], ["ada", "ada"])
+            assert_seen(reported(f"sentry {label}.after"), "nobody")
             assert [reports(label), reports(f"sentry {label}")] == [0, 0]
 
     def test_it_is_added_once(self, app: Any) -> None:
@@ -176,6 +222,12 @@ class TestSetUp:
         """Anything else is refused, with what to write."""
         wrong: Any = "redis"
         with pytest.raises(usercontext.ConfigurationError, match=r"write UserContext\(huey\)"):
+            UserContext(wrong)
+
+    def test_another_queues_app_is_told_apart(self) -> None:
+        """The text names the module whose extension takes it."""
+        wrong: Any = rq.Queue("mail", connection=redis.Redis())
+        with pytest.raises(usercontext.ConfigurationError, match=r"for usercontext\.jobs\.rq"):
             UserContext(wrong)
 
     def test_it_needs_a_pickle(self) -> None:

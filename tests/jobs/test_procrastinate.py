@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 import usercontext
-from tests.jobs.notes import reported, reports, seen
+from tests.jobs.notes import assert_seen, reported, reports, seen
 from tests.jobs.processes import postgres_server, worker
 from tests.jobs.promises import ADA, Enqueue, Promises, label
 from usercontext.jobs.procrastinate import UserContext
@@ -68,25 +68,30 @@ def enqueue(app: Any) -> Iterator[Enqueue]:
 class TestProcrastinate(Promises):
     """What every queue keeps, and what only Procrastinate can do."""
 
+    looks = ("look", "alook")
+
+    @pytest.mark.scenario("retried")
     def test_a_retry_keeps_whoever_deferred_it(self, enqueue: Enqueue, label: str) -> None:
         """What the first attempt has set is over with it, and it is not reported."""
         enqueue("retry", label)
-        assert [seen(label), seen(label)] == ["nobody", "nobody"]
+        assert_seen([seen(label), seen(label)], ["nobody", "nobody"])
         assert reports(label) == 0
 
+    @pytest.mark.scenario("sync, async")
     def test_an_async_task(self, enqueue: Enqueue, label: str) -> None:
         """A coroutine has the user to its end, and the next one has nobody."""
         with usercontext.isolation_scope(user=ADA):
             enqueue("alook", label)
         enqueue("alook", f"{label}.after")
-        assert [seen(label), seen(label)] == ["ada", "ada"]
-        assert [seen(f"{label}.after"), seen(f"{label}.after")] == ["nobody", "nobody"]
+        assert_seen([seen(label), seen(label)], ["ada", "ada"])
+        assert_seen([seen(f"{label}.after"), seen(f"{label}.after")], ["nobody", "nobody"])
 
+    @pytest.mark.scenario("fails", "sync, async")
     def test_an_async_error(self, enqueue: Enqueue, label: str) -> None:
         """The error of a coroutine is reported once, with its user."""
         with usercontext.isolation_scope(user=ADA):
             enqueue("afail", label)
-        assert [seen(label), reported(label)] == ["ada", "ada"]
+        assert_seen([seen(label), reported(label)], ["ada", "ada"])
         assert reports(label) == 0
 
     def test_equal_jobs(self, app: Any, enqueue: Enqueue, label: str) -> None:
@@ -94,7 +99,7 @@ class TestProcrastinate(Promises):
         assert enqueue
         with usercontext.isolation_scope(user=ADA):
             app.look.configure(queue=QUEUE).batch_defer({"label": label}, {"label": label})
-        assert [seen(label), seen(label)] == ["ada", "ada"]
+        assert_seen([seen(label), seen(label)], ["ada", "ada"])
 
     def test_locks_stay_the_apps(
         self, app: Any, enqueue: Enqueue, label: str, database: str
@@ -109,17 +114,18 @@ class TestProcrastinate(Promises):
             app.look.configure(queue=QUEUE, lock=label, queueing_lock=f"{label}.2").defer(
                 label=label
             )
-        assert seen(label) == "nobody"
+        assert_seen(seen(label), "nobody")
         with psycopg.connect(database) as connection:
             rows = connection.execute(
                 "SELECT args FROM procrastinate_jobs WHERE queueing_lock = %s", [label]
             ).fetchall()
         assert rows == [({"label": label},)]
 
+    @pytest.mark.scenario("schedule")
     def test_periodic_tasks_name_nobody(self, enqueue: Enqueue) -> None:
         """A periodic task is nobody's, though somebody is the user where it was started."""
         assert enqueue
-        assert seen(f"schedule of {QUEUE}") == "nobody"
+        assert_seen(seen(f"schedule of {QUEUE}"), "nobody")
 
 
 class TestSetUp:
@@ -130,17 +136,18 @@ class TestSetUp:
         with run_worker("plain", JOBS_PLAIN="1"):
             with usercontext.isolation_scope(user=ADA):
                 app.look.configure(queue="plain").defer(label=label)
-            assert seen(label) == "nobody"
+            assert_seen(seen(label), "nobody")
 
+    @pytest.mark.scenario("killed")
     def test_a_killed_worker(self, app: Any, label: str) -> None:
         """A job whose worker was killed is run again, with its user."""
         with run_worker("killed") as process, usercontext.isolation_scope(user=ADA):
             job_id = app.endless.configure(queue="killed").defer(label=label)
-            assert seen(label) == "ada"
+            assert_seen(seen(label), "ada")
             process.kill()
         app.app.job_manager.retry_job_by_id(job_id=job_id, retry_at=datetime.now(UTC))
         with run_worker("killed") as process:
-            assert seen(label) == "ada"
+            assert_seen(seen(label), "ada")
             process.kill()
 
     def test_it_is_added_once(self, app: Any) -> None:

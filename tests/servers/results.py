@@ -11,11 +11,26 @@ from xml.etree import ElementTree
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Result", "read_result"]
+__all__ = ["Result", "kind_of", "read_result", "said"]
 
 #: What a `WrongUserError` says first; any other failure is none of these.
 _KIND = re.compile(r"WrongUserError: (leak|lost|stale):")
 _WORDS = {"leak": ("leak", "leaks"), "lost": ("lost", "lost"), "stale": ("stale", "stale")}
+
+
+def kind_of(message: str) -> str:
+    """Return in which way a test failed, by what it says: `leak`, `lost`, `stale` or `failed`."""
+    kind = _KIND.search(message)
+    return kind[1] if kind else "failed"
+
+
+def said(kinds: Counter[str]) -> str:
+    """Say how many tests failed in which way."""
+    return ", ".join(
+        f"{number} {_WORDS.get(kind, (kind, kind))[number > 1]}"
+        for kind in ("leak", "lost", "stale", "failed")
+        if (number := kinds[kind])
+    )
 
 
 @dataclass
@@ -48,12 +63,7 @@ class Result:
             return f"not run: {self.absent}"
         if self.cannot and not self.passed and not self.failed:
             return "cannot"
-        found = [
-            f"{number} {_WORDS.get(kind, (kind, kind))[number > 1]}"
-            for kind in ("leak", "lost", "stale", "failed")
-            if (number := self.kinds[kind])
-        ]
-        return ", ".join(found) or "ok"
+        return said(self.kinds) or "ok"
 
 
 def read_result(path: Path, name: str) -> Result:
@@ -81,8 +91,7 @@ def _add(result: Result, case: ElementTree.Element) -> None:
         _add_skipped(result, scenario, skipped.get("message", ""))
     elif broken:
         message = broken[0].get("message", "")
-        kind = _KIND.search(message)
-        result.kinds[kind[1] if kind else "failed"] += 1
+        result.kinds[kind_of(message)] += 1
         result.failures.append(f"{scenario}: {message.strip().splitlines()[0][:200]}")
     else:
         result.passed += 1

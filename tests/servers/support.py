@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.servers.results import Result
     from tests.servers.servers import Server
 
-__all__ = ["newest_in", "page", "part_in", "write_newer", "write_page"]
+__all__ = ["Notes", "newest_in", "page", "part_in", "replaced", "write_newer", "write_page"]
 
 INTERFACES = {
     "asgi": "ASGI",
@@ -84,6 +84,19 @@ runs them by themselves, with the same scenarios.
 {newer}<!-- end of newer -->
 """
 
+JOBS = """\
+## Background jobs
+
+`tox run -e jobs,jobs-oldest,jobs-arq,jobs-arq-oldest,jobs-django,jobs-table` runs real workers of
+every queue, with its newest release and the oldest that we support, on a Redis, a PostgreSQL or an
+SQLite of their own. Each worker was started where somebody is the user, whom no job may see. The
+columns say who enqueued the job, and what happened to it; a cell says what came of it, in the words
+above.
+
+<!-- jobs -->
+{jobs}<!-- end of jobs -->
+"""
+
 NEWEST = """\
 ## Newest releases
 
@@ -138,7 +151,7 @@ def write_page(
 ) -> None:
     """Write the page from the results, which are known by `<framework>-<server>`."""
     before = path.read_text() if path.exists() else ""
-    kept = {name: part_in(before, name) for name in ("newer", "newest", "suites")}
+    kept = {name: part_in(before, name) for name in ("newer", "jobs", "newest", "suites")}
     path.write_text(page(pairs, results, **kept))
 
 
@@ -151,13 +164,13 @@ def write_newer(
     if lines := notes.lines():
         parts.append("\n".join(lines) + "\n")
     part = "\n".join([f"{_run(results)}\n", *parts])
-    path.write_text(
-        text.replace(_marked(text, "newer"), f"<!-- newer -->\n{part}<!-- end of newer -->")
-    )
+    path.write_text(replaced(text, "newer", part))
 
 
-def _marked(text: str, name: str) -> str:
-    return f"<!-- {name} -->\n{part_in(text, name)}<!-- end of {name} -->"
+def replaced(text: str, name: str, part: str) -> str:
+    """Return a page's text with another part in the place of the last one."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    return text.replace(f"{begin}{part_in(text, name)}{end}", f"{begin}{part}{end}")
 
 
 def part_in(text: str, name: str) -> str:
@@ -173,7 +186,9 @@ def newest_in(text: str) -> str:
 def page(
     pairs: Sequence[tuple[Framework, Server]],
     results: Mapping[str, Result],
+    *,
     newer: str = "",
+    jobs: str = "",
     newest: str = "",
     suites: str = "",
 ) -> str:
@@ -184,6 +199,7 @@ def page(
         parts.append("## Notes\n\n" + "\n".join(lines) + "\n")
     kept = [
         NEWER.format(newer=newer),
+        JOBS.format(jobs=jobs),
         NEWEST.format(newest=newest),
         SUITES.format(suites=suites),
     ]

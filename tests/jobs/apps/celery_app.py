@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from typing import Any
 
 from celery import Celery, Task, chain, chord, signals
 from celery.exceptions import Ignore, Reject
 
 import usercontext
-from tests.jobs.notes import configure, note
+from tests.jobs.notes import configure, note, store
 from usercontext.jobs.celery import UserContext
 
-app = Celery("shop", broker=os.environ["JOBS_REDIS"], backend=os.environ["JOBS_REDIS"])
+BROKER = os.environ.get("JOBS_BROKER", os.environ["JOBS_REDIS"])
+app = Celery("shop", broker=BROKER, backend=os.environ["JOBS_REDIS"])
 app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
@@ -38,8 +40,9 @@ if os.environ.get("JOBS_STARTER"):
     usercontext.isolation_scope(user={"id": "starter"}).__enter__()
 
 
+BEAT = f"beat of {app.conf.task_default_queue}"
 app.conf.beat_schedule = {
-    "look": {"task": "tests.jobs.apps.celery_app.look", "schedule": 1.0, "args": ("by beat",)}
+    "look": {"task": "tests.jobs.apps.celery_app.look", "schedule": 1.0, "args": (BEAT,)}
 }
 app.conf.beat_schedule_filename = os.environ.get("JOBS_SCHEDULE", "")
 
@@ -111,6 +114,16 @@ def killed(self: Any, label: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@app.task
+def endless(label: str) -> None:
+    """Note the user, and at the first attempt wait for as long as the worker lives."""
+    with store() as client:
+        is_first = client.set(f"tried:{label}", 1, nx=True)
+    note(label)
+    while is_first:
+        time.sleep(0.05)
+
+
 @app.task(acks_late=False)
 def lost(label: str) -> None:
     """Note the user, and kill the own process for good."""
@@ -170,7 +183,7 @@ def hard(label: str) -> None:
     """Note the user, and wait for too long, whatever the worker says."""
     note(label)
     while True:
-        signal.pause()
+        time.sleep(0.05)
 
 
 @app.task

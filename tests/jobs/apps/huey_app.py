@@ -101,6 +101,14 @@ def slow(label: str) -> None:
 
 
 @huey.task()
+def endless(label: str) -> None:
+    """Note the user, and go on for as long as the consumer lives."""
+    note(label)
+    while True:
+        time.sleep(0.01)
+
+
+@huey.task()
 def on_error(label: str, _error: Any = None) -> None:
     """Note the user for the task that failed."""
     note(f"{label}.error")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from typing import Any
@@ -36,6 +37,18 @@ def look(label: str) -> str:
 
 
 def fail(label: str) -> None:
+    """Note the user, and fail."""
+    note(label)
+    raise ValueError(label)
+
+
+async def alook(label: str) -> None:
+    """Note the user, once the event loop has done something else."""
+    await asyncio.sleep(0)
+    note(label)
+
+
+async def afail(label: str) -> None:
     """Note the user, and fail."""
     note(label)
     raise ValueError(label)

@@ -10,7 +10,12 @@ from typing import Any
 from taskiq import SimpleRetryMiddleware, TaskiqScheduler
 from taskiq.schedule_sources import LabelScheduleSource
 from taskiq_pipelines import PipelineMiddleware
-from taskiq_redis import ListQueueBroker, ListRedisScheduleSource, RedisAsyncResultBackend
+from taskiq_redis import (
+    ListQueueBroker,
+    ListRedisScheduleSource,
+    RedisAsyncResultBackend,
+    RedisStreamBroker,
+)
 
 import usercontext
 from tests.jobs.notes import configure, note, store
@@ -18,7 +23,15 @@ from usercontext.jobs.taskiq import UserContext
 
 URL = os.environ["JOBS_REDIS"]
 QUEUE = os.environ.get("JOBS_QUEUE", "taskiq")
-broker = ListQueueBroker(URL, queue_name=QUEUE, socket_timeout=None).with_result_backend(
+
+
+def stream_of(queue: str) -> RedisStreamBroker:
+    """Return a broker that delivers again what a killed worker had taken."""
+    return RedisStreamBroker(URL, queue_name=queue, idle_timeout=500, socket_timeout=None)
+
+
+plain = ListQueueBroker(URL, queue_name=QUEUE, socket_timeout=None)
+broker = (stream_of(QUEUE) if os.environ.get("JOBS_STREAM") else plain).with_result_backend(
     RedisAsyncResultBackend(URL)
 )
 broker.add_middlewares(SimpleRetryMiddleware(), PipelineMiddleware())
@@ -93,6 +106,20 @@ async def become(label: str) -> None:
     usercontext.set_user({"id": "bob"})
     note(label)
     await look.kiq(f"{label}.child")
+
+
+@broker.task
+async def endless(label: str) -> None:
+    """Note the user, and wait for as long as the worker lives."""
+    note(label)
+    await asyncio.Event().wait()
+
+
+@broker.task(timeout=0.1)
+async def slow(label: str) -> None:
+    """Note the user, and wait for too long."""
+    note(label)
+    await asyncio.Event().wait()
 
 
 @broker.task(timeout=0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import usercontext
 from tests.jobs.notes import note
@@ -13,6 +14,7 @@ except ImportError:  # before Django 6
     from django_tasks import task
 
 QUEUE = os.environ.get("JOBS_QUEUE", "default")
+BACKEND = os.environ.get("JOBS_BACKEND", "default")
 
 
 @task
@@ -35,10 +37,18 @@ def fail(label: str) -> None:
 
 
 @task
+def endless(label: str) -> None:
+    """Note the user, and go on for as long as the worker lives."""
+    note(label)
+    while True:
+        time.sleep(0.05)
+
+
+@task
 def hand_on(label: str) -> None:
     """Note the user, and enqueue another task."""
     note(label)
-    look.using(queue_name=QUEUE).enqueue(f"{label}.child")
+    look.using(queue_name=QUEUE, backend=BACKEND).enqueue(f"{label}.child")
 
 
 @task
@@ -46,4 +56,4 @@ async def become(label: str) -> None:
     """Say that bob is the user, and enqueue another task."""
     usercontext.set_user({"id": "bob"})
     note(label)
-    await look.using(queue_name=QUEUE).aenqueue(f"{label}.child")
+    await look.using(queue_name=QUEUE, backend=BACKEND).aenqueue(f"{label}.child")
