@@ -1,7 +1,7 @@
 """Run many jobs of 50 users and of nobody, interleaved; count who was taken for someone else.
 
     python benchmarks/soak_jobs.py                                  # 10,000 jobs a queue and pool
-    python benchmarks/soak_jobs.py --jobs 1000 --only celery,huey
+    python benchmarks/soak_jobs.py --jobs 1000 --only celery,huey,rq/SpawnWorker
 
 The workers are real processes with few threads, greenlets or processes each, started where somebody
 is the user. Every job writes down whom it saw. A queue whose package is not installed is left out:
@@ -156,7 +156,7 @@ def _apscheduler(stack: ExitStack, kind: str) -> Callable[[str], object]:
 
 QUEUES: dict[str, tuple[Callable[[ExitStack, str], Callable[[str], object]], tuple[str, ...]]] = {
     "celery": (_celery, ("prefork", "threads", "gevent", "solo")),
-    "rq": (_rq, ("SimpleWorker", "Worker")),
+    "rq": (_rq, ("SimpleWorker", "Worker", "SpawnWorker")),
     "dramatiq": (_dramatiq, ("threads", "gevent")),
     "huey": (_huey, ("thread", "process", "greenlet")),
     "taskiq": (_taskiq, ("threads", "processes")),
@@ -200,8 +200,9 @@ def main() -> int:
     wrong = 0
     with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as url:
         os.environ.update(JOBS_REDIS=url, JOBS_DSN="")
-        for name in options.only.split(","):
-            for kind in QUEUES[name][1]:
+        for wanted in options.only.split(","):
+            name, _, chosen = wanted.partition("/")
+            for kind in [chosen] if chosen else QUEUES[name][1]:
                 begin = time.monotonic()
                 try:
                     found = soak(name, kind, options.jobs)
