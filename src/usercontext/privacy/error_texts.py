@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
-from usercontext.privacy.library_texts import is_of_library, without_values
+from usercontext.privacy.library_texts import is_of_library, raised_in, without_values
 from usercontext.privacy.secret_names import FILTERED
 from usercontext.privacy.secret_texts import without_secrets
 
@@ -44,23 +44,23 @@ def read(error: BaseException) -> tuple[str, Callable[[str], str]]:
     it. The rest can be done elsewhere, later.
     """
     kind = type(error)
-    tell = _teller_of(kind)  # type: ignore[arg-type]  # a class is hashable
-    if tell is not None:
-        return _told(tell, error), str
-    text = text_of(error)[:_MAX_TEXT]
-    if is_of_library(error):
-        return text, _safe_text_of_library
+    if kind.__module__ != "builtins":
+        tell = _teller_of(kind)  # type: ignore[arg-type]  # a class is hashable
+        if tell is not None:
+            return _told(tell, error), str
+    return text_of(error)[:_MAX_TEXT], partial(_safe_by, kind, raised_in(error))
+
+
+def _safe_by(kind: type[BaseException], path: str, text: str) -> str:
+    if is_of_library(kind, path):
+        return without_values(_safe_reading(text))
     # Those of Python say where, not what, but for numbers and dates that are read of texts.
-    return text, _safe_reading if isinstance(error, (ValueError, LookupError)) else safe_text
+    return _safe_reading(text) if issubclass(kind, (ValueError, LookupError)) else safe_text(text)
 
 
 def _safe_reading(text: str) -> str:
     text = _NO_MEMBER.sub(f"'{FILTERED}'", text)
     return safe_text(_READ.sub(rf"\1'{FILTERED}'", text))
-
-
-def _safe_text_of_library(text: str) -> str:
-    return without_values(_safe_reading(text))
 
 
 def retelling(error: object, *, tells: bool = True) -> Callable[[str], str]:

@@ -10,14 +10,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
 
 from usercontext.privacy.secret_names import FILTERED
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
-__all__ = ["is_of_library", "looks_like_value", "without_values"]
+__all__ = ["is_of_library", "looks_like_value", "raised_in", "without_values"]
 
 _STANDARD = os.__file__.rpartition(os.sep)[0] + os.sep
 _INSTALLED = ("site-packages" + os.sep, "dist-packages" + os.sep)
@@ -37,24 +33,24 @@ _LIBRARIES = frozenset({
 })  # fmt: skip
 
 
-def is_of_library(error: BaseException) -> bool:
+def raised_in(error: BaseException) -> str:
+    """Return the file in which an exception was raised; "" where nobody has raised it."""
+    traceback = error.__traceback__
+    if traceback is None:
+        return ""
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback.tb_frame.f_code.co_filename
+
+
+def is_of_library(kind: type[BaseException], path: str) -> bool:
     """Return whether a library has worded an error: by its class, or by where it was raised."""
-    kind = type(error)
     package = kind.__module__.partition(".")[0]
     if package == "builtins":
-        if isinstance(error, _OF_PROGRAM):
+        if issubclass(kind, _OF_PROGRAM):
             return False
     elif package in _LIBRARIES or package in sys.stdlib_module_names:
         return True
-    return _was_raised_in_library(error.__traceback__)
-
-
-def _was_raised_in_library(traceback: TracebackType | None) -> bool:
-    if traceback is None:
-        return False
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    path = traceback.tb_frame.f_code.co_filename
     return path.startswith(_STANDARD) or any(part in path for part in _INSTALLED)
 
 
