@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from functools import cache
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from usercontext.address.client import BEGAN
 from usercontext.checks import options_by_name
 from usercontext.core import capture
 from usercontext.core.context import configure, configure_joined
@@ -19,7 +19,7 @@ from usercontext.core.lifecycle import (
     Serving,
     begin_plain,
     complete,
-    end_plain,
+    end_record,
     fail,
     fail_or_exit_now,
     flush_at_end,
@@ -28,7 +28,8 @@ from usercontext.core.lifecycle import (
     serving_inside,
     started,
 )
-from usercontext.core.record import KEY, RequestRecord, enter, key_in, leave, reset
+from usercontext.core.plain import look_into_scopes
+from usercontext.core.record import KEY, UNKNOWN, RequestRecord, enter, key_in, leave, reset
 from usercontext.core.settings import default
 from usercontext.optional import importing
 from usercontext.source import keep_headers
@@ -57,15 +58,18 @@ _LAST = {
 def _import_connection() -> type[Any]:
     with importing("starlette", "asgi", purpose="A resolver over ASGI"):
         from starlette.requests import HTTPConnection
+    _connection_classes.append(HTTPConnection)
     return HTTPConnection
 
 
-_connection_class = cache(_import_connection)
+# Empty until a resolver needs it: asking a cached function costs 400 instructions at each read.
+_connection_classes: list[type[Any]] = []
 
 
 def _make_connection(scope: Any) -> object:
     keep_headers(scope)
-    return _connection_class()(scope)
+    kind = _connection_classes[0] if _connection_classes else _import_connection()
+    return kind(scope)
 
 
 class UserContextMiddleware:
@@ -103,6 +107,7 @@ class UserContextMiddleware:
         if self.make_request is _make_connection:
             swallowed.check_answers_nothing(app)
         _watch_loaded()
+        look_into_scopes()
         _mark_awaitable(_Exchange.send)
         _mark_awaitable(_RecordingExchange.send)
 
@@ -127,26 +132,37 @@ class UserContextMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await _pass_on(self.app, scope, receive, send)
             return
-        key = KEY
-        if KEY in scope:
+        settings = self._joined.joined
+        # What `RequestRecord.of(scope, settings)` does.
+        record = RequestRecord()
+        record.source = scope
+        record.settings = settings
+        record.user = record.address = UNKNOWN
+        record.resolution = record.ended = record.state = None
+        outer = scope.setdefault(KEY, record)
+        if outer is not record:
             key = key_in(scope)
             outer = scope.get(key)
             if is_open(outer):
                 await self._serve_inside(outer, scope, receive, send)
                 return
-        settings = self._joined.joined
-        scope[key] = record = RequestRecord(scope, settings)
+            scope[key] = record
         if not settings.is_plain:
             if not settings.is_bare:
                 await _serve_with_clients(self.app, record, receive, send)
                 return
-            settings.request_data.begin(scope)
-        exchange = _Exchange(receive, send)
+            scope[BEGAN] = settings.begin_scope(scope)
+        # What `_Exchange(receive, send)` would do, if it had an `__init__`.
+        exchange = _Exchange()
+        exchange.receive_of_server = receive
+        exchange.send_of_server = send
         token = begin_plain(record)
+        app = self.app  # calling an attribute of an instance costs 250 instructions more
         try:
-            await self.app(scope, exchange.receive, exchange.send)
-            if record.state is not None and record.state.pending:
-                await complete(record)
+            await app(scope, exchange.receive, exchange.send)
+            # The checker takes the state for what it was set to above; the app has run since then.
+            if record.state is not None:
+                await complete(record)  # type: ignore[unreachable]
         except Exception as error:
             await fail(record, error)
             raise
@@ -154,7 +170,11 @@ class UserContextMiddleware:
             fail_or_exit_now(record, error)
             raise
         finally:
-            end_plain(record, token)
+            try:
+                reset(token)
+            except ValueError:
+                leave(token)
+            end_record(record)
 
     async def _serve_inside(
         self, record: RequestRecord, scope: Scope, receive: Receive, send: Send
@@ -222,29 +242,32 @@ class _Exchange:
     Kludex/uvicorn#2167): there our variable holds nothing.
     """
 
-    __slots__ = ("_receive", "_send")
+    # Filled by whoever makes one, as an `__init__` costs 700 instructions.
+    __slots__ = ("receive_of_server", "send_of_server")
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive = receive
-        self._send = send
+    receive_of_server: Receive
+    send_of_server: Send
 
     async def receive(self) -> Message:
         token = enter(None)
         try:
-            return await self._receive()
+            receive = self.receive_of_server
+            return await receive()
         finally:
             leave(token)
 
     def send(self, message: Message) -> Awaitable[None]:
         more = _LAST.get(message["type"])
         if more is None or message.get(more):
-            return self._send(message)
+            send = self.send_of_server
+            return send(message)
         return self._send_last(message)
 
     async def _send_last(self, message: Message) -> None:
         token = enter(None)
+        send = self.send_of_server
         try:
-            await self._send(message)
+            await send(message)
         finally:
             try:
                 reset(token)
@@ -258,8 +281,8 @@ class _RecordingExchange(_Exchange):
     __slots__ = ("_record",)
 
     def __init__(self, receive: Receive, send: Send, record: RequestRecord) -> None:
-        self._receive = receive
-        self._send = send
+        self.receive_of_server = receive
+        self.send_of_server = send
         self._record = record
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -269,7 +292,7 @@ class _RecordingExchange(_Exchange):
 
     async def _start(self, message: Message) -> None:
         await started(self._record)
-        await self._send(message)
+        await self.send_of_server(message)
 
 
 async def _serve_with_clients(

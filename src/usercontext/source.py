@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 __all__ = [
     "PROXY_FIX",
+    "REMOTE_PORT",
     "REQUEST_METHOD",
     "SERVER_SOFTWARE",
     "Source",
@@ -45,8 +46,9 @@ Source: TypeAlias = Mapping[str, Any]
 
 #: In an environ, and never in a scope.
 REQUEST_METHOD = "REQUEST_METHOD"
-#: In the environ of nearly every server, and of no adapter.
+#: In the environ of nearly every server, and of no adapter: the one or the other.
 SERVER_SOFTWARE = "SERVER_SOFTWARE"
+REMOTE_PORT = "REMOTE_PORT"
 #: Where werkzeug's ProxyFix keeps what it has replaced.
 PROXY_FIX = "werkzeug.proxy_fix.orig"
 # What of a scope is read here.

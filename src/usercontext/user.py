@@ -437,7 +437,8 @@ def quick_user(fields: dict[Any, Any]) -> User | None:
     """Return the user of a dict with an id, in few steps: None where there is more to it."""
     try:
         id = fields.get("id")  # noqa: A001
-        if id is not None:
+        # The first line of `_identifier`, as it would be felt: nearly every id is such a string.
+        if id is not None and not (type(id) is str and 0 < len(id) <= _MAX_LENGTH and id.isascii()):
             id = _identifier("id", id)  # noqa: A001
         if id is None:
             return None

@@ -186,6 +186,13 @@ def test_address_of_other_adapters(key: str) -> None:
     assert ProxyTrust().locate(environ).address == CLIENT
 
 
+@pytest.mark.parametrize("mark", ["SERVER_SOFTWARE", "REMOTE_PORT"])
+def test_a_server_is_no_adapter(mark: str) -> None:
+    """Who tells its name or the peer's port has a connection, and names its other end."""
+    environ = environ_of(CLIENT, **{mark: "1", "awsgi.event": {}})
+    assert ProxyTrust().locate(environ).address == CLIENT
+
+
 @pytest.mark.parametrize("event", [{}, {"requestContext": None}, {"Records": []}, {"Records": 1}])
 def test_an_event_without_an_address(event: dict[str, Any]) -> None:
     """An event of another kind names nobody, whatever stands for the peer."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def record_of(**options: Any) -> RequestRecord:
     """Make the record of a request."""
-    return RequestRecord({}, Settings(**options).merged_under(default()))
+    return RequestRecord.of({}, Settings(**options).merged_under(default()))
 
 
 def test_no_part_of_a_scope_is_made_before_it_is_read() -> None:

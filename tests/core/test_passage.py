@@ -156,7 +156,7 @@ def test_a_copy_has_passed_nothing(
 @ALL
 def test_it_is_found_by_its_exception(make: Callable[[], Exception]) -> None:
     """Who was current when an exception passed is known of every kind of exception."""
-    record, error = RequestRecord({}, Settings()), make()
+    record, error = RequestRecord.of({}, Settings()), make()
     assert of_error(error) == (False, None)
     attach(error, record)
     assert of_error(error) == (True, record)
@@ -165,7 +165,7 @@ def test_it_is_found_by_its_exception(make: Callable[[], Exception]) -> None:
 @ALL
 def test_once_means_this_very_exception(make: Callable[[], Exception]) -> None:
     """An exception that equals the one reported is reported all the same."""
-    record, error, other = RequestRecord({}, Settings()), make(), make()
+    record, error, other = RequestRecord.of({}, Settings()), make(), make()
     mark_reported(error, record)
     assert is_reported(error, record)
     assert not is_reported(other, record)
@@ -174,7 +174,7 @@ def test_once_means_this_very_exception(make: Callable[[], Exception]) -> None:
 @ALL
 def test_nothing_is_kept_of_an_exception_that_is_gone(make: Callable[[], Exception]) -> None:
     """Neither a table of ours nor the exception keeps a request's record alive."""
-    record, error = RequestRecord({}, Settings()), make()
+    record, error = RequestRecord.of({}, Settings()), make()
     attach(error, record)
     gone = weakref.ref(record)
     del record, error
@@ -184,7 +184,7 @@ def test_nothing_is_kept_of_an_exception_that_is_gone(make: Callable[[], Excepti
 
 def test_the_number_of_a_dead_exception_is_nobodys() -> None:
     """Python uses ids again: of many exceptions that live one after another none has passed."""
-    record = RequestRecord({}, Settings())
+    record = RequestRecord.of({}, Settings())
     for number in range(1000):
         error = PlainError(number)
         assert of_error(error) == (False, None)

@@ -48,7 +48,7 @@ def test_what_stands_under_the_key_shows_no_user() -> None:
 def test_an_exception_that_two_requests_raised_carries_nobody() -> None:
     """A third request that raises it does not bring a name back."""
     error = LookupError()
-    records = [RequestRecord(None, default()) for _ in range(3)]
+    records = [RequestRecord.of(None, default()) for _ in range(3)]
     for record in records:
         attach(error, record)
     assert of_error(error) == (True, None)
@@ -57,7 +57,7 @@ def test_an_exception_that_two_requests_raised_carries_nobody() -> None:
 def test_an_exception_keeps_the_record_it_carries() -> None:
     """The same request's record may be left on an exception any number of times."""
     error = LookupError()
-    record = RequestRecord(None, default())
+    record = RequestRecord.of(None, default())
     attach(error, record)
     attach(error, record)
     assert of_error(error) == (True, record)

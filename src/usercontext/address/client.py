@@ -24,6 +24,7 @@ from usercontext.checks import is_whole
 from usercontext.exceptions import ConfigurationError
 from usercontext.source import (
     PROXY_FIX,
+    REMOTE_PORT,
     REQUEST_METHOD,
     SERVER_SOFTWARE,
     environ_key,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from usercontext.address.peers import Peer
     from usercontext.source import Source
 
-__all__ = ["BEGAN", "ClientAddress", "Observed", "Outcome", "ProxyTrust"]
+__all__ = ["BEGAN", "Began", "ClientAddress", "Observed", "Outcome", "ProxyTrust"]
 
 Origin: TypeAlias = Literal["peer", "header"]
 Reason: TypeAlias = Literal["ok", "untrusted-peer", "no-peer", "malformed", "too-short", "too-long"]
@@ -68,6 +69,8 @@ BEGAN: Final = "usercontext.address"
 Outcome: TypeAlias = "tuple[str | None, Origin, int, Reason]"
 #: The peer's own answer, where its header stands, and what is to be done, as below.
 Observed: TypeAlias = "tuple[Outcome, Any, int]"
+#: What was observed as a request began, and by whose rules.
+Began: TypeAlias = "tuple[ProxyTrust, Observed]"
 
 # What is done with a peer: its answer stands, or the header is read, or the answer stands
 # and somebody should be told if a forwarding header is seen.
@@ -152,7 +155,12 @@ def _holds_nothing(_text: str) -> None:
 
 
 def _observed(answer: Outcome, source: Source, key: str, action: int) -> Observed:
-    return (answer, source.get(key), _READ) if action == _READ else (answer, None, _ANSWER)
+    return (answer, _kept(source.get(key)), _READ) if action == _READ else (answer, None, _ANSWER)
+
+
+def _kept(lines: Any) -> Any:
+    """Return what is kept of a header's value, or of all headers."""
+    return tuple(lines) if type(lines) is list else lines
 
 
 class _Shortcomings:
@@ -516,50 +524,59 @@ class ProxyTrust:
         It parses nothing, nor does it look for the header among a scope's: most requests end
         without anybody asking. Headers are kept only where the peer is trusted.
         """
-        began: tuple[ProxyTrust, Observed] | None = source.get(BEGAN)
+        began: Began | None = source.get(BEGAN)
         if began is not None and began[0] is self:
             if began[1][2]:
                 _warn_of_grown(began[1][1], source)
             return began[1]
-        return self._observe_now(source)
-
-    def _observe_now(self, source: Source) -> Observed:
-        # In place, with keys of source.py: each request would feel the calls.
         is_environ = REQUEST_METHOD in source
+        return (self.begin_environ(source) if is_environ else self.begin_scope(source))[1]
+
+    def begin_environ(self, environ: Source) -> Began:
+        """Observe an environ as its request begins, for `BEGAN`, as the app may change it."""
+        # In place, with keys of source.py: each request would feel the calls.
         try:
-            if is_environ:
-                # Few servers leave their name out, and few that do are none but adapters.
-                if SERVER_SOFTWARE not in source and may_be_adapters(source):
-                    return self._observe_told(source, self._environ_key)
-                original = source.get(PROXY_FIX)  # what the header says is judged here, not there
-                peer = (original if isinstance(original, dict) else source).get("REMOTE_ADDR")
-            else:
-                client = source.get("client")
-                if type(client) is not tuple or len(client) < 2 or not client[1]:
-                    return self._observe_told(source, "headers")
-                peer = client[0]
-            known = self._known.get(peer) or self._peers.meet(peer, source)
+            # Few servers leave out both, and few of those that do are adapters.
+            if (
+                REMOTE_PORT not in environ
+                and SERVER_SOFTWARE not in environ
+                and may_be_adapters(environ)
+            ):
+                return self, self._observe_told(environ, self._environ_key)
+            peer = environ.get("REMOTE_ADDR")
+            if PROXY_FIX in environ:  # what the header says is judged here, not there
+                original = environ[PROXY_FIX]
+                peer = original.get("REMOTE_ADDR") if isinstance(original, dict) else peer
+            known = self._known.get(peer) or self._peers.meet(peer, environ)
+        except TypeError:  # nothing hashable
+            known = self._peers.judge("?")
+        action = known[2]
+        if not action:
+            return self, known
+        if action == _READ:
+            return self, (known[0], environ.get(self._environ_key), _READ)
+        self._peers.watch(environ)
+        return self, (known[0], None, _ANSWER)
+
+    def begin_scope(self, scope: Source) -> Began:
+        """Observe a scope as its request begins, for `BEGAN`, as the app may change it.
+
+        Of headers a copy: what is appended to the list afterwards was not sent by the client.
+        """
+        try:
+            client = scope.get("client")
+            if type(client) is not tuple or len(client) < 2 or not client[1]:
+                return self, self._observe_told(scope, "headers")
+            known = self._known.get(client[0]) or self._peers.meet(client[0], scope)
         except (TypeError, LookupError, AttributeError):  # no pair, or nothing hashable in it
             known = self._peers.judge("?")
         action = known[2]
         if not action:
-            return known
+            return self, known
         if action == _READ:
-            return known[0], source.get(self._environ_key if is_environ else "headers"), _READ
-        self._peers.watch(source)
-        return known[0], None, _ANSWER
-
-    def begin(self, source: Source) -> None:
-        """Keep what a request says of its client as it begins, as the app may change it.
-
-        Of headers a copy: what is appended to the list afterwards was not sent by the client.
-        """
-        if not isinstance(source, dict):
-            return
-        observed = self._observe_now(source)
-        if type(observed[1]) is list:
-            observed = observed[0], tuple(observed[1]), observed[2]
-        source[BEGAN] = self, observed
+            return self, (known[0], _kept(scope.get("headers")), _READ)
+        self._peers.watch(scope)
+        return self, (known[0], None, _ANSWER)
 
     def _observe_told(self, source: Source, key: str) -> Observed:
         return self._peers.observe_told(source, key, is_function=self._is_function)

@@ -71,7 +71,7 @@ class CallContext:
             call: which call it is, for its reports.
         """
         outer = None if source is None else found_in(source)
-        record = RequestRecord(source, self.settings_over(outer))
+        record = RequestRecord.of(source, self.settings_over(outer))
         if outer is not None:
             take_over(outer, record, found=not self._own.has_resolver)
         if request is not None and (outer is None or self._own.has_resolver):

@@ -22,7 +22,7 @@ from usercontext.core.settings import (
     replace_default,
 )
 from usercontext.diagnostics import failure, harmless, warn_once
-from usercontext.source import lambda_context
+from usercontext.source import is_environ, lambda_context
 from usercontext.user import AUTO_ADDRESS, User
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ __all__ = [
     "isolate_clients",
     "join",
     "keep_address",
+    "keep_peer",
     "keep_user",
     "look_again",
     "make_default",
@@ -120,10 +121,10 @@ def join(own: Settings, record: RequestRecord, source: Mapping[str, Any]) -> Non
     """
     outer = record.settings
     record.settings = own.merged_under_once(outer)
-    if record.state is not None:
-        record.state.address = UNKNOWN
-    if record.settings.includes_ip and record.settings.request_data is not outer.request_data:
-        record.settings.request_data.begin(source)
+    if record.settings.request_data is not outer.request_data:
+        record.address = UNKNOWN
+        if record.settings.includes_ip:
+            keep_peer(record.settings, source)
     if not own.has_resolver or own.resolver is outer.resolver:
         return
     record.source = source
@@ -165,21 +166,22 @@ def collected_address(record: RequestRecord) -> str | None:
     if not settings.includes_ip:
         return None
     root = record if type(record) is RequestRecord else record.root
-    state = root.state
-    if state is None:
-        state = root.make_state()
-    if state.address is UNKNOWN:
-        try:
-            if root.source is not None:
-                state.address = settings.request_data.ip_address(root.source)
-            elif state.observed is not None:
-                state.address = settings.request_data.observed_ip_address(state.observed)
-            else:
-                state.address = None
-        except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here
-            state.address = None
-            failure("client address", "the client's address could not be found")
-    return state.address
+    found = root.address
+    if found is None or type(found) is str:
+        return found
+    source = root.source
+    try:
+        if source is not None:
+            found = settings.request_data.ip_address(source)
+        elif type(found) is tuple:
+            found = settings.request_data.observed_ip_address(found)
+        else:
+            found = None
+    except Exception:  # noqa: BLE001 - `with harmless(...)` would be felt here
+        found = None
+        failure("client address", "the client's address could not be found")
+    root.address = found
+    return found
 
 
 def keep_user(record: RequestRecord) -> None:
@@ -192,22 +194,23 @@ def keep_user(record: RequestRecord) -> None:
 def keep_address(record: RequestRecord) -> None:
     """Keep what tells the client's address before the scope goes, to be read if a report asks."""
     root = record if type(record) is RequestRecord else record.root
-    if root.source is None:
+    source = root.source
+    if source is None or root.address is not UNKNOWN:
         return
-    state = root.state
-    if state is None:
-        state = root.make_state()
-    if state.address is UNKNOWN and state.observed is None:
-        try:
-            options = record.settings.request_data
-            began = root.source.get(BEGAN)
-            state.observed = (
-                began[1]
-                if began is not None and began[0] is options._trust
-                else options.observe(root.source)
-            )
-        except Exception:  # noqa: BLE001
-            failure("client address", "the client's address could not be found")
+    try:
+        root.address = record.settings.request_data.observe(source)
+    except Exception:  # noqa: BLE001
+        failure("client address", "the client's address could not be found")
+
+
+def keep_peer(settings: Settings, source: Source) -> None:
+    """Keep in a request that begins what it says of its client, as the app may change it.
+
+    The middlewares of ASGI and WSGI write these steps out.
+    """
+    if isinstance(source, dict):
+        is_one = is_environ(source)
+        source[BEGAN] = (settings.begin_environ if is_one else settings.begin_scope)(source)
 
 
 def user_of(record: RequestRecord, *, resolve: bool = True) -> User | None:
@@ -506,7 +509,8 @@ def complete_later(record: RequestRecord) -> bool:
     """
     if not _is_awaited(record) or not event_loop.is_running():
         return False
-    later = RequestRecord(record.source, record.settings)
+    later = RequestRecord.of(record.source, record.settings)
+    later.address = record.address
     vars(later.make_state()).update(vars(record.make_state()))
     record.make_state().pending = None
 

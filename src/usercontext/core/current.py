@@ -409,7 +409,7 @@ class use_user(_Block):  # noqa: N801 - it reads as the verb it is: `with use_us
 
     def __enter__(self) -> None:
         outer = current()
-        record = ScopeRecord(None, default()) if outer is None else BlockRecord(outer)
+        record = ScopeRecord.within(None, default()) if outer is None else BlockRecord.within(outer)
         record.claim(self._user)
         self._begin(record)
 
@@ -438,7 +438,7 @@ class message_scope(_Block):  # noqa: N801
 
     def __enter__(self) -> None:
         outer = current()
-        record = ScopeRecord(None, default()) if outer is None else BlockRecord(outer)
+        record = ScopeRecord.within(None, default()) if outer is None else BlockRecord.within(outer)
         if self._user is not UNKNOWN:
             record.claim(resolution.as_user(self._user, "message_scope()", record.settings))
         elif outer is not None:
@@ -489,7 +489,7 @@ class isolation_scope(_Block):  # noqa: N801
         here = current()
         # Blank of users alone: what a middleware's rules keep private stays so inside its request.
         base = default() if here is None else here.settings
-        record = ScopeRecord(here, self._settings.without_resolver_of(base))
+        record = ScopeRecord.within(here, self._settings.without_resolver_of(base))
         if self._user is not None:
             record.claim(resolution.as_user(self._user, "isolation_scope()", record.settings))
         self._begin(record)

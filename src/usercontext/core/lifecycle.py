@@ -280,12 +280,8 @@ def _close(record: RequestRecord) -> None:
             _flush_before_freeze(record.source)
     if record.settings.flushes:
         flush_response_now(record)
-    if record.settings.held is not None and record.user is not UNKNOWN:
-        context.keep_user(record)
-    is_sought = state is None or state.address is UNKNOWN
-    if is_sought and record.user is not UNKNOWN and record.settings.includes_ip:
-        # While there is a scope to find it in: the address belongs to the known user.
-        context.keep_address(record)
+    if record.user is not UNKNOWN:
+        _keep(record)
     record.ended = monotonic()
     record.source = None
 
@@ -341,12 +337,20 @@ def end_record(record: RequestRecord) -> None:
     if record.user is UNKNOWN:
         record.ended = 0.0
     else:
-        if record.settings.held is not None:
-            context.keep_user(record)
-        if record.settings.includes_ip:
-            context.keep_address(record)
+        if record.settings.keeps:
+            _keep(record)
         record.ended = monotonic()
     record.source = None
+
+
+def _keep(record: RequestRecord) -> None:
+    """Keep of a known user's request what work that outlives it may need."""
+    if record.settings.held is not None:
+        context.keep_user(record)
+    is_sought = record.address is UNKNOWN and record.user is not UNKNOWN
+    if is_sought and record.settings.includes_ip:
+        # While there is a scope to find it in: the address belongs to the known user.
+        context.keep_address(record)
 
 
 # --- all of them, around a block ----------------------------------------------------------------
@@ -377,7 +381,7 @@ class Serving:
         record = self.record
         self._token = enter(record)
         if record.settings.includes_ip and record.source is not None:
-            record.settings.request_data.begin(record.source)
+            context.keep_peer(record.settings, record.source)
         if not record.settings.is_bare:
             self._scopes = begin(record)
             if record.settings.eager:

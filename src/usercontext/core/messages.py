@@ -28,7 +28,7 @@ OWN: Final = "_usercontext_calls"
 
 def record_over(outer: RequestRecord, source: Mapping[str, Any]) -> RequestRecord:
     """Return a fresh record for a message, from that of the request which brought it."""
-    record = RequestRecord(source, outer.settings)
+    record = RequestRecord.of(source, outer.settings)
     take_over(outer, record)
     return record
 
@@ -159,6 +159,6 @@ def _nobodys() -> RequestRecord | None:
     here = current()
     if type(here) is not RequestRecord:
         return here
-    record = _UntoldRecord(None, here.settings)
+    record = _UntoldRecord.of(None, here.settings)
     record.user, record.ended = None, 0.0
     return record

@@ -89,7 +89,7 @@ class UserContextMiddleware:
             vars(request)[KEY] = found
             async with serving_inside(self._own, found, source):
                 return await handler(request)
-        record = RequestRecord(source, self._joined.joined)
+        record = RequestRecord.of(source, self._joined.joined)
         request[_KEY] = vars(request)[KEY] = record
         async with Serving(record, lambda error: _is_error(request, error)):
             try:

@@ -57,7 +57,7 @@ class _Middleware:
         return await asyncio.create_task(self._serve(request))
 
     async def _serve(self, request: Any) -> Any:
-        record = RequestRecord(RequestScope(request, _PARTS), self._joined.joined)
+        record = RequestRecord.of(RequestScope(request, _PARTS), self._joined.joined)
         async with Serving(record, _is_error):
             return await self._get_response(request)
 

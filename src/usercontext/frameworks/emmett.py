@@ -81,7 +81,7 @@ class _Pipe(Pipe):  # type: ignore[misc]
         """Serve one request: the pipes behind this one, and the route."""
         request = getattr(current, "request", None) or current.websocket
         if not isinstance(request._scope, dict):
-            record = RequestRecord(RequestScope(request, _RSGI), self._joined.joined)
+            record = RequestRecord.of(RequestScope(request, _RSGI), self._joined.joined)
             async with Serving(record, _is_error):
                 return await next_pipe(**params)
         try:

@@ -85,7 +85,7 @@ class UserContext:
             request = params.pop("request", None) if is_added else _request_in(args, params)
             if request is None:  # of a constant route, whose answer is made once
                 return await _call(handler, args, params)
-            record = RequestRecord(RequestScope(request, _PARTS), self._joined.joined)
+            record = RequestRecord.of(RequestScope(request, _PARTS), self._joined.joined)
             async with Serving(record):
                 return await _call(handler, args, params)
 

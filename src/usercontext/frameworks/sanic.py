@@ -120,7 +120,7 @@ class UserContext:
             async with serving_inside(self._own, found, source):
                 await handle(request)
             return
-        record = RequestRecord(source, self._joined.joined)
+        record = RequestRecord.of(source, self._joined.joined)
         vars(request.ctx)[KEY] = record
         async with Serving(record, _is_error):
             await handle(request)

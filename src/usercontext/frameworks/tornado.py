@@ -133,7 +133,7 @@ class UserContext:
         settings = self._joined.joined
         if settings.resolver is None:
             settings = self._ready.joined
-        record = RequestRecord(RequestScope(handler, _PARTS), settings)
+        record = RequestRecord.of(RequestScope(handler, _PARTS), settings)
         vars(handler.request)[KEY] = record
         return record
 

@@ -154,7 +154,7 @@ class JobContext:
         """
         settings = self.settings
         name, id = str(name), str(id)  # noqa: A001
-        record = JobRecord(settings, (name, id), text if isinstance(text, str) else None)
+        record = JobRecord.of_job(settings, (name, id), text if isinstance(text, str) else None)
         user = self.user_of(text, name, id)
         if user is None:
             # Nobody has enqueued it: there is nobody to load, either.
@@ -172,12 +172,12 @@ class JobContext:
             outer: the caller's record.
         """
         if outer is None:
-            return RunningJob(JobRecord(self.settings, ("", ""), None))
+            return RunningJob(JobRecord.of_job(self.settings, ("", ""), None))
         known = ask(outer) if outer.ended is None else outer.known()
         if outer.user is UNKNOWN and outer.settings.resolver is not None:
             # Only the request itself can await its resolver.
             return RunningJob(outer, is_own=False)
-        block = BlockRecord(outer)
+        block = BlockRecord.within(outer)
         block.claim(None if known is UNKNOWN else known)
         return RunningJob(block)
 

@@ -146,10 +146,6 @@ class RequestData:
         """Take from a request what its address can be read of later; cheap, nothing is parsed."""
         return self._trust.observe(source)
 
-    def begin(self, source: Source) -> None:
-        """Keep in a request that begins what it says of its client, as the app may change it."""
-        self._trust.begin(source)
-
     def snapshot(self, source: Source) -> dict[str, Any] | None:
         """Copy what reports are made of, with what the request says of its client."""
         copied = snapshot(source)

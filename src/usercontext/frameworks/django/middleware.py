@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.handlers.base import BaseHandler
 
-from usercontext.core.context import configure, configure_joined, join
+from usercontext.core.context import configure, configure_joined, join, keep_peer
 from usercontext.core.lifecycle import (
     begin,
     complete,
@@ -87,9 +87,9 @@ class UserContextMiddleware:
         record = open_record_in(source)
         is_ours = record is None
         if record is None:
-            source[key_in(source)] = record = RequestRecord(source, self._settings())
+            source[key_in(source)] = record = RequestRecord.of(source, self._settings())
             if record.settings.includes_ip:
-                record.settings.request_data.begin(source)
+                keep_peer(record.settings, source)
         else:
             self._join(record, source)
         if record.settings.make_request is _no_request:

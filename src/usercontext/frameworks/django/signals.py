@@ -70,7 +70,7 @@ def _report(*, request: HttpRequest | None = None, **_extra: Any) -> None:
         if request is None:
             return
         # A middleware further out has failed: the error is nobody's, and reported all the same.
-        record = RequestRecord(source_of(request), default())
+        record = RequestRecord.of(source_of(request), default())
     token = in_foreign_thread.set(_is_foreign(record))
     try:
         ask_at_last(record)
