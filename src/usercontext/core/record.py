@@ -376,8 +376,9 @@ def key_in(source: Mapping[str, Any]) -> str:
     Two copies of this package can be loaded: by a plugin that brings its own, or by a test that
     empties `sys.modules`. The one that a request meets first keeps `KEY`.
     """
-    found = source.get(KEY)
-    return KEY if found is None or isinstance(found, RequestRecord) else OWN_KEY
+    kind = type(source.get(KEY))
+    is_of_another_copy = kind.__name__ == "RequestRecord" and kind is not RequestRecord
+    return OWN_KEY if is_of_another_copy else KEY
 
 
 def found_in(source: Mapping[str, Any]) -> RequestRecord | None:
