@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, cached_property
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usercontext.checks import options_by_name
@@ -112,11 +113,9 @@ class UserContextMiddleware(PlainWSGI):
         swallowed.listen()
         if self.make_request is _make_request:
             swallowed.check_answers_nothing(app)
-
-    if not TYPE_CHECKING:  # a type checker would take every name to exist
-
-        def __getattr__(self, name: str) -> object:
-            raise missing_attribute(self, name)
+            if not isinstance(app, FunctionType | MethodType):
+                kind: Any = type(self)
+                self.__class__ = _naming_what_is_hidden(kind)
 
     def __rsgi_init__(self, _loop: object) -> None:
         """Let a server of RSGI fail as it starts, which would fail at each request."""
@@ -177,6 +176,20 @@ class UserContextMiddleware(PlainWSGI):
             return kind(body, record, scopes)
         end_now(record, scopes)
         return body
+
+
+@cache
+def _naming_what_is_hidden(kind: type[Any]) -> type[Any]:
+    """Return the class for an app whose own names, such as its routes, are asked for next.
+
+    A class with `__getattr__` makes a request cost a tenth more, so it is for those alone.
+    """
+
+    def __getattr__(self: object, name: str) -> object:  # noqa: N807
+        raise missing_attribute(self, name)
+
+    described = {name: getattr(kind, name) for name in ("__doc__", "__module__", "__qualname__")}
+    return type(kind.__name__, (kind,), {**described, "__getattr__": __getattr__})
 
 
 def _check_wrapped(middleware: UserContextMiddleware) -> None:
