@@ -4,10 +4,9 @@
 
 A tool call of MCP, a unary RPC of gRPC (grpcio and grpc.aio), an event of Socket.IO and an
 invocation of AWS Lambda, each driven where the library hands it over, with and without a
-`UserContext`. What a library that is not installed costs is left out. Each figure is the
-difference between two loops of other lengths under `valgrind --tool=callgrind`, so that start-up
-drops out. Exit status 1 if a call costs more than 1.5 times what the ASGI middleware costs a
-request.
+`UserContext`. What a library that is not installed costs is left out. Instructions are counted by
+`valgrind --tool=callgrind` around the loop alone, as in `overhead.py`. Exit status 1 if a call
+costs more than 1.5 times what the ASGI middleware costs a request.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
+from overhead import SWITCH_SOURCE
+
 __all__ = ["main"]
 
 GATE = 1.5
@@ -31,7 +32,7 @@ KINDS = {"asgi": "usercontext", "grpc": "grpc", "grpc.aio": "grpc", "mcp": "mcp"
 }
 
 PROGRAM = r"""
-import asyncio, gc, sys, usercontext
+import asyncio, ctypes, gc, sys, usercontext
 from types import SimpleNamespace
 
 kind, ours, times = sys.argv[1], sys.argv[2] == "ours", int(sys.argv[3])
@@ -119,42 +120,57 @@ def aws_lambda():
 
 make = globals()[kind.replace(".", "_")]
 call = make()
+switch = ctypes.CDLL(sys.argv[4])
 
 async def run():
+    for _ in range(50):
+        await call()
+    switch.start_counting()
     for _ in range(times):
         await call()
+    switch.stop_counting()
 
 gc.disable()
 if kind in ("grpc", "aws_lambda"):
+    for _ in range(50):
+        call()
+    switch.start_counting()
     for _ in range(times):
         call()
+    switch.stop_counting()
 else:
     asyncio.run(run())
 """
 
 
-def instructions(kind: str, which: str, few: int = 200, many: int = 1000) -> float:
+def instructions(kind: str, which: str, times: int = 400) -> float:
     """Return the instructions of one call."""
-    few_total, many_total = (_total(kind, which, times) for times in (few, many))
-    return (many_total - few_total) / (many - few)
-
-
-def _total(kind: str, which: str, times: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
-        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+        out, switch = Path(folder) / "out", _compiled(Path(folder))
+        command = ["valgrind", "--tool=callgrind", "--instr-atstart=no"]
         # No bytecode is written: the first run would else do more than the second.
         environ = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
         environ |= {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"}
+        program = [sys.executable, "-c", PROGRAM, kind, which, str(times), str(switch)]
         subprocess.run(
-            [*command, sys.executable, "-c", PROGRAM, kind, which, str(times)],
+            [*command, f"--callgrind-out-file={out}", *program],
             check=True,
             capture_output=True,
             env=environ,
         )
-        found = re.search(r"^(?:totals|summary): (\d+)", out.read_text(), re.MULTILINE)
+        text = out.with_name("out.1").read_text()  # what the switch asked for
+    found = re.search(r"^(?:totals|summary): (\d+)", text, re.MULTILINE)
     assert found is not None
-    return int(found[1])
+    return int(found[1]) / times
+
+
+def _compiled(folder: Path) -> Path:
+    """Return the library that switches the counting on and off; needs a compiler."""
+    source, library = folder / "switch.c", folder / "switch.so"
+    source.write_text(SWITCH_SOURCE)
+    command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source)]
+    subprocess.run(command, check=True)
+    return library
 
 
 def _added(kind: str) -> float:

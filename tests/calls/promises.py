@@ -2,7 +2,8 @@
 
 A module gives them a fixture `base`, the address of a server, `session_of`, which opens a session
 there, and `recorder`. Its tools are `who`, `who_sync`, `slow`, `boom`, `boom_sync`, `refuse`,
-`become`, `note` and `peer`; it has a resource `shop://who` and `shop://boom`, and a prompt `who`.
+`become`, `note`, `peer`, `later` and `endless`; it has a resource `shop://who` and `shop://boom`,
+and a prompt `who`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import usercontext
-from tests.calls.serving import named, who
+from tests.calls.serving import named, start_later, until_cancelled, who
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,8 +63,21 @@ def add_tools(server: Any, refusal: type[Exception]) -> None:
         user = usercontext.get_user()
         return str(user and user.ip_address)
 
+    _add_long(server)
     _add_failing(server, refusal)
     _add_resources(server)
+
+
+def _add_long(server: Any) -> None:
+    @server.tool()
+    async def later() -> str:
+        start_later()
+        return who()
+
+    @server.tool()
+    async def endless() -> str:
+        await until_cancelled()
+        return who()
 
 
 def _add_failing(server: Any, refusal: type[Exception]) -> None:

@@ -16,7 +16,26 @@ import usercontext
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["bearer", "named", "serving", "token", "who"]
+__all__ = [
+    "after_the_call",
+    "bearer",
+    "forget",
+    "has_noted",
+    "named",
+    "note",
+    "noted",
+    "serving",
+    "start_later",
+    "token",
+    "until_cancelled",
+    "who",
+]
+
+#: Whom work that outlives its call had for its user, and that it has noted so.
+noted: list[str] = []
+has_noted = threading.Event()
+#: Set by who has called, once the call is over.
+after_the_call = threading.Event()
 
 PEOPLE = {f"Bearer {name}-token": {"id": name} for name in ("ada", "bob", "eve")}
 
@@ -38,6 +57,37 @@ def who() -> str:
     """Return whom a call has for its user here."""
     user = usercontext.get_user()
     return "nobody" if user is None or user.id is None else user.id
+
+
+def note() -> None:
+    """Note whom this has for its user."""
+    noted.append(who())
+    has_noted.set()
+
+
+def forget() -> None:
+    """Begin with nothing noted."""
+    noted.clear()
+    has_noted.clear()
+    after_the_call.clear()
+
+
+def start_later() -> None:
+    """Start a thread that notes its user when the call that starts it is over."""
+
+    def later() -> None:
+        after_the_call.wait(10)
+        note()
+
+    threading.Thread(target=usercontext.bind(later), daemon=True).start()
+
+
+async def until_cancelled() -> None:
+    """Wait for the end of the call, and note whose it was."""
+    try:
+        await asyncio.sleep(30)
+    finally:
+        note()
 
 
 def named(events: list[Any]) -> list[tuple[str, str | None]]:

@@ -27,7 +27,15 @@ from tests.calls.graphql_promises import (
     ask_by_websocket,
     ask_on_one_websocket,
 )
-from tests.calls.serving import bearer, named, serving, token, who
+from tests.calls.serving import (
+    bearer,
+    named,
+    serving,
+    start_later,
+    token,
+    until_cancelled,
+    who,
+)
 from usercontext.asgi import UserContextMiddleware
 from usercontext.calls.ariadne import Operation, UserContext, reporting
 from usercontext.exceptions import ConfigurationError
@@ -44,10 +52,11 @@ type Query {
     whoSlowly: String!
     boom: String
     refuse: String
+    later: String!
     become(user: String!): String!
 }
 type Mutation { pay(user: String!): String! }
-type Subscription { ticks(become: String): String!  fails: String! }
+type Subscription { ticks(become: String): String!  fails: String!  endless: String! }
 """
 
 query, mutation, subscription = QueryType(), MutationType(), SubscriptionType()
@@ -78,6 +87,13 @@ def resolve_refuse(*_: object) -> None:
     raise GraphQLError("sold out")
 
 
+@query.field("later")
+def resolve_later(*_: object) -> str:
+    """Start what outlives the operation."""
+    start_later()
+    return who()
+
+
 @query.field("become")
 @mutation.field("pay")
 def resolve_become(*_: object, user: str) -> str:
@@ -103,6 +119,14 @@ async def fails(*_: object) -> AsyncIterator[str]:
     raise RuntimeError("kaboom")
 
 
+@subscription.source("endless")
+async def endless(*_: object) -> AsyncIterator[str]:
+    """Go on until nobody listens."""
+    yield who()
+    await until_cancelled()
+
+
+@subscription.field("endless")
 @subscription.field("ticks")
 @subscription.field("fails")
 def resolve_event(event: str, *_: object, **_arguments: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -22,7 +23,15 @@ from connectrpc.server import (
 from protobuf.wkt import StringValue
 
 import usercontext
-from tests.calls.serving import bearer, named, serving, token, who
+from tests.calls.serving import (
+    bearer,
+    named,
+    serving,
+    start_later,
+    token,
+    until_cancelled,
+    who,
+)
 from usercontext import RequestData
 from usercontext.asgi import UserContextMiddleware
 from usercontext.calls.connectrpc import UserContext
@@ -43,7 +52,7 @@ METHODS = {
         idempotency_level=IdempotencyLevel.UNKNOWN,
         stream_type=StreamType.SERVER_STREAM if name in STREAMS else StreamType.UNARY,
     )
-    for name in ("Who", "Become", "Boom", "Refuse", "Ticks", "Breaks")
+    for name in ("Who", "Become", "Boom", "Refuse", "Ticks", "Breaks", "Later", "Endless")
 }
 
 
@@ -59,6 +68,14 @@ class Orders:
 
     async def Boom(self, request: StringValue, ctx: Any) -> StringValue:
         raise RuntimeError("kaboom")
+
+    async def Later(self, request: StringValue, ctx: Any) -> StringValue:
+        start_later()
+        return StringValue(value=who())
+
+    async def Endless(self, request: StringValue, ctx: Any) -> StringValue:
+        await until_cancelled()
+        return StringValue(value=who())
 
     async def Refuse(self, request: StringValue, ctx: Any) -> StringValue:
         raise ConnectError(Code.NOT_FOUND, "sold out")
@@ -84,6 +101,12 @@ class OrdersSync:
 
     def Boom(self, request: StringValue, ctx: Any) -> StringValue:
         raise RuntimeError("kaboom")
+
+    def Later(self, request: StringValue, ctx: Any) -> StringValue:
+        start_later()
+        return StringValue(value=who())
+
+    Endless = Later
 
     def Refuse(self, request: StringValue, ctx: Any) -> StringValue:
         raise ConnectError(Code.NOT_FOUND, "sold out")
@@ -138,10 +161,10 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture(params=["asgi", "wsgi"])
-def base(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Serve the service both ways, behind the middleware."""
-    if request.param == "asgi":
+@contextmanager
+def served(interface: str) -> Iterator[str]:
+    """Serve the service over ASGI or WSGI, behind the middleware."""
+    if interface == "asgi":
         with serving(UserContextMiddleware(asgi_app(), resolver=bearer)) as base:
             yield base
         return
@@ -154,7 +177,16 @@ def base(request: pytest.FixtureRequest) -> Iterator[str]:
         thread.join(10)
 
 
-def call(base: str, caller: str | None, name: str, value: str = "") -> list[str]:
+@pytest.fixture(params=["asgi", "wsgi"])
+def base(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Serve the service both ways."""
+    with served(request.param) as base:
+        yield base
+
+
+def call(
+    base: str, caller: str | None, name: str, value: str = "", timeout_ms: int = 20_000
+) -> list[str]:
     """Call a method with the library's own client; return what it gave."""
     # By a connection of its own: uvicorn closes one whose app has raised an error.
     with (
@@ -162,7 +194,7 @@ def call(base: str, caller: str | None, name: str, value: str = "") -> list[str]
         ConnectClientSync(base, http_client=pyqwest.SyncClient(transport)) as client,
     ):
         asked = StringValue(value=value)
-        options = {"method": METHODS[name], "headers": token(caller)}
+        options = {"method": METHODS[name], "headers": token(caller), "timeout_ms": timeout_ms}
         if name in STREAMS:
             found = []
             try:

@@ -13,7 +13,7 @@ from starlette_graphene3 import GraphQLApp
 
 import usercontext
 from tests.calls.graphql_promises import Promises, ask_by_websocket
-from tests.calls.serving import bearer, named, serving, who
+from tests.calls.serving import bearer, named, serving, start_later, until_cancelled, who
 from usercontext.asgi import UserContextMiddleware
 from usercontext.calls.graphene import Operation, UserContext
 from usercontext.exceptions import ConfigurationError
@@ -31,6 +31,7 @@ class Query(graphene.ObjectType):
     who_slowly = graphene.String(required=True)
     boom = graphene.String()
     refuse = graphene.String()
+    later = graphene.String()
     become = graphene.String(user=graphene.String(required=True))
 
     def resolve_who(self, info: Any) -> str:
@@ -45,6 +46,10 @@ class Query(graphene.ObjectType):
 
     def resolve_refuse(self, info: Any) -> str:
         raise GraphQLError("sold out")
+
+    def resolve_later(self, info: Any) -> str:
+        start_later()
+        return who()
 
     def resolve_become(self, info: Any, user: str) -> str:
         usercontext.set_user({"id": user})
@@ -75,6 +80,7 @@ class Subscription(graphene.ObjectType):
     ticks = graphene.String(become=graphene.String(), required=True)
     fails = graphene.String()
     refuses = graphene.String()
+    endless = graphene.String()
 
     async def subscribe_ticks(self, info: Any, become: str = "") -> AsyncIterator[str]:
         if become:
@@ -89,6 +95,13 @@ class Subscription(graphene.ObjectType):
     async def subscribe_fails(self, info: Any) -> AsyncIterator[str]:
         yield who()
         raise RuntimeError("kaboom")
+
+    async def subscribe_endless(self, info: Any) -> AsyncIterator[str]:
+        yield who()
+        await until_cancelled()
+
+    def resolve_endless(self: str, info: Any) -> str:
+        return self
 
     async def subscribe_refuses(self, info: Any) -> AsyncIterator[str]:
         raise GraphQLError("sold out")

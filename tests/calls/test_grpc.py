@@ -13,7 +13,7 @@ import grpc.aio
 import pytest
 
 import usercontext
-from tests.calls.serving import named, who
+from tests.calls.serving import named, note, start_later, who
 from usercontext import RequestData
 from usercontext.calls.grpc import AioUserContext, Rpc, UserContext
 from usercontext.testing import RecordingClient
@@ -43,6 +43,7 @@ called_back = threading.Event()
 
 def called_when_over(*_: object) -> None:
     """Note whom a callback has for its user."""
+    note()
     seen.append(who())
     called_back.set()
 
@@ -74,6 +75,10 @@ class Shop:
     def refuse(self, request: bytes, context: Any) -> bytes:
         context.abort(grpc.StatusCode.NOT_FOUND, "sold out")
         return b""
+
+    def later(self, request: bytes, context: Any) -> bytes:
+        start_later()
+        return who().encode()
 
     def become(self, request: bytes, context: Any) -> bytes:
         usercontext.set_user({"id": request.decode()})
@@ -127,6 +132,9 @@ class AioShop(Shop):
     async def refuse(self, request: bytes, context: Any) -> bytes:
         await context.abort(grpc.StatusCode.NOT_FOUND, "sold out")
         return b""
+
+    async def later(self, request: bytes, context: Any) -> bytes:
+        return Shop.later(self, request, context)
 
     async def become(self, request: bytes, context: Any) -> bytes:
         return Shop.become(self, request, context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -12,7 +13,7 @@ import uvicorn  # noqa: F401 - its absence skips these tests
 from werkzeug.serving import make_server
 
 import usercontext
-from tests.calls.serving import bearer, named, serving, token, who
+from tests.calls.serving import bearer, named, serving, start_later, token, who
 from usercontext import asgi, wsgi
 from usercontext.calls.socketio import Event, UserContext
 from usercontext.exceptions import ConfigurationError
@@ -45,6 +46,11 @@ def add_handlers(server: Any) -> None:
         return who()
 
     @server.event
+    def later(sid: str) -> str:
+        start_later()
+        return who()
+
+    @server.event
     def boom(sid: str) -> str:
         raise RuntimeError("kaboom")
 
@@ -68,6 +74,11 @@ def add_async_handlers(server: Any) -> None:
         return who()
 
     @server.event
+    async def later(sid: str) -> str:
+        start_later()
+        return who()
+
+    @server.event
     async def boom(sid: str) -> str:
         raise RuntimeError("kaboom")
 
@@ -77,18 +88,25 @@ def add_async_handlers(server: Any) -> None:
         return who()
 
 
-@pytest.fixture(scope="module", params=["asgi", "asgi, one at a time", "wsgi"])
-def base(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A server of each kind, behind our middleware."""
-    if request.param == "wsgi":
+@contextmanager
+def served(kind: str) -> Iterator[str]:
+    """Serve a server of one kind, behind our middleware."""
+    if kind == "wsgi":
         yield from _serving_wsgi()
         return
-    at_once = request.param == "asgi"
+    at_once = kind == "asgi"
     server = socketio.AsyncServer(async_mode="asgi", async_handlers=at_once, ping_interval=0.3)
     add_async_handlers(server)
     UserContext(server)
     app = asgi.UserContextMiddleware(socketio.ASGIApp(server), resolver=bearer)
     with serving(app) as address:
+        yield address
+
+
+@pytest.fixture(scope="module", params=["asgi", "asgi, one at a time", "wsgi"])
+def base(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server of each kind."""
+    with served(request.param) as address:
         yield address
 
 

@@ -14,7 +14,7 @@ from strawberry.asgi import GraphQL
 
 import usercontext
 from tests.calls.graphql_promises import Promises, ask_by_websocket
-from tests.calls.serving import bearer, named, serving, who
+from tests.calls.serving import bearer, named, serving, start_later, until_cancelled, who
 from usercontext.asgi import UserContextMiddleware
 from usercontext.calls.strawberry import Operation, UserContext
 from usercontext.exceptions import ConfigurationError
@@ -47,6 +47,11 @@ class Query:
         raise GraphQLError("sold out")
 
     @strawberry.field
+    def later(self) -> str:
+        start_later()
+        return who()
+
+    @strawberry.field
     def become(self, user: str) -> str:
         usercontext.set_user({"id": user})
         return who()
@@ -63,6 +68,11 @@ class Subscription:
         for _ in range(3):
             await asyncio.sleep(0.01)
             yield who()
+
+    @strawberry.subscription
+    async def endless(self) -> AsyncIterator[str]:
+        yield who()
+        await until_cancelled()
 
     @strawberry.subscription
     async def fails(self) -> AsyncIterator[str]:

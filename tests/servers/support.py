@@ -121,6 +121,19 @@ request can be asked for. What `sh scripts/test` runs leaves this out.
 """
 
 
+CALLS = """\
+## Calls
+
+Tools, RPCs, operations, events and invocations, each library in its oldest and its newest version,
+over each transport: whom a call has for its user. `tox run -e calls-matrix` runs what a Python has
+installed, as some libraries exclude each other, and makes the table of all that was run. `leak` is
+another user, `lost` nobody in the place of a user, `stale` a user where there is nobody.
+
+<!-- calls -->
+{calls}<!-- end of calls -->
+"""
+
+
 class Notes:
     """Numbers the notes in the order in which they are met.
 
@@ -151,7 +164,8 @@ def write_page(
 ) -> None:
     """Write the page from the results, which are known by `<framework>-<server>`."""
     before = path.read_text() if path.exists() else ""
-    kept = {name: part_in(before, name) for name in ("newer", "jobs", "newest", "suites")}
+    parts = ("newer", "jobs", "newest", "suites", "calls")
+    kept = {name: part_in(before, name) for name in parts}
     path.write_text(page(pairs, results, **kept))
 
 
@@ -191,6 +205,7 @@ def page(
     jobs: str = "",
     newest: str = "",
     suites: str = "",
+    calls: str = "",
 ) -> str:
     """Return the page's text, with the parts that are kept."""
     notes = Notes()
@@ -202,6 +217,7 @@ def page(
         JOBS.format(jobs=jobs),
         NEWEST.format(newest=newest),
         SUITES.format(suites=suites),
+        CALLS.format(calls=calls),
     ]
     return "\n".join([*parts, *kept, TAIL, _tried()])
 
