@@ -47,6 +47,20 @@ def test_the_table_has_every_worker_of_both_versions() -> None:
             assert found == expected
 
 
+@pytest.mark.parametrize("queue", QUEUES)
+def test_the_queues_pages_share_a_template(queue: str) -> None:
+    """Every queue's page answers the same questions in the same order."""
+    page = table.ROOT / "docs" / "jobs" / f"{queue.replace('_', '-')}.md"
+    assert [line[3:] for line in page.read_text().splitlines() if line.startswith("## ")] == [
+        "Install",
+        "Enable",
+        "What is carried",
+        "What is not",
+        "When a job fails",
+        "Deploy",
+    ]
+
+
 def test_the_table_names_the_newest_and_the_oldest() -> None:
     """One version alone stands there where the newest is the oldest that we support."""
     _, _, *rows = written()
