@@ -203,7 +203,7 @@ class TestCelery(Promises):
     def test_a_copied_mark_names_nobody(self, app: Any, pool: str, label: str) -> None:
         """The headers of one task, given to another by hand, do not make it ada's."""
         assert pool
-        text = mark_of(app, "other")
+        text, _ = mark_of(app.look, "other")
         app.look.apply_async((label,), headers={"usercontext": text})
         assert_seen(seen(label), "nobody")
 
@@ -414,6 +414,26 @@ class TestSetUp:
         key_ids = CarriedIdentity(keys=[KEY], audience="shop").key_ids
         assert process.output.count(f"is signed with the key {key_ids[0]}") == 1
 
+    def test_two_apps_keep_their_own_rules(self, app: Any, label: str) -> None:
+        """What the rules of one app take away is not carried for another's in its place."""
+        carried = CarriedIdentity(keys=[KEY], audience="shop", fields=("id", "email"))
+        app.configure(carried=carried)
+        found = {}
+        for name, scrub in (("strict", ["$user.email"]), ("open", [])):
+            other = celery.Celery(name, broker="memory://")
+            UserContext(other, scrub=scrub)
+            other.task(app.look.run, name=f"{name}.{label}")
+            found[name] = other
+        ada = {**ADA, "email": "ada@shop.example"}
+        users = {}
+        for name, other in found.items():
+            task = other.tasks[f"{name}.{label}"]
+            text, id_ = mark_of(task, label, ada)
+            user = carried.read(text, ("job", task.name, id_))
+            users[name] = None if user is None else user.email
+        app.configure()
+        assert users == {"strict": None, "open": "ada@shop.example"}
+
     def test_it_is_added_once(self, app: Any) -> None:
         """A second extension on one app is refused."""
         with pytest.raises(usercontext.ConfigurationError, match="has a UserContext already"):
@@ -437,18 +457,18 @@ class TestSetUp:
         assert caplog.text.count("jobs of celery are enqueued without a user") == 1
 
 
-def mark_of(app: Any, label: str) -> str:
-    """Return the mark of a task of ada's, as whoever can read the queue finds it."""
+def mark_of(task: Any, label: str, user: object = ADA) -> tuple[str, str]:
+    """Return the mark and the id of a task, as whoever can read the queue finds them."""
     marks = []
 
     def keep(headers: dict[str, Any], **_: Any) -> None:
-        marks.append(headers["usercontext"])
+        marks.append((headers["usercontext"], headers["id"]))
 
     celery.signals.after_task_publish.connect(keep, weak=False)
     try:
-        with usercontext.isolation_scope(user=ADA):
-            app.look.delay(label)
+        with usercontext.isolation_scope(user=user):
+            task.delay(label)
     finally:
         celery.signals.after_task_publish.disconnect(keep)
     (mark,) = marks
-    return str(mark)
+    return mark

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, Unpack
 from weakref import WeakKeyDictionary
@@ -31,6 +32,8 @@ _RUNNING: Final = "_usercontext_running"
 _MAX_REPORTED: Final = 1000
 
 _contexts: WeakKeyDictionary[Celery, UserContext] = WeakKeyDictionary()
+# The app that publishes a task here: two of them may have rules of their own.
+_publishing: ContextVar[Celery | None] = ContextVar("usercontext.celery.publishing", default=None)
 
 
 class UserContext:
@@ -60,6 +63,7 @@ class UserContext:
         self._reported: dict[str, None] = {}
         # What such processes were given: before 5.7 the signal does not tell.
         self._lost: dict[str, Request] = {}
+        self._note_publishing()
         signals.before_task_publish.connect(self._mark, weak=False)
         signals.task_prerun.connect(self._begin, weak=False)
         signals.task_failure.connect(self._fail, weak=False)
@@ -73,7 +77,23 @@ class UserContext:
 
     # --- where a task is enqueued ---------------------------------------------------------
 
+    def _note_publishing(self) -> None:
+        """Tell which app publishes, which the signal does not say."""
+        send = self._app.send_task
+
+        @wraps(send)
+        def send_task(*args: Any, **options: Any) -> Any:
+            token = _publishing.set(self._app)
+            try:
+                return send(*args, **options)
+            finally:
+                _publishing.reset(token)
+
+        self._app.send_task = send_task
+
     def _mark(self, sender: str, headers: dict[str, Any], body: Any = None, **_: object) -> None:
+        if _publishing.get() not in (None, self._app):
+            return
         # In task protocol 1 the message's body is the mapping that has the id.
         task_id = headers.get("id") or body["id"]
         mark = None
