@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from celery import Celery, signals
 from celery.backends.base import Backend
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 
 from usercontext.core.record import current, enter
 from usercontext.exceptions import ConfigurationError
@@ -145,10 +145,18 @@ class UserContext:
         signals.task_postrun.disconnect(self._end)
         signals.task_postrun.connect(self._end, weak=False)
 
-    def _note_lost(self, task_id: str, request: Request | None) -> None:
+    def _note_lost(self, task_id: str, error: object, request: Request | None) -> None:
         """Keep the request of a task that fails outside of it, for the signal that follows."""
-        if request is not None and current() is None:
+        if request is None or current() is not None:
+            return
+        if not isinstance(error, TimeLimitExceeded):
             _keep(self._lost, task_id, request)
+        elif task_id not in self._reported:
+            # No signal follows in the gevent pool of Celery 5.3.
+            _keep(self._reported, task_id, None)
+            job = _mark_in(request), request.task, request.id, request
+            with self._jobs.running(*job) as running:
+                running.fail(error)
 
     def _around_errbacks(self, request: Request) -> AbstractContextManager[object]:
         """Give the callbacks of a task that was killed its user: its parent calls them."""
@@ -225,7 +233,7 @@ def _note_lost_tasks() -> None:
     def mark(backend: Any, task_id: str, *args: Any, **options: Any) -> Any:
         context = _contexts.get(backend.app)
         if context is not None:
-            context._note_lost(task_id, options.get("request"))
+            context._note_lost(task_id, args[0] if args else None, options.get("request"))
         return mark_as_failure(backend, task_id, *args, **options)
 
     Backend.mark_as_failure = mark
