@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from usercontext.core import capture
 from usercontext.core.context import configure
-from usercontext.core.lifecycle import is_open
+from usercontext.core.lifecycle import (
+    begin_plain,
+    complete,
+    complete_now,
+    end_plain,
+    is_open,
+)
 from usercontext.core.messages import take_over
 from usercontext.core.record import RequestRecord, found_in
 from usercontext.core.running import Running
@@ -15,6 +21,8 @@ from usercontext.source import REQUEST_METHOD, environ_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from contextvars import Token
+    from types import TracebackType
 
     from usercontext.core.options import ContextOptions
 
@@ -32,10 +40,18 @@ class CallContext:
         options: see `ContextOptions`.
         is_http: whether calls are carried by HTTP requests, for which the resolver of `init()`
             was written.
+        make_request: makes of a call's source what the resolver is called with, where that is
+            not known before somebody asks.
     """
 
-    def __init__(self, options: ContextOptions, *, is_http: bool = True) -> None:
-        self._own = configure(**options)
+    def __init__(
+        self,
+        options: ContextOptions,
+        *,
+        is_http: bool = True,
+        make_request: Callable[[Any], object] | None = None,
+    ) -> None:
+        self._own = configure(make_request=make_request, **options)
         self._is_http = is_http
         self._alone: tuple[Settings, Settings] | None = None
 
@@ -114,7 +130,7 @@ class RunningCall(Running):
         is_own: see `Running`.
     """
 
-    __slots__ = ("_packages",)
+    __slots__ = ("_packages", "_token")
 
     def __init__(
         self,
@@ -126,6 +142,59 @@ class RunningCall(Running):
     ) -> None:
         super().__init__(record, is_error=is_error, is_own=is_own)
         self._packages = packages
+        self._token: Token[RequestRecord | None] | None = None
+
+    # Nearly every call has no reporting client that wants more than its record, and is over in
+    # fewer steps; they come to the same.
+
+    def __enter__(self) -> Self:
+        if self._is_own and self.record.settings.is_bare:
+            self._token = begin_plain(self.record)
+        else:
+            self.begin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        token = self._token
+        if token is None:
+            super().__exit__(kind, error, traceback)
+            return
+        try:
+            if error is not None:
+                self.fail(error)
+            complete_now(self.record)
+        finally:
+            end_plain(self.record, token)
+
+    async def __aenter__(self) -> Self:
+        if self._is_own and self.record.settings.is_bare:
+            self._token = begin_plain(self.record)
+            return self
+        return await super().__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        token = self._token
+        if token is None:
+            await super().__aexit__(kind, error, traceback)
+            return
+        try:
+            if error is not None:
+                await self.fail_async(error)
+            if error is None or isinstance(error, Exception):
+                # A task that is destroyed awaits nothing more.
+                await complete(self.record)
+        finally:
+            end_plain(self.record, token)
 
     def fail(self, error: BaseException) -> None:
         """Report the error that ends this call, once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, Unpack
@@ -10,16 +11,18 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
-from usercontext.calls.base import CallContext, environ_of
+from usercontext.calls.base import CallContext, RunningCall, environ_of
 from usercontext.core.current import bind
+from usercontext.core.record import KEY, RequestRecord
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from usercontext.calls.base import RunningCall
     from usercontext.core.options import ContextOptions
 
 __all__ = ["AioUserContext", "Rpc", "UserContext"]
+
+_MAX_KEPT: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,50 @@ class Rpc:
     context: Any
 
 
+class _Source(Mapping[str, Any]):
+    """An RPC in the shape of a WSGI environ, made when somebody asks.
+
+    Attributes:
+        method: the RPC's full name.
+        context: the library's own.
+    """
+
+    __slots__ = ("_made", "context", "method")
+
+    def __init__(self, method: str, context: Any) -> None:
+        self.method: str = method
+        self.context: Any = context
+        self._made: dict[str, Any] | None = None
+
+    def _environ(self) -> dict[str, Any]:
+        if self._made is None:
+            lines = tuple(self.context.invocation_metadata() or ())
+            self._made = environ_of(self.method, _address_of(self.context.peer()), lines)
+        return self._made
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a value; a record of another request never stands here."""
+        return default if key == KEY else self._environ().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._environ()[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._environ()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._environ())
+
+    def __len__(self) -> int:
+        return len(self._environ())
+
+
+def _rpc_of(source: _Source) -> Rpc:
+    context = source.context
+    lines = tuple(context.invocation_metadata() or ())
+    return Rpc(source.method, dict(lines), context.peer(), context)
+
+
 class _Interceptor:
     """What both kinds of servers have in common.
 
@@ -52,15 +99,28 @@ class _Interceptor:
     """
 
     def __init__(self, **options: Unpack[ContextOptions]) -> None:
-        self._calls = CallContext(options, is_http=False)
+        self._calls = CallContext(options, is_http=False, make_request=_rpc_of)
+        self._wrapped: dict[tuple[str, int], tuple[Any, Any]] = {}
 
     def _running(self, method: str, context: Any) -> RunningCall:
-        lines = tuple(context.invocation_metadata() or ())
-        peer = context.peer()
-        rpc = Rpc(method, dict(lines), peer, context)
-        call = {"type": "grpc", "name": method}
-        source = environ_of(method, _address_of(peer), lines)
-        return self._calls.running(source, rpc, call, is_error=_is_error)
+        # No request carries an RPC, whose record would have to be looked for.
+        record = RequestRecord.of(_Source(method, context), self._calls.settings_over(None))
+        record.make_state().call = {"type": "grpc", "name": method}
+        return RunningCall(record, is_error=_is_error)
+
+    def _wrap(self, handler: Any, method: str) -> Any:
+        """Return the handler to be run inside of a record, made once for each method."""
+        key = method, id(handler)
+        found = self._wrapped.get(key)
+        if found is not None and found[0] is handler:
+            return found[1]
+        wrapped = _wrapped(handler, lambda behavior: self._around(behavior, method, handler))
+        if len(self._wrapped) < _MAX_KEPT:  # an app may make a handler for each call
+            self._wrapped[key] = handler, wrapped
+        return wrapped
+
+    def _around(self, behavior: Callable[..., Any], method: str, handler: Any) -> Any:
+        raise NotImplementedError
 
 
 class UserContext(_Interceptor, grpc.ServerInterceptor):  # type: ignore[misc]
@@ -80,8 +140,7 @@ class UserContext(_Interceptor, grpc.ServerInterceptor):  # type: ignore[misc]
         handler = continuation(handler_call_details)
         if handler is None:
             return None
-        method = handler_call_details.method
-        return _wrapped(handler, lambda behavior: self._around(behavior, method, handler))
+        return self._wrap(handler, handler_call_details.method)
 
     def _around(self, behavior: Callable[..., Any], method: str, handler: Any) -> Any:
         def call(request: Any, context: Any) -> Any:
@@ -113,8 +172,7 @@ class AioUserContext(_Interceptor, grpc.aio.ServerInterceptor):  # type: ignore[
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        method = handler_call_details.method
-        return _wrapped(handler, lambda behavior: self._around(behavior, method, handler))
+        return self._wrap(handler, handler_call_details.method)
 
     def _around(self, behavior: Callable[..., Any], method: str, handler: Any) -> Any:
         if isasyncgenfunction(behavior):
