@@ -106,3 +106,13 @@ def test_outside_of_requests() -> None:
     except ValueError:
         payload = Noting().fill({"error": str(error)})
     assert "seven" not in payload["error"]
+
+
+def test_what_could_not_be_decoded() -> None:
+    """A variable that shows a UnicodeError is told without the text that it is about."""
+    error = UnicodeDecodeError("utf-8", b"hunter2\xff", 7, 8, "invalid start byte")
+    shown = retelling(error)(f"error = {error!r}")
+    assert shown == (
+        "error = <UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in position 7: "
+        "invalid start byte>"
+    )

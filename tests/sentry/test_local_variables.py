@@ -56,6 +56,14 @@ SHOWN = {
     "repr with a secret": (
         Thing("Login(name='al', password='hunter2')"), "Login(name='al', password=[Filtered])",
     ),
+    "error": (
+        ValueError("could not convert string to float: 'hunter2'"),
+        "<builtins.ValueError: could not convert string to float: '[Filtered]'>",
+    ),
+    "error with all that was read": (
+        UnicodeDecodeError("utf-8", b"hunter2\xff", 7, 8, "bad"),
+        "<builtins.UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in position 7: bad>",
+    ),
     "text of a URL": (
         "postgresql://ada:hunter2@db.example/shop", "'postgresql://[Filtered]@db.example/shop'",
     ),

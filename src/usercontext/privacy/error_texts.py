@@ -77,6 +77,9 @@ def retelling(error: object, *, tells: bool = True) -> Callable[[str], str]:
         raw, safe = text_of(one), safe_error_text(one) if tells else ""
         if raw and raw != safe:
             pairs.append((raw, safe))
+        if isinstance(one, UnicodeError):
+            # The text that it is about is not in its own, and in that of a local variable.
+            pairs.append((_represented(one), f"<{type(one).__name__}: {safe}>"))
         for note in _notes(one):
             safe = safe_text(note) if tells else ""
             if note != safe:
@@ -101,6 +104,13 @@ def _with_origins(error: object) -> Iterator[BaseException]:
             waiting += one.exceptions[:_MAX_ERRORS]
 
 
+def _represented(error: BaseException) -> str:
+    try:
+        return str(repr(error))
+    except Exception:  # noqa: BLE001
+        return ""
+
+
 def _notes(error: BaseException) -> list[str]:
     notes = getattr(error, "__notes__", None)
     return [one for one in notes if type(one) is str] if isinstance(notes, list) else []
@@ -108,7 +118,7 @@ def _notes(error: BaseException) -> list[str]:
 
 def _retold(text: str, pairs: list[tuple[str, str]]) -> str:
     for raw, safe in pairs:
-        if len(raw) < _MIN_RETOLD and text != raw:
+        if len(raw) < _MIN_RETOLD and (not raw or text != raw):
             continue  # stands in other texts by chance
         if raw not in text and "\n" in raw:
             text = _without_lines(text, raw, safe)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from usercontext.extra_values import NO_JSON, Copier, Limits, safe_str
+from usercontext.privacy.error_texts import safe_error_text
 from usercontext.privacy.secret_names import FILTERED, is_secret
 from usercontext.privacy.secret_texts import without_named_values, without_secrets
 
@@ -90,6 +91,9 @@ def _without_secrets(value: str | bytes) -> str | bytes:
 
 def _describe_object(value: object) -> str:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, BaseException):
+        # Its `repr()` has all that it was made of: of UnicodeDecodeError the whole text.
+        return safe_str(f"<{kind}: {safe_error_text(value)}>", _MAX_CHARACTERS)
     if isinstance(value, Mapping):
         return f"<{kind}>"  # Headers and the like, whose repr may show all of them.
     try:
