@@ -21,16 +21,14 @@ _BINARIES = "/usr/lib/postgresql"
 
 
 class Server:
-    """An engine of our own, which keeps what it acknowledges.
-
-    Args:
-        folder: where it keeps that.
-    """
+    """An engine of our own, which keeps what it acknowledges."""
 
     ready = "eady to accept connections"
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
+        # Not pytest's own, which another user may not enter, and other runs tidy up.
+        self._own = tempfile.TemporaryDirectory(prefix="usercontext-")
+        self.folder = Path(self._own.name)
         self.port = free_port()
         self._process: Process | None = None
 
@@ -55,10 +53,11 @@ class Server:
         self._process.wait_for(self.ready)
 
     def stop(self) -> None:
-        """End it, by its id."""
+        """End it, by its id, and delete what it has kept."""
         if self._process is not None:
             self._process.stop()
             self._process = None
+        self._own.cleanup()
 
     def kill(self) -> None:
         """End it by force."""
@@ -102,10 +101,8 @@ class RedisServer(Server):
 class PostgresServer(Server):
     """A PostgreSQL, which keeps what it acknowledges."""
 
-    def __init__(self, _folder: Path) -> None:
-        # Not pytest's own, which another user may not enter.
-        self._own = tempfile.TemporaryDirectory(prefix="usercontext-")
-        super().__init__(Path(self._own.name))
+    def __init__(self) -> None:
+        super().__init__()
         found = [*Path(_BINARIES).glob("*/bin"), Path(shutil.which("initdb") or "").parent]
         binaries = next((path for path in found if (path / "initdb").exists()), None)
         if binaries is None:
@@ -139,11 +136,6 @@ class PostgresServer(Server):
             self._process = None
             time.sleep(0.1)
         super().start()
-
-    def stop(self) -> None:
-        """End it, and delete what it has kept."""
-        super().stop()
-        self._own.cleanup()
 
     def empty(self) -> None:
         """Forget all it holds."""

@@ -38,7 +38,7 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot f
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+def servers() -> Iterator[dict[str, Server]]:
     """The engines that have been started, which end with the module."""
     started: dict[str, Server] = {}
     yield started
@@ -47,29 +47,25 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
 
 
 @pytest.fixture(params=ENGINES)
-def engine(
-    request: pytest.FixtureRequest,
-    folders: dict[str, Server],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Server:
+def engine(request: pytest.FixtureRequest, servers: dict[str, Server]) -> Server:
     """An engine that runs and is empty."""
     package, kind, _ = ENGINES[request.param]
     pytest.importorskip(package)
-    if request.param not in folders:
-        folders[request.param] = kind(tmp_path_factory.mktemp(request.param))
-    server = folders[request.param]
+    if request.param not in servers:
+        servers[request.param] = kind()
+    server = servers[request.param]
     server.ensure()
     server.empty()
     return server
 
 
 @pytest.fixture
-def redis(folders: dict[str, Server], tmp_path_factory: pytest.TempPathFactory) -> RedisServer:
+def redis(servers: dict[str, Server]) -> RedisServer:
     """A Redis that runs and is empty."""
     pytest.importorskip("redis")
-    if "redis" not in folders:
-        folders["redis"] = RedisServer(tmp_path_factory.mktemp("redis"))
-    server = folders["redis"]
+    if "redis" not in servers:
+        servers["redis"] = RedisServer()
+    server = servers["redis"]
     assert isinstance(server, RedisServer)
     server.ensure()
     server.empty()
@@ -486,14 +482,12 @@ def test_rights_that_are_enough_in_redis(redis: RedisServer) -> None:
     outbox.release()
 
 
-def test_no_rights_in_postgresql(
-    folders: dict[str, Server], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_no_rights_in_postgresql(servers: dict[str, Server]) -> None:
     """A role of PostgreSQL without rights is told as that, and an unknown database, too."""
     psycopg: Any = pytest.importorskip("psycopg")
-    if "postgresql" not in folders:
-        folders["postgresql"] = PostgresServer(tmp_path_factory.mktemp("postgresql"))
-    server = folders["postgresql"]
+    if "postgresql" not in servers:
+        servers["postgresql"] = PostgresServer()
+    server = servers["postgresql"]
     server.ensure()
     server.empty()
     with psycopg.connect(server.url, autocommit=True) as connection:
