@@ -16,7 +16,7 @@ import pytest
 
 from tests.sentry.server import Answer, SentryServer
 from usercontext.sentry import SentryClient, read_reports
-from usercontext.sentry.delivery import forwarder, http
+from usercontext.sentry.delivery import http, pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "_RETRY_SECONDS", (0.01, 0.01))
-    monkeypatch.setattr(forwarder, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(pace, "_FIRST_PAUSE", 0.01)
 
 
 def is_balanced(stats: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from tests.sentry.server import Answer, SentryServer
 from usercontext.exceptions import ConfigurationError
 from usercontext.sentry import SentryClient, read_reports
-from usercontext.sentry.delivery import forwarder
+from usercontext.sentry.delivery import pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,7 +127,7 @@ def unmounted_later(directory: Path, kind: Callable[[Path], Small | Disk]) -> It
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What a client keeps there: an outbox, or its reports."""
     # Nobody but `flush()` tries again, so that nothing is open when a disk is mended.
-    monkeypatch.setattr(forwarder, "_FIRST_PAUSE", 60.0)
+    monkeypatch.setattr(pace, "_FIRST_PAUSE", 60.0)
     return str(request.param)
 
 

@@ -18,7 +18,15 @@ import pytest
 from tests.sentry.server import Answer, SentryServer, serving
 from usercontext.exceptions import ConfigurationError
 from usercontext.sentry import SentryClient, read_reports
-from usercontext.sentry.delivery import directory_lock, forwarder, http, outbox, outbox_file, owners
+from usercontext.sentry.delivery import (
+    directory_lock,
+    forwarder,
+    http,
+    outbox,
+    outbox_file,
+    owners,
+    pace,
+)
 from usercontext.sentry.delivery.build import OpenOutbox
 from usercontext.sentry.delivery.outbox import Bounds, Outbox
 from usercontext.sentry.delivery.outbox_status import clear_outbox, outbox_status
@@ -102,7 +110,7 @@ def test_tried_again_by_itself(
     server: SentryServer, client: SentryClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody needs to flush for that."""
-    monkeypatch.setattr(forwarder, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(pace, "_FIRST_PAUSE", 0.01)
     hung_up(server, 3)
     client.capture_message("x")
 

@@ -77,7 +77,7 @@ class OutboxDestination(Destination):
         """Keep what waits, in one transaction as far as it is not too much, to be forwarded."""
         taken = [self._taken(event)]
         if taken[0].outcome is None and self._keep(taken, more):
-            self.forwarder.wake()
+            self.forwarder.wake(sum(each.outcome == KEPT for each in taken))
         return [
             self._without_outbox(each) if each.outcome is None else each.outcome for each in taken
         ]
@@ -95,7 +95,7 @@ class OutboxDestination(Destination):
             if reason != "network_error" or not self.direct.pause(backoff.next()):
                 return reason
             if self.kept.begin(taken.event["event_id"]) and self._keep([taken], lambda: None):
-                self.forwarder.wake()
+                self.forwarder.wake(1)
                 return KEPT
 
     def _post(self, taken: _Taken) -> str | None:

@@ -10,10 +10,10 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from usercontext.diagnostics import failure
-from usercontext.sentry.delivery.backoff import Backoff
 from usercontext.sentry.delivery.network import NetworkError
 from usercontext.sentry.delivery.outbox import LEASE_SECONDS
 from usercontext.sentry.delivery.own_work import in_own_work, own_work
+from usercontext.sentry.delivery.pace import Pace
 from usercontext.sentry.delivery.report_file import BATCH
 from usercontext.sentry.delivery.worker import Worker
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Forwarder"]
 
 _RENEW_SECONDS = LEASE_SECONDS / 3
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = _RENEW_SECONDS
 _LONGEST_WAIT = 3600.0
 # After how long what is dealt with is removed at the latest.
 _LONGEST_BATCH = 0.2
@@ -68,9 +66,10 @@ class Forwarder:
         """Whether there is a thread that sends."""
         return self._worker.is_running
 
-    def wake(self) -> None:
-        """Look into the outbox, as something is there, unless the server is away."""
+    def wake(self, written: int) -> None:
+        """Look into the outbox, as so much more is there, unless the server is away."""
         with self._news:
+            self._written += written
             self._look_at(self._retry_at)
             self._news.notify_all()
         self.start()
@@ -130,7 +129,8 @@ class Forwarder:
         self._done: list[str] = []
         self._may_adopt_more = False
         self._asked = self._answered = 0
-        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        self._written = 0
+        self._pace = Pace(lambda: self._written)
         # Of `monotonic()`: when to look into the file, when to try the server and the lease again.
         self._due: float = 0.0
         self._retry_at: float = 0.0
@@ -201,11 +201,13 @@ class Forwarder:
             return False
         if monotonic() >= self._renew_at:
             self._renew()
-        found = self._outbox.next(limit)
+        found = self._outbox.next(1 if self._is_paced() else limit)
         if not found and self._may_adopt_more:
             self._adopt()
             found = self._outbox.next(limit)
         if not found:
+            self._pace.caught_up()
+            self._retry_at = 0.0
             self._forget_vanished()
             self._look_at(monotonic() + self._look_seconds)
             return False
@@ -215,8 +217,12 @@ class Forwarder:
         if not is_up:
             self._outbox.give_back()
             return False
-        self._look_at(0.0)
+        self._look_at(self._retry_at)
         return True
+
+    def _is_paced(self) -> bool:
+        """Return whether to send one by one, as the server was away, and nobody waits for us."""
+        return self._pace.is_catching_up and self._asked <= self._answered
 
     def _send_each(self, found: list[tuple[str, bytes]], until: float) -> bool:
         """Send reports, the first one at least; return whether the server takes more."""
@@ -233,22 +239,26 @@ class Forwarder:
         now = monotonic()
         wait = max(self._outbox.paused(), self._sender.limits.seconds_left(now))
         if wait > 0:
+            self._pace.failed()  # What waits meanwhile is not sent all at once, either.
             # Not all at the same moment, where many wait.
-            self._look_at(now + wait * random.uniform(1.0, 1.1))  # noqa: S311
+            self._retry_at = now + wait * random.uniform(1.0, 1.1)  # noqa: S311
+            self._look_at(self._retry_at)
         return wait > 0
 
     def _send(self, event_id: str, payload: bytes) -> bool:
         """Send one report; return whether the server was there."""
         reason: str | None = "ratelimit_backoff"
         if not self._sender.is_limited():
+            begin = monotonic()
             try:
                 reason = self._sender.post(event_id, payload)
             except NetworkError as error:
                 self._sender.failed(error, "keeps reports in %s", self._outbox.place)
                 self._pause()
                 return False
-            self._backoff.reset()
-            self._retry_at = 0.0
+            now = monotonic()
+            wait = self._pace.succeeded(now - begin)
+            self._retry_at = now + wait if wait else 0.0
         self._kept.end(event_id, reason)
         self._done.append(event_id)
         if self._outbox.waits_for_limits and self._sender.is_limited():
@@ -275,7 +285,7 @@ class Forwarder:
         self._kept.vanish(self._outbox.vanished(self._kept.ids()), self._outbox.vanished_as)
 
     def _pause(self) -> None:
-        self._retry_at = monotonic() + self._backoff.next()
+        self._retry_at = monotonic() + self._pace.failed()
         self._look_at(self._retry_at)
 
     def _look_at(self, due: float) -> None:

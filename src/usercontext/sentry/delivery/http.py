@@ -15,6 +15,7 @@ from usercontext.sentry.delivery.envelope import (
 )
 from usercontext.sentry.delivery.ledger import UNREPORTED_BACKOFF
 from usercontext.sentry.delivery.network import NetworkError
+from usercontext.sentry.delivery.pace import Pace
 from usercontext.sentry.delivery.rate_limits import RateLimits
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Sender:
         connection: the way to the server.
 
     Attributes:
+        ledger: what is discarded.
         limits: what the server has asked for.
         is_down: whether the network failed when it was last tried.
     """
@@ -50,7 +52,7 @@ class Sender:
         self.limits: RateLimits = RateLimits()
         self.is_down: bool = False
         self._dsn = dsn
-        self._ledger = ledger
+        self.ledger: Ledger = ledger
 
     def is_limited(self) -> bool:
         """Return whether the server wants to hear nothing now."""
@@ -62,13 +64,13 @@ class Sender:
         Raises:
             NetworkError: there was no answer.
         """
-        discarded, later = split_discarded(self._ledger.take_unreported())
-        self._ledger.give_back(later)
+        discarded, later = split_discarded(self.ledger.take_unreported())
+        self.ledger.give_back(later)
         body = build_envelope(event_id, payload, dsn=self._dsn.public, discarded=discarded)
         try:
             status, answered = self.connection.exchange(*compressed(body))
         except BaseException:
-            self._ledger.give_back(discarded)
+            self.ledger.give_back(discarded)
             raise
         self.is_down = False
         self.limits.update(status, answered, monotonic())
@@ -114,6 +116,8 @@ class HttpDestination(Destination):
     def __init__(self, sender: Sender, pause: Callable[[float], bool]) -> None:
         self.sender: Sender = sender
         self.pause: Callable[[float], bool] = pause
+        self._pace = Pace(sender.ledger.captured)
+        self._due = 0.0
 
     def deliver(self, event: Event, more: Callable[[], Event | None]) -> list[str | None]:
         """Post one event; the others keep their place, so that each answer counts for the next."""
@@ -121,19 +125,37 @@ class HttpDestination(Destination):
         if self.sender.is_limited():
             return ["ratelimit_backoff"]
         payload = encoded(event)
-        return ["send_error" if payload is None else self.post(event["event_id"], payload)]
+        if payload is None:
+            return ["send_error"]
+        if self._pace.is_catching_up and not self.sender.is_down:
+            self._wait_for_turn()
+        return [self.post(event["event_id"], payload)]
+
+    def _wait_for_turn(self) -> None:
+        """Wait until the next of the events that have queued up may go, after an outage."""
+        wait = self._due - monotonic()
+        if wait > 0:
+            self.pause(wait)
+        else:
+            self._pace.caught_up()  # It comes later than it might: none has waited.
 
     def post(self, event_id: str, payload: bytes) -> str | None:
         """Post the JSON of an event, again if need be; return None, or why it was discarded."""
         pauses = iter(() if self.sender.is_down else _RETRY_SECONDS)
         while True:
+            begin = monotonic()
             try:
-                return self.sender.post(event_id, payload)
+                reason = self.sender.post(event_id, payload)
             except NetworkError as error:
+                self._pace.failed()
                 pause = next(pauses, None)
                 if pause is None:
                     self.sender.failed(error, "drops reports")
                     return "network_error"
+            else:
+                now = monotonic()
+                self._due = now + self._pace.succeeded(now - begin)
+                return reason
             self.pause(pause * random.uniform(0.5, 1.0))  # noqa: S311
 
     def release(self) -> None:

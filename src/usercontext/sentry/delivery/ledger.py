@@ -61,6 +61,10 @@ class Ledger:
                 "discarded": dict(self._discarded),
             }
 
+    def captured(self) -> int:
+        """Return how many events were captured."""
+        return self._captured
+
     def take_unreported(self) -> dict[str, int]:
         """Return what was discarded since last asked, by reason; read and reset in one step."""
         with self._lock:
