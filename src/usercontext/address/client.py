@@ -176,7 +176,7 @@ class _Shortcomings:
         self._name = name
         self._failures: dict[str, int] = {}
         self._absent = 0  # -1 once the header was there
-        self.server = ""
+        self.server: str = ""
 
     def found(self) -> None:
         """Stop counting, as the header is there."""
