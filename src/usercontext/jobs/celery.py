@@ -18,6 +18,7 @@ from usercontext.initialise import flush
 from usercontext.jobs.base import KEY, JobContext, RunningJob, described
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from celery.app.task import Context as Request
@@ -64,16 +65,23 @@ class UserContext:
         # What such processes were given: before 5.7 the signal does not tell.
         self._lost: dict[str, Request] = {}
         self._note_publishing()
-        signals.before_task_publish.connect(self._mark, weak=False)
-        signals.task_prerun.connect(self._begin, weak=False)
-        signals.task_failure.connect(self._fail, weak=False)
-        signals.task_postrun.connect(self._end, weak=False)
-        signals.worker_init.connect(self._end_last, weak=False)
+        self._connect(signals.before_task_publish, self._mark)
+        self._connect(signals.task_prerun, self._begin)
+        self._connect(signals.task_failure, self._fail)
+        self._connect(signals.task_postrun, self._end)
+        self._connect(signals.worker_init, self._end_last)
         for started in (signals.worker_init, signals.worker_process_init, signals.beat_init):
             started.connect(_start_from_nobody, weak=False)
         for stopped in (signals.worker_process_shutdown, signals.worker_shutdown):
             stopped.connect(_flush, weak=False)
         _contexts[app] = self
+
+    def _connect(self, signal: Any, handler: Callable[..., None]) -> None:
+        # Celery 5.3 takes the methods of two apps' extensions for one, unless they are named.
+        signal.connect(handler, weak=False, dispatch_uid=self._uid_of(handler))
+
+    def _uid_of(self, handler: Callable[..., None]) -> str:
+        return f"usercontext {id(self)} {handler.__name__}"
 
     # --- where a task is enqueued ---------------------------------------------------------
 
@@ -142,8 +150,8 @@ class UserContext:
 
     def _end_last(self, **_: object) -> None:
         """End a task behind the app's own handlers of its end, which are known by now."""
-        signals.task_postrun.disconnect(self._end)
-        signals.task_postrun.connect(self._end, weak=False)
+        signals.task_postrun.disconnect(dispatch_uid=self._uid_of(self._end))
+        self._connect(signals.task_postrun, self._end)
 
     def _note_lost(self, task_id: str, error: object, request: Request | None) -> None:
         """Keep the request of a task that fails outside of it, for the signal that follows."""
