@@ -62,8 +62,8 @@ def validated(app: Any) -> Any:
 def _check_keys(message: dict[str, Any]) -> None:
     for name, value in message.get("headers") or ():
         if not (isinstance(name, bytes) and isinstance(value, bytes) and name == name.lower()):
-            raise ProtocolError("a header is no pair of bytes with a lower-case name")
+            raise ProtocolError("a header is not a pair of bytes with a lower-case name")
     if not isinstance(message.get("status", 200), int):
-        raise ProtocolError("a status is no int")
+        raise ProtocolError("a status is not an int")
     if not isinstance(message.get("body", b""), bytes):
-        raise ProtocolError("a body is no bytes")
+        raise ProtocolError("a body is not bytes")

@@ -281,7 +281,7 @@ def test_a_closed_record_under_the_key_is_no_nesting() -> None:
 
 
 def test_somebody_elses_value_under_the_key_is_replaced() -> None:
-    """What is no open record of ours does not count as nesting."""
+    """What is not an open record of ours does not count as nesting."""
     scope = scope_of()
     scope[KEY] = "something else"
     asgi_request(UserContextMiddleware(plain_asgi_app(lambda: None)), scope)

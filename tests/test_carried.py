@@ -107,7 +107,7 @@ def test_it_is_for_one_receiver(receiver: tuple[str, ...]) -> None:
 
 
 def test_parts_of_a_receiver_are_kept_apart() -> None:
-    """A name with the separator in it is no other job."""
+    """A name with the separator in it is not another job."""
     assert identity().read(signed(receiver=("job", "a", "b|c")), ("job", "a|b", "c")) is None
 
 
@@ -139,7 +139,7 @@ def test_no_cut_text_is_accepted(start: int, end: int) -> None:
 
 @given(st.text() | st.binary() | st.none() | st.integers() | st.lists(st.text()))
 def test_anything_may_stand_in_its_place(found: object) -> None:
-    """What is no text of ours is refused without an error."""
+    """What is not a text of ours is refused without an error."""
     assert identity().read(found, JOB) is None
 
 
@@ -358,6 +358,6 @@ def test_init_takes_it() -> None:
 
 @pytest.mark.parametrize("wrong", [CarriedIdentity, "key", [NEW]])
 def test_init_refuses_another_thing(wrong: Any) -> None:
-    """Keys alone, or the class, are no carried identity: the error says what to write."""
+    """Keys alone, or the class, are not carried identity: the error says what to write."""
     with pytest.raises(ConfigurationError, match="CarriedIdentity"):
         usercontext.init(None, carried=wrong)

@@ -96,7 +96,7 @@ def test_a_choice() -> None:
 
 @pytest.mark.parametrize("value", ["shop", b"shop", 7, None, dict], ids=repr)
 def test_a_list(value: Any) -> None:
-    """One text is no list of texts."""
+    """One text is not a list of texts."""
     assert checks.listed("modules", ["shop"], "names", '["shop"]') == ("shop",)
     with pytest.raises(ConfigurationError, match=r'a list of names, not \w+: write modules=\["sho'):
         checks.listed("modules", value, "names", '["shop"]')

@@ -286,8 +286,8 @@ def test_colours(
     ("event", "complaint"),
     [
         ("0000", "no report that"),
-        ("xyzw", "no event id"),
-        ("12", "no event id"),
+        ("xyzw", "not an event id"),
+        ("12", "not an event id"),
         ("abab", "several"),
     ],
 )
@@ -357,7 +357,7 @@ def test_another_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (tmp_path / "x.db").write_text("not a database")
 
     assert main(["reports", str(tmp_path / "x.db")]) == 2
-    assert "is no SQLite database" in capsys.readouterr().err
+    assert "is not an SQLite database" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "x", "1.5"])
@@ -524,11 +524,11 @@ def test_outbox_clear(outbox: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_outbox_of_another_kind(
     client: SentryClient, path: Path, capsys: pytest.CaptureFixture[str], action: str
 ) -> None:
-    """A file that is no outbox, or none at all, is told with a status of 2."""
+    """A file that is not an outbox, or none at all, is told with a status of 2."""
     keep(client, "x")
 
     assert main(["outbox", action, str(path)]) == 2
-    assert "is no outbox" in capsys.readouterr().err
+    assert "is not an outbox" in capsys.readouterr().err
     assert main(["outbox", action, str(path.with_name("none"))]) == 2
     assert "there is no file" in capsys.readouterr().err
 

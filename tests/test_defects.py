@@ -262,7 +262,7 @@ def test_nobody_clears_a_user_set_further_out(recorder: RecordingClient) -> None
 def test_no_client_chooses_its_address(
     recorder: RecordingClient, forged: str, trusted: tuple[str, ...]
 ) -> None:
-    """The leftmost forwarded address is never believed, and what is no address is none (8)."""
+    """The leftmost forwarded address is never believed, and what is not an address is none (8)."""
     request_data = RequestData(include_ip=True, trusted_proxies=trusted)
     app = WSGIUserContextMiddleware(
         plain_wsgi_app(report_as({"id": "ada"})), request_data=request_data
@@ -347,7 +347,7 @@ def test_a_background_task_pins_only_the_user() -> None:
 def test_what_is_no_user_is_not_sent(
     recorder: RecordingClient, user: object, reported: dict[str, str] | None
 ) -> None:
-    """An id is sent as plain text, and what is no user as nobody (14)."""
+    """An id is sent as plain text, and what is not a user as nobody (14)."""
     wsgi_request(WSGIUserContextMiddleware(plain_wsgi_app(report_as(user))))
     assert recorder.events[0].get("user") == reported
 

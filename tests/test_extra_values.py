@@ -137,7 +137,7 @@ def test_a_key_that_is_no_name_is_not_named() -> None:
 
 
 def test_fields_and_none_are_left_out() -> None:
-    """The keys of fields are no extras, and None is absent, as it is for a field."""
+    """The keys of fields are not extras, and None is absent, as it is for a field."""
     assert extras(id=1, a=None, b={"id": 2, "c": None}) == {"b": {"id": 2, "c": None}}
 
 

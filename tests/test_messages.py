@@ -55,7 +55,9 @@ def test_an_option_of_request_data_elsewhere(build: Any, option: str) -> None:
 def test_a_misspelled_option_of_request_data(option: str, meant: str) -> None:
     """The option that was meant is named, as for `init()`."""
     options: Any = {option: True}
-    with pytest.raises(ConfigurationError, match=f"{option} is no option: did you mean {meant}?"):
+    with pytest.raises(
+        ConfigurationError, match=f"{option} is not an option: did you mean {meant}?"
+    ):
         RequestData(**options)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,25 @@ def test_names_are_the_fields_words(module: str) -> None:
     """A thing has one name in all of the code."""
     words = set(re.findall(r"\w+", code_of(module)))
     assert {word: REPLACED[word] for word in words & REPLACED.keys()} == {}
+
+
+#: What plain English says in another way: "the app's" for "that of the app", "the user that" for
+#: "whom", "again" for "anew", and what a thing is not by a verb.
+INVERTED = re.compile(
+    r"\b(?:that of|those of|whom|anew)\b"
+    r"|(?<!there )\b(?:is|are) no (?!longer|more|less|such|other)\w",
+    re.IGNORECASE,
+)
+PAGES = [
+    *sorted((Path(__file__).parents[1] / "docs").rglob("*.md")),
+    *MODULES.values(),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: "/".join(page.parts[-3:]))
+def test_the_english_is_plain(page: Path) -> None:
+    """A reader whose mother tongue is another one understands a sentence at once."""
+    text = " ".join(page.read_text(encoding="utf-8").replace("#", " ").split())
+    assert [
+        text[max(0, one.start() - 40) : one.end() + 20] for one in INVERTED.finditer(text)
+    ] == []

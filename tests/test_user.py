@@ -153,7 +153,7 @@ def test_other_identifiers_are_refused(field: str, value: Any) -> None:
 @pytest.mark.parametrize("field", ["email", "name"])
 @pytest.mark.parametrize("value", [42, UUID, True, 1.5, b"ann", ["ann"], object(), "\ud800"])
 def test_texts_must_be_strings(field: str, value: Any) -> None:
-    """An e-mail address or a name that is no string raises, naming the field."""
+    """An e-mail address or a name that is not a string raises, naming the field."""
     with pytest.raises(InvalidUserError, match=f"^{field} "):
         User(**{field: value})
 
@@ -398,7 +398,7 @@ def test_of_finds_nobody_in_plain_values(value: object) -> None:
 
 
 def test_of_refuses_a_coroutine() -> None:
-    """The result of an async function that was not awaited is no user."""
+    """The result of an async function that was not awaited is not a user."""
 
     async def load() -> None: ...
 

@@ -1,4 +1,4 @@
-"""How calls that are no HTTP request have a user, checked by type checkers and never run."""
+"""How calls that are not an HTTP request have a user, checked by type checkers and never run."""
 
 from __future__ import annotations
 

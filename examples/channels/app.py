@@ -1,6 +1,6 @@
 """A small chat on Channels, in one file, that tells its error reports who is chatting.
 
-The middleware of Channels stands inside of the authentication, that of Django in `MIDDLEWARE`:
+The middleware of Channels stands inside of the authentication, Django's in `MIDDLEWARE`:
 each asks the one that has authenticated its requests.
 """
 

@@ -90,6 +90,6 @@ def test_a_visitor_is_reported_as_nobody(
 def test_what_works_is_not_reported(
     prepared: ModuleType, usercontext_recorder: RecordingClient
 ) -> None:
-    """An answer is no report."""
+    """An answer is not a report."""
     assert say(prepared, "/chat", "order 1", "ada") == "12.50"
     assert usercontext_recorder.events == []

@@ -63,7 +63,7 @@ def test_a_visitor_is_reported_as_nobody(usercontext_recorder: RecordingClient) 
 
 
 def test_an_answer_is_not_reported(usercontext_recorder: RecordingClient) -> None:
-    """A wrong number and a wrong token are answered, and are no errors of the shop."""
+    """A wrong number and a wrong token are answered, and are not errors of the shop."""
     assert send("get", 0, token="ada-s-token") == 404
     assert send("get", 7, token="nobody-s-token") == 401
     assert usercontext_recorder.events == []

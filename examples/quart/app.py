@@ -1,7 +1,7 @@
 """A small shop on Quart whose customers Quart-Auth remembers.
 
-`request_user` only passes on whom Quart-Auth knows. Some orders have no price, and so some requests
-fail: each report names the customer whose request it was.
+`request_user` only passes on the user of Quart-Auth. Some orders have no price, and so some
+requests fail: each report names the customer whose request it was.
 """
 
 import os

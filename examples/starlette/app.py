@@ -44,7 +44,7 @@ class BasicAuthentication(AuthenticationBackend):
         try:
             username, _, password = base64.b64decode(value).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError) as error:
-            raise AuthenticationError("these are no credentials") from error
+            raise AuthenticationError("these are not credentials") from error
         if password == "" or PASSWORDS.get(username) != password:
             raise AuthenticationError("nobody here has that name and password")
         return AuthCredentials(["customer"]), SimpleUser(username)

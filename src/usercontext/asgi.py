@@ -207,7 +207,7 @@ async def _pass_on(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> 
     flushes = is_lifespan and default().client is not None
     await app(scope, receive, send_flushed if flushes else send)
     if is_lifespan:
-        # That of an app which calls `init()` as it starts, too.
+        # What an app that calls `init()` as it starts has waiting, too.
         await flush_at_end()
 
 
@@ -222,7 +222,7 @@ def _watch_loaded() -> None:
 def _mark_awaitable(function: Any) -> None:
     """Say of a plain function that its result is awaited, as Python has no word for it.
 
-    asgiref's `async_to_sync` warns of a `send` without the mark: that of Channels' sync consumers.
+    asgiref's `async_to_sync`, under Channels' sync consumers, warns of a `send` without the mark.
     """
     if sys.version_info >= (3, 12):
         from inspect import markcoroutinefunction

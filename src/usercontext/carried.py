@@ -55,7 +55,7 @@ _SHAPE: Final = re.compile(r"(([\w-]{8})\.([\w-]+)\.([\w-]{8}))\.([\w-]{43})", r
 _MAKE_ONE: Final = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
 
 _REFUSED: Final = {
-    "malformed": "is no signed identity of ours: something else wrote into its place",
+    "malformed": "is not a signed identity of ours: something else wrote into its place",
     "unknown_key": "is signed with the key %s, and this process has %s; give CarriedIdentity the "
     "same keys on both sides, and a new one everywhere before it comes first",
     "forged": "was changed on its way, or signed by somebody without the key",
@@ -81,7 +81,7 @@ class CarriedIdentity:
     Args:
         keys: secrets of at least 32 bytes each. The first signs, all of them are accepted: to
             change it, add the new one behind the old one everywhere, then put it first, and
-            later leave out the old one. None: those of USERCONTEXT_CARRIED_KEYS, separated by
+            later leave out the old one. None: what USERCONTEXT_CARRIED_KEYS has, separated by
             commas or spaces.
         audience: the system that believes what is signed here, such as "shop".
         fields: the user's fields that are carried; extras by their names.
@@ -241,7 +241,7 @@ class CarriedIdentity:
         """Count a text that is not even read, and say so once.
 
         Args:
-            reason: one of those of `stats()`, such as "untrusted".
+            reason: one that `stats()` knows, such as "untrusted".
         """
         self._refuse(reason)
 
@@ -284,7 +284,7 @@ def _encoded_dict(values: Mapping[str, object]) -> str:
 
 
 def _digest_of(receiver: Sequence[str]) -> str:
-    # With the length of each part: a name that holds a separator is no other job.
+    # With the length of each part: a name that holds a separator is not another job.
     parts = "".join([f"{len(part)}:{part}" for part in receiver]).encode("utf-8", "surrogatepass")
     return blake2b(parts, digest_size=12).hexdigest()
 

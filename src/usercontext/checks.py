@@ -225,7 +225,7 @@ def names(given: Mapping[str, Any], known: Iterable[str]) -> None:
         if name not in known:
             close = nearest(name, known)
             hint = f"did you mean {close}?" if close else f"there are {', '.join(sorted(known))}"
-            raise ConfigurationError(f"{name} is no option: {hint}")
+            raise ConfigurationError(f"{name} is not an option: {hint}")
 
 
 def options_by_name(init: F) -> F:

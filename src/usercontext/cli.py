@@ -103,8 +103,8 @@ def _outbox_status(options: argparse.Namespace) -> None:
         return
     if kind_of_file(options.path) == "reports":
         raise ConfigurationError(
-            f"{options.path!r} is no outbox: it keeps the reports of a sqlite:/// DSN, which go "
-            "nowhere else; `usercontext reports` shows them"
+            f"{options.path!r} is not an outbox: it keeps the reports of a sqlite:/// DSN, which "
+            "go nowhere else; `usercontext reports` shows them"
         )
     status = outbox_status(options.path)
     total = sum(status.waiting.values())

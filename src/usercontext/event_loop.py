@@ -158,7 +158,7 @@ def start_thread(
 
 
 class _Background:
-    """One event loop in a thread of its own, made on first use and anew after a fork."""
+    """One event loop in a thread of its own, made on first use, and once more after a fork."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

@@ -51,7 +51,7 @@ _NAMED = len(": , ")
 _MORE = len("1000000000 more")
 
 _SIZED: Final = frozenset({type({}.items()), list, tuple})
-#: The real name of a class: that of a metaclass may raise.
+#: The real name of a class: a metaclass may raise for its own.
 _name_of: Callable[[type], str] = type.__dict__["__name__"].__get__
 
 
@@ -536,7 +536,7 @@ def bounded_extras(mapping: Any, *, fields: frozenset[str]) -> dict[str, Any]:
 
     Args:
         mapping: anything that `is_mapping` takes; only read, and never kept.
-        fields: the keys that are no extras. Nor are those whose value is None.
+        fields: the keys that are not extras. Nor are those whose value is None.
 
     Raises:
         InvalidUserError: a value is none of JSON, and no datetime, Decimal, Enum or UUID.

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["InitOptions", "aclose", "aflush", "close", "flush", "init"]
 
-#: The DSN to use where none is given: that of the environment variable of this name.
+#: The environment variable with the DSN to use where none is given.
 ENVIRONMENT_VARIABLE: Final = "$USERCONTEXT_DSN"
 
 
 class ClientOptions(TypedDict, total=False):
-    """Those of the built-in client, which `SentryClient` describes."""
+    """Options of the built-in client, which `SentryClient` describes."""
 
     release: str | None
     environment: str | None
@@ -90,7 +90,7 @@ def init(
             their exceptions. Left out: none.
         debug: show on the `usercontext` logger the texts of errors, a resolver's for example. For
             development: such a text may hold a user's data.
-        options: those of `InitOptions`, which are `ContextOptions` and the built-in client's,
+        options: see `InitOptions`, which are `ContextOptions` and the built-in client's,
             such as `release`, `environment`, `sample_rate`, `before_send`.
 
     Returns:

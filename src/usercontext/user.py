@@ -36,7 +36,7 @@ __all__ = [
     "read_user",
 ]
 
-#: In place of an address: let the server take that of the connection a report arrives on.
+#: In place of an address: let the server take the address that a report arrives from.
 AUTO_ADDRESS = "{{auto}}"
 
 #: What tells one user from others: the first of them that is present.
@@ -124,7 +124,7 @@ class User:
     def of(value: object, /) -> User | None:
         """Make a user of a `User`, a mapping, or a framework's user object.
 
-        Of an object only id, username, email and name are read, never the whole model: those of
+        Of an object only id, username, email and name are read, never the whole model: of
         Django (`pk`, `get_username()`, `get_full_name()`), Flask-Login (`id`, or `get_id()`),
         Starlette (`identity`, `display_name`), or attributes of our own fields' names. An address
         is taken from a mapping or a `User` alone: a column of that name may be an old one.
@@ -405,7 +405,7 @@ def _address(value: Any) -> str | None:
     address = canonical_address(value)
     if address is None:
         raise InvalidUserError(
-            "ip_address is no address: give IPv4 or IPv6 without port, brackets, zone or spaces, "
+            "ip_address is not an address: give IPv4 or IPv6 without port, brackets, zone, spaces, "
             f"or {AUTO_ADDRESS!r}"
         )
     return address

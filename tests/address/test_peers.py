@@ -257,7 +257,7 @@ def test_daphne_without_it() -> None:
 
 @trusts
 def test_pyvoy(trust: ProxyTrust, caplog: pytest.LogCaptureFixture) -> None:
-    """Pyvoy makes the peer of the header over ASGI, and tells none over WSGI: it is no socket."""
+    """Pyvoy makes the peer of the header over ASGI, and tells none over WSGI."""
     about = {"version": "3.0", "spec_version": "2.5"}
     scope = scope_of(client=("6.6.6.6", 0), headers=[("X-Forwarded-For", "6.6.6.6")], asgi=about)
     scope["extensions"] = {"http.response.trailers": {}}

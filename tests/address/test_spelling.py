@@ -70,7 +70,7 @@ def test_an_address_has_one_spelling(text: str, spelling: str) -> None:
 
 @pytest.mark.parametrize("text", NO_ADDRESSES.values(), ids=NO_ADDRESSES)
 def test_anything_but_a_bare_address_is_refused(text: str) -> None:
-    """What other programs may read in another way is no address."""
+    """What other programs may read in another way is not an address."""
     assert canonical_address(text) is None
 
 

@@ -157,5 +157,5 @@ def test_plain_channels_are_for_this_machine() -> None:
     """A host without credentials is refused, with what to write."""
     with pytest.raises(usercontext.ConfigurationError, match="allow_plain_http=True"):
         CarryingInterceptor("http://billing.internal")
-    with pytest.raises(usercontext.ConfigurationError, match="is no origin"):
+    with pytest.raises(usercontext.ConfigurationError, match="is not an origin"):
         aio_interceptors("https://*.internal")

@@ -122,7 +122,7 @@ def test_errors_conform(apm: Apm) -> None:
 
 
 def test_transactions_conform(apm: Apm) -> None:
-    """A transaction is told of its user; the address is no part of that."""
+    """A transaction is told of its user; the address is not a part of that."""
     seen: list[Any] = []
 
     def report() -> None:

@@ -171,7 +171,7 @@ CLIENTS = [
 
 
 def test_a_request_that_reports_nothing_asks_nobody() -> None:
-    """That clients are on, and their libraries installed, is no reason to ask."""
+    """That clients are on, and their libraries installed, is not a reason to ask."""
     pytest.importorskip("starlette")
     pytest.importorskip("werkzeug")
     done = subprocess.run(

@@ -251,7 +251,7 @@ def test_an_error_that_passes_is_not_captured_twice(
 
 
 def test_an_async_resolver_is_not_asked_by_an_event(project: Project) -> None:
-    """The hook is no coroutine: it names who is known, and fails for nobody."""
+    """The hook is not a coroutine: it names who is known, and fails for nobody."""
 
     async def resolver(_: object) -> Any:
         return ADA
@@ -316,6 +316,6 @@ def test_the_client_of_the_module(is_made: bool, monkeypatch: pytest.MonkeyPatch
 
 
 def test_fields_are_checked() -> None:
-    """What is no map of names is refused."""
+    """What is not a map of names is refused."""
     with pytest.raises(ConfigurationError, match="fields must map"):
         PosthogClient(fields=["email"])  # type: ignore[arg-type]

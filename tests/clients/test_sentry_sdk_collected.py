@@ -35,7 +35,7 @@ ORDERS = pytest.mark.parametrize("order", ["outside", "inside"])
 
 
 def say(told: Any = None) -> None:
-    """Send one of each kind that is no span; tell the SDK a user before, if there is one."""
+    """Send one of each kind that is not a span; tell the SDK a user before, if there is one."""
     if told is not None:
         sentry_sdk.set_user(told)
     sentry_sdk.logger.info("paid")

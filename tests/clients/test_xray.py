@@ -236,7 +236,7 @@ def test_an_unsampled_segment_asks_nobody(sent: Kept) -> None:
 
 
 def test_no_segment_is_missed(sent: Kept, caplog: pytest.LogCaptureFixture) -> None:
-    """A request without a segment is no error, as it is to X-Ray, and asks nobody."""
+    """A request without a segment is not an error, as it is to X-Ray, and asks nobody."""
     calls: list[object] = []
     serve("wsgi", lambda: set_user(ADA), XRayClient(), resolver=calls.append)
     assert (calls, caplog.records) == ([], [])

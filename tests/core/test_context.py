@@ -210,7 +210,7 @@ def test_concurrent_requests_push_their_own_users() -> None:
 
 
 def test_what_scrubbing_leaves_of_an_address_is_not_pushed_as_one() -> None:
-    """A masked address is no address: a pushed User does not carry it."""
+    """A masked address is not an address: a pushed User does not carry it."""
     client = RecordingClient()
     serve(
         "wsgi",

@@ -97,7 +97,7 @@ def test_none_overrules_an_earlier_answer_of_the_resolver() -> None:
 def test_a_bad_user_means_nobody_and_is_logged_once(
     bad: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A value that is no user clears the user, raises nothing, and is logged the first time."""
+    """A value that is not a user clears the user, raises nothing, and is logged the first time."""
     with isolation_scope(user=ADA):
         set_user(bad)
         set_user(bad)

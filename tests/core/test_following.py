@@ -68,7 +68,7 @@ def name() -> str | None:
 
 
 def test_a_login_after_a_question_is_seen() -> None:
-    """That nobody was there at the first question is no final answer."""
+    """That nobody was there at the first question is not a final answer."""
 
     def seen(environ: dict[str, Any]) -> list[str | None]:
         before = name()
@@ -195,7 +195,7 @@ def test_resolve_again_forgets_the_answer() -> None:
 
 
 def test_resolve_again_leaves_an_explicit_user() -> None:
-    """What the app has said itself is no answer of a resolver."""
+    """What the app has said itself is not an answer of a resolver."""
     with isolation_scope(user={"id": 1}):
         resolve_again()
         assert name() == "1"
@@ -229,7 +229,7 @@ def test_an_error_asks_once_more_where_nobody_was_found() -> None:
 
 
 def test_an_error_leaves_an_explicit_nobody() -> None:
-    """`set_user(None)` is no answer of a resolver."""
+    """`set_user(None)` is not an answer of a resolver."""
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         set_user(None)

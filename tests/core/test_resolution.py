@@ -301,7 +301,7 @@ def test_a_failing_resolver_changes_no_response(
 def test_nonsense_from_a_resolver_is_nobody(
     nonsense: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An answer that is no user counts as nobody and is logged once, without its value."""
+    """An answer that is not a user counts as nobody and is logged once, without its value."""
     for _ in range(2):
         with isolation_scope(resolver=lambda _: nonsense):
             assert get_user() is None

@@ -405,7 +405,7 @@ def test_our_own_log_is_not_reported() -> None:
 
 @pytest.mark.parametrize("level", ["LOUD", 1.5, True, []])
 def test_a_wrong_level_is_refused(level: Any) -> None:
-    """What is no level of logging raises when it is given."""
+    """What is not a level of logging raises when it is given."""
     with pytest.raises(ConfigurationError, match="capture_logging must be a level"):
         usercontext.init(None, capture_logging=level)
 

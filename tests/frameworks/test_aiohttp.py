@@ -360,7 +360,7 @@ def test_an_async_resolver_completes_the_report(usercontext_recorder: RecordingC
 
 
 def test_an_eager_resolver_is_asked_before_the_app(usercontext_recorder: RecordingClient) -> None:
-    """With `resolve="eager"` the user is known when the handler runs; nobody is no last word."""
+    """With `resolve="eager"` the user is known when the handler runs; nobody is not a last word."""
 
     async def peek(request: web.Request) -> web.Response:
         seen.append(who(resolve=False))

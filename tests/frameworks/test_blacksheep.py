@@ -269,7 +269,7 @@ def test_request_user_names_whom_authentication_found(
 
 
 def test_a_user_who_is_found_late_is_not_missed(usercontext_recorder: RecordingClient) -> None:
-    """Whoever asks before authentication hears of nobody, and that is no last word."""
+    """Whoever asks before authentication hears of nobody, and that is not a last word."""
     app = make_app(resolver=request_user)
     app.use_authentication().add(HeaderAuthentication())
 

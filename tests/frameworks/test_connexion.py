@@ -226,7 +226,7 @@ def test_an_error_that_the_app_handles_is_its_own_to_report(
 
 
 def test_an_error_in_a_stream_is_reported_once(usercontext_recorder: RecordingClient) -> None:
-    """What Connexion raises in place of an error that it can answer no more is no second one."""
+    """What Connexion raises in place of an error that it can answer no more is not a second one."""
     with passing_errors():
         ask(make_app(), "/stream", headers=ADA)
     (event,) = usercontext_recorder.events

@@ -301,7 +301,7 @@ def test_who_has_logged_in_is_named(
 def test_a_visitor_is_nobody(
     serve: Any, target: str, usercontext_recorder: RecordingClient
 ) -> None:
-    """AnonymousUser is no user, also right after somebody's request."""
+    """AnonymousUser is not a user, also right after somebody's request."""
     serve(target, cookie=log_in("ada"))
     serve(target)
     assert names(usercontext_recorder) == ["ada", None]
@@ -330,7 +330,7 @@ def test_what_django_answers_with_a_4xx_is_no_error(
 def test_an_error_that_a_middleware_handles_is_the_apps(
     serve: Any, usercontext_recorder: RecordingClient
 ) -> None:
-    """What a `process_exception` answers is no unhandled error."""
+    """What a `process_exception` answers is not an unhandled error."""
     serve("fail", cookie=log_in("ada"))
     assert usercontext_recorder.events == []
 
@@ -488,7 +488,7 @@ def test_an_async_resolver_completes_the_report(usercontext_recorder: RecordingC
 def test_an_eager_resolver_is_asked_before_the_view(
     usercontext_recorder: RecordingClient,
 ) -> None:
-    """A view sees who it is by peeking; nobody found that early is no final answer."""
+    """A view sees who it is by peeking; nobody found that early is not a final answer."""
     with override_settings(USERCONTEXT={"resolver": by_header, "resolve": "eager"}):
         serve_wsgi("me", x_user="bob")
         serve_asgi("me", x_user="eve")

@@ -75,7 +75,7 @@ def test_a_sound_project_passes() -> None:
     ("setting", "hint"),
     [
         ("x", "must be a dict, not str: write USERCONTEXT = {"),
-        ({"resolvr": 1}, '["resolvr"]: resolvr is no option: did you mean resolver?'),
+        ({"resolvr": 1}, '["resolvr"]: resolvr is not an option: did you mean resolver?'),
         ({"resolver": "shop.nowhere"}, "'shop.nowhere' cannot be imported"),
         ({"resolver": "django.nowhere"}, "'django.nowhere' cannot be imported"),
         ({"scrub": [("$user.email", "hash")]}, "needs hash_key"),

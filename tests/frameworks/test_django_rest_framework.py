@@ -67,7 +67,7 @@ class Reporting(Orders):
     """A view that answers for its own errors, and reports them."""
 
     def handle_exception(self, error: Exception) -> Response:
-        """Report what is no answer."""
+        """Report what is not an answer."""
         if isinstance(error, LookupError):
             capture_exception(error)
             return Response({"detail": "sorry"}, status=500)

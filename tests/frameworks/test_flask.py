@@ -110,7 +110,7 @@ def test_the_resolver_is_asked_inside_flasks_request(
 
 
 def test_an_anonymous_request_is_nobodys(usercontext_recorder: RecordingClient) -> None:
-    """Flask-Login's anonymous user is no user, also right after somebody's request."""
+    """Flask-Login's anonymous user is not a user, also right after somebody's request."""
     app = make_app(resolver=lambda _: flask_login.current_user)
     logged_in = app.test_client()
     logged_in.get("/login/ada")

@@ -267,7 +267,7 @@ def test_a_failing_handler_of_errors_is_reported(
 def test_an_error_of_a_websocket_is_reported(
     usercontext_recorder: RecordingClient, error: Exception, reports: list[str]
 ) -> None:
-    """Litestar closes the websocket itself; what the app closes is no error."""
+    """Litestar closes the websocket itself; what the app closes is not an error."""
 
     @websocket("/socket")
     async def socket(socket: WebSocket[Any, Any, Any]) -> None:

@@ -155,7 +155,7 @@ def test_an_anonymous_request_is_nobodys(usercontext_recorder: RecordingClient) 
 def test_an_identity_gives_its_fields_and_no_more(
     identity: Any, user: dict[str, str], usercontext_recorder: RecordingClient
 ) -> None:
-    """What is no field of a user stays, and the policy's userid stands in for an id."""
+    """What is not a field of a user stays, and the policy's userid stands in for an id."""
     failing(make_app(policy=Policy(identity)))
     assert users_of(usercontext_recorder) == [user]
 
@@ -299,7 +299,7 @@ def answering(status: int, *, reporting: bool = False) -> Any:
 def test_an_exception_view_that_answers_500_has_handled_nothing(
     status: int, reports: int, usercontext_recorder: RecordingClient
 ) -> None:
-    """A page for the 500 is no remedy; any other answer is."""
+    """A page for the 500 is not a remedy; any other answer is."""
     config = configure()
     config.add_exception_view(answering(status), context=LookupError)
     assert get(config.make_wsgi_app()) == b"sorry"

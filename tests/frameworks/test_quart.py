@@ -447,7 +447,7 @@ def test_a_second_context_is_refused() -> None:
 
 
 def test_another_app_is_refused() -> None:
-    """What is no Quart app is wrapped in the middleware instead."""
+    """What is not a Quart app is wrapped in the middleware instead."""
     app: Any = UserContextMiddleware(make_app())
     with pytest.raises(ConfigurationError, match=r"UserContextMiddleware\(app\)"):
         UserContext(app)

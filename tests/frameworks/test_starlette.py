@@ -380,7 +380,7 @@ def test_a_second_context_is_refused() -> None:
 
 
 def test_another_asgi_app_is_refused() -> None:
-    """What is no Starlette app is wrapped in the middleware instead."""
+    """What is not a Starlette app is wrapped in the middleware instead."""
     wrapped: Any = UserContextMiddleware(make_app())
     with pytest.raises(ConfigurationError, match=r"UserContextMiddleware\(app\)"):
         UserContext(wrapped)

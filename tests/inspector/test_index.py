@@ -204,7 +204,7 @@ def test_a_file_of_an_earlier_version(path: Path) -> None:
 
 
 def test_broken_payloads(path: Path, index: ReportIndex) -> None:
-    """A payload that is no event is a report like any other."""
+    """A payload that is not an event is a report like any other."""
     with closing(sqlite3.connect(path)) as connection, connection:
         for number, payload in enumerate(("", "[", "7", "null", "{}", '{"user": 7}', "[1]")):
             connection.execute(

@@ -164,7 +164,7 @@ def test_what_is_not_there(visitor: httpx.Client, page: str) -> None:
 
 @pytest.mark.parametrize("after", ["x", "1_x", "nan_1", "_", "1e400_5", "é_1", "1_" + "9" * 400])
 def test_keys_that_are_none(client: httpx.Client, path: Path, after: str) -> None:
-    """A key that is none is no error of ours."""
+    """A key that is none is not an error of ours."""
     keep(path, user=USER)
     for page in ("/", "/users", "/reports", "/search"):
         assert client.get(page, params={"after": after, "q": after}).status_code == 200
@@ -413,7 +413,7 @@ def test_too_large(visitor: httpx.Client, standing: Inspector) -> None:
     ],
 )
 def test_bad_envelopes(visitor: httpx.Client, standing: Inspector, lines: list[str]) -> None:
-    """What is no envelope is refused with 400, and says why."""
+    """What is not an envelope is refused with 400, and says why."""
     answer = post(visitor, "\n".join(lines).encode(), params={"sentry_key": standing.dsn[7:39]})
     assert (answer.status_code, bool(answer.json()["detail"])) == (400, True)
 

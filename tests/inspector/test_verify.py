@@ -160,7 +160,7 @@ def test_the_dsn_of_the_environment(
 
 
 def test_no_dsn(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is no DSN is told, with its form."""
+    """What is not a DSN is told, with its form."""
     assert main(["verify", "sentry.example"]) == 2
     assert "write https://" in capsys.readouterr().err
 

@@ -94,7 +94,7 @@ class TestCelery(Promises):
         assert reports(label) == 0
 
     def test_expected_errors_are_left_out(self, enqueue: Enqueue, label: str) -> None:
-        """What a task says it throws is no error."""
+        """What a task says it throws is not an error."""
         with usercontext.isolation_scope(user=ADA):
             enqueue("expected", label)
         enqueue("look", f"{label}.after")
@@ -164,7 +164,7 @@ class TestCelery(Promises):
 
     @pytest.mark.parametrize("how", ["refused", "ignored"])
     def test_a_task_that_is_given_up(self, enqueue: Enqueue, label: str, how: str) -> None:
-        """`Reject` and `Ignore` are no errors, and leave nobody behind."""
+        """`Reject` and `Ignore` are not errors, and leave nobody behind."""
         with usercontext.isolation_scope(user=ADA):
             enqueue("put_back", f"{label}.{how}")
         enqueue("look", f"{label}.after")

@@ -161,7 +161,7 @@ class TestDramatiq(Promises):
         assert_seen(seen(f"{label}.after"), "nobody")
 
     def test_expected_errors_are_left_out(self, enqueue: Enqueue, label: str) -> None:
-        """What an actor says it throws is no error."""
+        """What an actor says it throws is not an error."""
         with usercontext.isolation_scope(user=ADA):
             enqueue("expected", label)
         enqueue("look", f"{label}.after")

@@ -197,7 +197,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("what others call it", ["ip"], "did you mean '$user.ip_address'?"),
     ("what others call it, of a user", ["$user.mail"], "did you mean 'email'?"),
     ("a slip of a key", ["exrta.a"], "did you mean 'extra'?"),
-    ("no key of an event", ["zzz.a"], "no key of an event: write one of"),
+    ("no key of an event", ["zzz.a"], "not an event's key: write one of"),
     ("no part of a request", ["$request.zzz"], "write one of api_target"),
     ("no part of an exception", ["$exception.message"], "write one of"),
     ("below a text", ["$request.url.path"], "write '$request.url'"),
@@ -293,7 +293,7 @@ def test_versions_are_no_addresses() -> None:
 
 @pytest.mark.parametrize("method", ["mask", "replace", "hash", "@ip:mask"])
 def test_scrubbed_address_is_not_sent_as_one(method: str) -> None:
-    """What is no address any more is left out: Relay would move it into the user's id."""
+    """What is not an address any more is left out: Relay would move it into the user's id."""
     scrubber = Scrubber([("$user.ip_address", method)], hash_key=KEY)
     assert scrubber.user({"ip_address": ADDRESS}) is None
     assert scrubber.user({"id": "1", "ip_address": ADDRESS}) == {"id": "1"}

@@ -253,7 +253,7 @@ HOSTS = [
 @both
 @pytest.mark.parametrize(("host", "url"), HOSTS)
 def test_hostile_host(build: Any, host: str, url: str) -> None:
-    """What is no host is not believed: the server's own name stands there instead."""
+    """What is not a host is not believed: the server's own name stands there instead."""
     assert collect(RequestData(), build(CLIENT, [("Host", host)]))["url"] == url
 
 
@@ -280,7 +280,7 @@ def test_websocket() -> None:
 @pytest.mark.parametrize("method", ["<script>", "\xff", " "])
 @both
 def test_hostile_method(build: Any, method: str) -> None:
-    """What is no method is left out."""
+    """What is not a method is left out."""
     changes = {"REQUEST_METHOD": method} if build is environ_of else {"method": method}
     assert "method" not in collect(RequestData(), build(CLIENT, **changes))
 
@@ -687,7 +687,7 @@ def test_unreadable_part_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_no_mapping_at_all(caplog: pytest.LogCaptureFixture) -> None:
-    """Even what is no request at all gives an empty description, and a line in the log."""
+    """Even what is not a request at all gives an empty description, and a line in the log."""
     with caplog.at_level(logging.ERROR, "usercontext"):
         assert collect(EVERYTHING, None) == {}  # type: ignore[arg-type]
     assert len(caplog.records) == 1

@@ -179,6 +179,6 @@ def test_secret_names() -> None:
 
 @pytest.mark.parametrize("names", ["birth", ["b"], [5], [" "]])
 def test_wrong_secret_names(names: Any) -> None:
-    """What is no list of words, or a letter that nearly every name holds, raises at once."""
+    """What is not a list of words, or a letter that nearly every name holds, raises at once."""
     with pytest.raises(ConfigurationError, match="secret_names"):
         usercontext.init(None, secret_names=names)

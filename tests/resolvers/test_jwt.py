@@ -163,7 +163,7 @@ def test_a_public_key_is_no_secret() -> None:
     ],
 )
 def test_what_claims_are_taken(claims: dict[str, Any], user: dict[str, Any]) -> None:
-    """An email that nobody verified may be anybody's; what is no name is none."""
+    """An email that nobody verified may be anybody's; what is not a name is none."""
     expected = {name: value for name, value in user.items() if value is not None}
     assert resolver_of()(bearing(token_of(**claims))) == expected
 
@@ -311,7 +311,7 @@ def test_a_key_of_a_set() -> None:
     """A PyJWK knows its own algorithm."""
     key = jwt.PyJWK(Keys.written("first", RSA))
     assert resolver_of(key, "RS256")(bearing(token_of(RSA, "RS256"))) == ADA
-    with pytest.raises(ConfigurationError, match="key is no key for ES256"):
+    with pytest.raises(ConfigurationError, match="key is not a key for ES256"):
         resolver_of(key, "ES256")
 
 
@@ -321,14 +321,14 @@ def test_a_key_of_a_set() -> None:
         ({"algorithms": ["none"]}, "anybody can write"),
         ({"algorithms": ["HS256", "None"]}, "anybody can write"),
         ({"algorithms": ["HS256", "RS256"]}, "mixes HS"),
-        ({"algorithms": []}, "those of your issuer"),
+        ({"algorithms": []}, "name your issuer"),
         ({"algorithms": None}, "must be a list"),
         ({"algorithms": "HS256"}, "must be a list"),
-        ({"algorithms": [1]}, "those of your issuer"),
+        ({"algorithms": [1]}, "name your issuer"),
         ({"algorithms": ["XX1"]}, "does not know"),
-        ({"algorithms": ["RS256"]}, "no key for RS256"),
-        ({"key": ""}, "no key for HS256"),
-        ({"key": pem(RSA)}, "no key for HS256"),
+        ({"algorithms": ["RS256"]}, "not a key for RS256"),
+        ({"key": ""}, "not a key for HS256"),
+        ({"key": pem(RSA)}, "not a key for HS256"),
         ({"key": jwt.PyJWKClient("http://127.0.0.1:1")}, "everybody can"),
         ({"issuer": ""}, "issuer must be"),
         ({"issuer": []}, "issuer must be"),

@@ -111,7 +111,7 @@ def flask_app() -> Any:
 
 
 def test_flasks_session(recorder: RecordingClient) -> None:
-    """A report is no reason for a response to vary by cookie."""
+    """A report is not a reason for a response to vary by cookie."""
     client = flask_app().test_client()
     client.get("/login")
     response = client.get("/cart")
@@ -218,7 +218,7 @@ def test_where_there_is_no_session_yet() -> None:
 
 @pytest.mark.parametrize("userinfo", [None, "ada", {}, {"sub": None}, {"sub": ""}])
 def test_nobody_has_logged_in(userinfo: Any) -> None:
-    """What is no userinfo names nobody."""
+    """What is not a userinfo names nobody."""
     scope = {**scope_of(), "session": {"user": userinfo}}
     assert OidcSession()(HTTPConnection(scope)) is None
 

@@ -156,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b" ")
 
     def fault_garbage(self) -> None:
-        """Answer what is no HTTP."""
+        """Answer what is not HTTP."""
         self.rfile.read(int(self.headers["Content-Length"]))
         self.wfile.write(b"\x00\xff garbage \x16\x03\r\n\r\n")
 

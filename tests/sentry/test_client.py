@@ -84,7 +84,7 @@ def test_capture_the_exception_being_handled(kept: Kept) -> None:
 
 @pytest.mark.parametrize("value", [None, "text", ValueError], ids=["None", "str", "class"])
 def test_capture_no_exception(kept: Kept, value: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """What is no exception is not captured, and the log says so."""
+    """What is not an exception is not captured, and the log says so."""
     assert SentryClient(transport=kept).capture_exception(value) is None
     assert not kept.events
     assert "without an exception" in caplog.text
@@ -121,7 +121,7 @@ STOPS = [
 
 @pytest.mark.parametrize("error", STOPS, ids=repr)
 def test_stops_are_not_captured(kept: Kept, error: BaseException) -> None:
-    """Ways in which a program or task stops are no failures."""
+    """Ways in which a program or task stops are not failures."""
     assert SentryClient(transport=kept).capture_exception(error) is None
     assert kept.discarded == []
 

@@ -72,7 +72,7 @@ def test_bad_dsn(text: str) -> None:
     "value", [b"https://hunter2@host/1", 7, ["x"]], ids=["bytes", "int", "list"]
 )
 def test_not_a_str(value: object) -> None:
-    """What is no str is refused by its type alone."""
+    """What is not a str is refused by its type alone."""
     with pytest.raises(InvalidDsnError, match=type(value).__name__) as caught:
         Dsn(value)  # type: ignore[arg-type]
 

@@ -75,7 +75,7 @@ def test_a_refused_connection(
 def test_an_unknown_name(
     make_client: Callable[..., SentryClient], caplog: pytest.LogCaptureFixture, way: Any
 ) -> None:
-    """A name that no server of names knows is no refusal."""
+    """A name that no server of names knows is not a refusal."""
     said = told(make_client("https://key@sentry.invalid/1", **way), caplog)
     assert said.startswith("usercontext cannot reach sentry.invalid:443 and drops reports")
     assert "the name is not known" in said
@@ -88,7 +88,7 @@ def test_a_time_out(
     caplog: pytest.LogCaptureFixture,
     way: Any,
 ) -> None:
-    """A server that takes the connection and says nothing is no refusal either."""
+    """A server that takes the connection and says nothing is not a refusal either."""
     dsn = f"http://key@127.0.0.1:{port_of(listener)}/1"
     assert told(make_client(dsn, timeout=0.1, **way), caplog).endswith(
         "until it can: there was no answer in time"

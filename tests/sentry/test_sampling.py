@@ -221,7 +221,7 @@ def test_limit(make_client: Callable[..., SentryClient], tmp_path: Path) -> None
 
 
 def test_limit_is_not_for_nobody(make_client: Callable[..., SentryClient], tmp_path: Path) -> None:
-    """Reports of nobody are no user's."""
+    """Reports of nobody belong to no user."""
     client = make_client(f"sqlite:///{tmp_path / 'r.db'}", max_per_user="1/hour")
     assert all(client.capture_message("x") for _ in range(5))
 

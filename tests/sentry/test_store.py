@@ -256,7 +256,7 @@ def test_no_permission_as_any_user(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_not_a_database(path: Path) -> None:
     """So is a file of another kind, which stays as it is."""
     path.write_text("precious")
-    with pytest.raises(ConfigurationError, match="is no SQLite database"):
+    with pytest.raises(ConfigurationError, match="is not an SQLite database"):
         SentryClient(f"sqlite:///{path}")
 
     assert path.read_text() == "precious"
@@ -275,7 +275,7 @@ def test_corrupt_database(path: Path) -> None:
 def test_corrupt_header(path: Path) -> None:
     """So is one whose very beginning is."""
     path.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
-    with pytest.raises(ConfigurationError, match="is no SQLite database, or a damaged one"):
+    with pytest.raises(ConfigurationError, match="is not an SQLite database, or a damaged one"):
         SentryClient(f"sqlite:///{path}")
 
 
@@ -426,7 +426,7 @@ def test_read_no_file(tmp_path: Path) -> None:
 def test_read_another_file(path: Path) -> None:
     """So does reading a file of another kind."""
     path.write_text("not a database")
-    with pytest.raises(ConfigurationError, match="no SQLite database"):
+    with pytest.raises(ConfigurationError, match="not an SQLite database"):
         read_reports(path)
 
 

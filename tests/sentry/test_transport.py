@@ -391,7 +391,7 @@ def test_bad_answers(
     make_client: Callable[..., SentryClient],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A status that arrived counts; what is no answer is the network's fault."""
+    """A status that arrived counts; what is not an answer is the network's fault."""
     monkeypatch.setattr(http, "_RETRY_SECONDS", ())
     client = make_client(fragile(0, answer).dsn)
     capture(client)

@@ -52,7 +52,7 @@ class Framework:
 
     Attributes:
         name: `apps/<name>_app.py` has its `application`.
-        interface: that of the servers which can run it: `asgi`, `wsgi`, or a name of its own.
+        interface: which servers can run it: `asgi`, `wsgi`, or a name of its own.
         needs: the modules that must be installed, the framework's own first.
         features: what the app offers.
         limits: what it cannot do nevertheless.

@@ -285,7 +285,7 @@ def _pipelined(at: Target, *requests: Asked) -> None:
 
 @scenario()
 def anonymous_pipelined_behind_a_user(at: Target) -> None:
-    """Anonymous requests pipelined between those of users see nobody."""
+    """Anonymous requests pipelined between users' requests see nobody."""
     for prefix in at.prefixes:
         users = *both(f"{prefix}/whoami"), *both(f"{prefix}/whoami")
         _pipelined(at, *(one for user in users for one in (user, anonymous())))
@@ -758,13 +758,13 @@ def _mounted(at: Target, kind: str) -> None:
 
 @scenario("mounted_asgi")
 def mounted_asgi_apps(at: Target) -> None:
-    """A mounted ASGI app sees the outer user, or that of its own resolver."""
+    """A mounted ASGI app sees the outer user, or its own resolver's."""
     _mounted(at, "asgi")
 
 
 @scenario("mounted_wsgi")
 def mounted_wsgi_apps(at: Target) -> None:
-    """A mounted WSGI app sees the outer user, or that of its own resolver."""
+    """A mounted WSGI app sees the outer user, or its own resolver's."""
     _mounted(at, "wsgi")
 
 
@@ -792,7 +792,7 @@ def wrapped_around_the_app(at: Target) -> None:
     _variant(at, "/wrapped")
 
 
-# What is no HTTP request.
+# What is not an HTTP request.
 
 
 @scenario("websockets")
@@ -828,7 +828,7 @@ def _said(socket: Any, text: str) -> str:
 
 @scenario("lifespan")
 def lifespan_is_nobody(at: Target) -> None:
-    """The lifespan has no user, can set none, and its tasks never get that of a request."""
+    """The lifespan has no user, can set none, and its tasks never get a request's."""
     with at.connect() as connection:
         asked = put("/lifespan")
         for _ in range(2):

@@ -307,9 +307,9 @@ def test_scheme_host_and_port_are_exact(scheme: str, host: str, port: int | None
         ([7], "must hold texts"),
         (["https://billing.internal/path"], "scheme, host and port alone"),
         (["https://*.internal"], "no wildcards"),
-        (["https://user:pw@billing.internal"], "is no origin"),
-        (["ftp://billing.internal"], "is no origin"),
-        (["https://billing.internal:port"], "is no origin"),
+        (["https://user:pw@billing.internal"], "is not an origin"),
+        (["ftp://billing.internal"], "is not an origin"),
+        (["https://billing.internal:port"], "is not an origin"),
         (["http://billing.internal"], "allow_plain_http=True"),
     ],
 )

@@ -15,11 +15,11 @@ def test_what_comes_out_otherwise_is_named() -> None:
     """A test that fails, passes or is missing behind us differs; the same failure does not."""
     bare = seen(one="passed", two="failed", three="failed", four="passed")
     served = seen(one="failed", two="failed", three="passed")
-    assert run.different(bare, served) == [
-        "four: passed -> absent",
-        "one: passed -> failed",
-        "three: failed -> passed",
-    ]
+    assert run.differing(bare, served) == {
+        "four": "passed -> absent",
+        "one": "passed -> failed",
+        "three": "failed -> passed",
+    }
 
 
 def test_the_table_counts_each_run() -> None:

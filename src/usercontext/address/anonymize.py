@@ -99,7 +99,7 @@ def _shown(text: object) -> str | None:
 
 
 def _isolated(function: Callable[[str], object]) -> Anonymizer:
-    """Wrap the app's function: what it raises, or what is no address, withholds the address."""
+    """Wrap the app's function: what it raises, or what is not an address, withholds the address."""
 
     def anonymize(address: str) -> str | None:
         try:

@@ -1,6 +1,6 @@
 """Peer, forwarding header and trust make one address: the client's, which it cannot choose; pure.
 
-How a header is read is `forwarding_grammar`'s; whom to believe is decided here.
+How a header is read is `forwarding`'s matter; who is believed is decided here.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _LISTS = ("x-forwarded-for", "forwarded")
 _BEHIND_PROXY_LOOKS = 64
 _FAILURES_BEFORE_WARNING = 3
 
-#: Where a scope or environ keeps what was observed when its request began, and by whom.
+#: Where a scope or environ keeps what was observed when its request began, and which trust did.
 BEGAN: Final = "usercontext.address"
 
 #: Address, source, hops and reason, as `ClientAddress` has them.
@@ -291,7 +291,7 @@ class _HeaderReader:
         return found
 
     def _walk(self, text: str | None, peer: Outcome) -> Outcome:
-        """Take the first address from the right that is no trusted proxy."""
+        """Take the first address from the right that is not a trusted proxy."""
         holds_ipv4 = self._holds_ipv4
         place, found = 0, peer[0]
         for entry in reversed(self._split(text) if text else ()):
@@ -677,6 +677,6 @@ def _checked_header(header: object) -> str:
         )
     if not header or not TOKEN.issuperset(header):
         raise ConfigurationError(
-            f"forwarded_header={header!r} is no header name: write one such as 'x-forwarded-for'"
+            f"forwarded_header={header!r} is not a header name: write one such as 'x-forwarded-for'"
         )
     return header.lower()

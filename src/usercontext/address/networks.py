@@ -47,7 +47,7 @@ class TrustedNetworks:
         return bisect_right(self._ipv6, inet_pton(AF_INET6, address)) % 2 == 1
 
     def holds_ipv4(self, text: str) -> int | None:
-        """Return 1 if a text is a dotted address of these, 0 if not; None if it is no address."""
+        """Return 1 if a text is a dotted address of these, 0 if not; None for anything else."""
         try:
             packed = inet_pton(AF_INET, text)
         except (OSError, ValueError):  # ValueError: an embedded null, a lone surrogate
@@ -126,7 +126,7 @@ def _range(entry: str, option: str) -> _Range:
         _refuse(entry, text, option)
     if address in ("0.0.0.0", "::") and not slash:  # noqa: S104 (refused, not bound)
         raise ConfigurationError(
-            f'{option}: {entry!r} is no address of a proxy; for a unix socket write "unix"'
+            f'{option}: {entry!r} is not an address of a proxy; for a unix socket write "unix"'
         )
     family = AF_INET6 if ":" in address else AF_INET
     packed = inet_pton(family, address)
@@ -195,6 +195,6 @@ def _refuse(entry: str, text: str, option: str) -> NoReturn:
         )
     names = ", ".join([*NAMED_NETWORKS, UNIX])
     raise ConfigurationError(
-        f"{option}: {entry!r} is no address, network or known name ({names}); host names are "
+        f"{option}: {entry!r} is not an address, network or known name ({names}); host names are "
         "never looked up: write the proxy's address or network, such as '10.0.0.0/8'"
     )

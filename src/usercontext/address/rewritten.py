@@ -41,7 +41,7 @@ def rewriter(source: Source) -> str:
     """Return the name of the server or adapter whose scopes these are, "" where it is another's.
 
     Args:
-        source: the scope of a request whose peer is not that of the connection.
+        source: the scope of a request whose peer is another than the connection's.
     """
     asgi = source.get("asgi")
     told: Any = asgi if isinstance(asgi, dict) else {}

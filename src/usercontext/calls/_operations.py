@@ -127,7 +127,7 @@ def report_errors(errors: Iterable[Any], name: str | None, path: Iterable[str | 
     Errors of syntax and validation, and a `GraphQLError` raised on purpose, are answers.
 
     Args:
-        errors: those of GraphQL, or of the source of a subscription.
+        errors: GraphQL's, or the ones of a subscription's source.
         name: the operation's name.
         path: which field failed, where the error does not tell.
     """

@@ -30,7 +30,7 @@ class UserContext:
     apig-wsgi's `make_lambda_handler(app)`. Lambda stops the process as soon as the handler has
     returned: what waits for the built-in client is sent by then, within the time that is left.
 
-    The client's address is that of API Gateway, a Function URL or a load balancer. An event of a
+    API Gateway, a Function URL or a load balancer says the client's address. An event of a
     schedule, of EventBridge or S3 has nobody, unless the resolver finds somebody in it.
 
     Args:
@@ -39,7 +39,7 @@ class UserContext:
             called with the event.
 
     Raises:
-        ConfigurationError: an option is wrong, or the handler is no function.
+        ConfigurationError: an option is wrong, or the handler is not a function.
 
     .. versionadded:: 0.1.0
     """
@@ -77,7 +77,7 @@ class BatchUserContext:
             called with the message.
 
     Raises:
-        ConfigurationError: an option is wrong, or `handle` is no function.
+        ConfigurationError: an option is wrong, or `handle` is not a function.
 
     .. versionadded:: 0.1.0
     """

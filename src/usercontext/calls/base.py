@@ -34,7 +34,7 @@ _MAX_CAUSES: Final = 16
 class CallContext:
     """What applies to the calls of one server: the options of its `UserContext`.
 
-    They stand over those of the HTTP request that carries the call, or else over `init()`'s.
+    They stand over the options of the HTTP request that carries the call, or over `init()`'s.
 
     Args:
         options: see `ContextOptions`.
@@ -78,8 +78,8 @@ class CallContext:
     ) -> RequestRecord:
         """Return a fresh record for one call.
 
-        It knows whom an HTTP request of its own has found or was told, whether that goes on or
-        has ended, and writes nothing into it.
+        It knows the user that an HTTP request of its own has found or was told, whether that goes
+        on or has ended, and writes nothing into it.
 
         Args:
             source: the scope or environ of what carries this very call, or one in that shape.
@@ -111,7 +111,7 @@ class CallContext:
             source: as above.
             request: as above.
             call: as above.
-            packages: those of the library, see `original_error`.
+            packages: the library's, see `original_error`.
             is_error: tells the exceptions that are reported from those that are an answer.
         """
         return RunningCall(self.record(source, request, call), packages, is_error)
@@ -125,7 +125,7 @@ class RunningCall(Running):
 
     Args:
         record: the call's, fresh.
-        packages: those of the library, see `original_error`.
+        packages: the library's, see `original_error`.
         is_error: tells the exceptions that are reported from those that are an answer.
         is_own: see `Running`.
     """
@@ -237,7 +237,7 @@ def original_error(error: BaseException, packages: Iterable[str]) -> BaseExcepti
 
     A library wraps the app's error in one of its own, of which it tells the client. What it
     raises by itself (an unknown name, arguments of a wrong form), and a class of its own that the
-    app raises (an answer on purpose), are no failures of the app.
+    app raises (an answer on purpose), are not failures of the app.
 
     Args:
         error: as it was caught.

@@ -33,7 +33,7 @@ class UserContext:
     stdio there is nobody, unless the resolver says so. `ToolError` and its like are answers.
 
     Args:
-        server: the `fastmcp.FastMCP`; that of the official SDK has `usercontext.calls.mcp`.
+        server: the `fastmcp.FastMCP`; for the official SDK's there is `usercontext.calls.mcp`.
         options: see `ContextOptions`; what is left out comes from the middleware around the
             server's app, or else from `init()`. The resolver is called with Starlette's
             `Request` of the message, or with None over stdio.

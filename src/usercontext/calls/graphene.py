@@ -59,7 +59,7 @@ class UserContext:
         """Execute an operation inside of its run, and report its errors.
 
         Args:
-            execution: that of GraphQL.
+            execution: GraphQL's.
             operation: the operation, as it was parsed.
             execute: executes it, or returns what is to be awaited.
         """

@@ -126,9 +126,9 @@ class _Interceptor:
 class UserContext(_Interceptor, grpc.ServerInterceptor):  # type: ignore[misc]
     """Give every RPC to a server of grpcio a user of its own, and report its unhandled errors.
 
-    `grpc.server(executor, interceptors=[..., UserContext(resolver=find_user)])`, behind those of
-    OpenTelemetry and of authentication. A stream has its user to its end, and so have the
-    callbacks of `context.add_callback`. `context.abort()` is an answer.
+    `grpc.server(executor, interceptors=[..., UserContext(resolver=find_user)])`, behind the
+    interceptors of OpenTelemetry and of authentication. A stream has its user to its end, and so
+    have the callbacks of `context.add_callback`. `context.abort()` is an answer.
     """
 
     def intercept_service(
@@ -228,7 +228,7 @@ def _bind_callbacks(context: Any) -> None:
     try:
         context.add_callback = lambda callback: add_callback(bind(callback))
     except AttributeError:
-        # That of grpc.aio, and of who has made it immutable: a callback has nobody there.
+        # Immutable metadata of grpc.aio, or of the app: a callback has nobody there.
         return
 
 

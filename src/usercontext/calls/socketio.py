@@ -33,7 +33,7 @@ class Event:
         name: the event's name, such as `connect`.
         sid: the client's session id.
         namespace: the namespace, such as `/`.
-        environ: what `connect` was given, whose headers are those of the first request.
+        environ: what `connect` was given, with the headers of the first request.
         auth: what the client sent when it connected.
     """
 
@@ -65,7 +65,7 @@ class UserContext:
 
     Args:
         server: the server.
-        remember: keep whom `set_user()` names in any event for the client's later events.
+        remember: keep the user that `set_user()` names in any event for the client's later events.
         options: see `ContextOptions`; what is left out comes from the middleware around the
             server's app, or else from `init()`. The resolver is called with an `Event`.
 

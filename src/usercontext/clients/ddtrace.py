@@ -68,7 +68,7 @@ class DdtraceClient(TransactionClient):
         span_processor: what `setup()` registers with ddtrace; `unregister()` undoes that.
 
     Raises:
-        ConfigurationError: `fields` is no mapping of names.
+        ConfigurationError: `fields` is not a mapping of names.
         MissingDependencyError: ddtrace is not installed.
     """
 

@@ -32,7 +32,7 @@ def hide_spoken(
 
     Args:
         payload: what a library made; what is changed in these places of it is copied.
-        record: that of the request; None outside of any.
+        record: the request's; None outside of any.
         error: the exception that the payload reports.
         places: the keys under which errors, messages and variables stand.
     """

@@ -28,7 +28,7 @@ def renamed(user: Mapping[str, Any] | None, fields: Mapping[str, str]) -> dict[s
 
 
 def plain(user: Mapping[str, Any] | None, fields: Mapping[str, str]) -> dict[str, Any]:
-    """Return those of `renamed()` that are texts, flags or numbers: traces take nothing else."""
+    """Return what `renamed()` has of texts, flags and numbers: traces take nothing else."""
     if user is None:
         return {}
     return {name: user[f] for f, name in fields.items() if isinstance(user.get(f), _PLAIN)}

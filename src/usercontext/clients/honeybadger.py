@@ -42,7 +42,7 @@ class HoneybadgerClient(PayloadClient):
             `user_name`, `user_email` and `client_address`.
 
     Raises:
-        ConfigurationError: `fields` is no mapping of names.
+        ConfigurationError: `fields` is not a mapping of names.
         MissingDependencyError: honeybadger is not installed.
     """
 

@@ -20,7 +20,7 @@ class LangfuseClient(LlmTraces):
 
     Args:
         resolve: ask a sync resolver when a span starts; False: only take a user who is known.
-        tracer_provider: that of `Langfuse(tracer_provider=...)`; by default the global one, which
+        tracer_provider: what `Langfuse(tracer_provider=...)` has; by default the global one, which
             may be set after `init()`.
 
     Raises:

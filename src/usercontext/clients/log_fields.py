@@ -37,7 +37,7 @@ class LogClient(HookingClient):
             request that logs once would always be resolved.
 
     Raises:
-        ConfigurationError: `fields` is no mapping of names.
+        ConfigurationError: `fields` is not a mapping of names.
     """
 
     def __init__(self, *, fields: Mapping[str, str] | None = None, resolve: bool = False) -> None:

@@ -59,7 +59,7 @@ class NewrelicClient(TransactionClient):
             128; `{}` for the id alone. By default `FIELDS`.
 
     Raises:
-        ConfigurationError: `fields` is no mapping of names.
+        ConfigurationError: `fields` is not a mapping of names.
         MissingDependencyError: newrelic is not installed.
     """
 

@@ -55,7 +55,7 @@ class OpenTelemetryClient(TransactionClient):
     our user is not blended with them. Nothing goes into baggage, which is sent to every service
     that is called.
 
-    Texts of errors follow the option `exception_text`: those of recorded exceptions, of the status
+    Texts of errors follow the option `exception_text`: in recorded exceptions, in the status
     that comes of them, and of exceptions in log records.
 
     What an instrumentation itself says of the peer's address is taken off server spans without
@@ -79,7 +79,7 @@ class OpenTelemetryClient(TransactionClient):
         log_processor: the same for log records; it belongs before the exporting ones.
 
     Raises:
-        ConfigurationError: `fields` is no mapping of names.
+        ConfigurationError: `fields` is not a mapping of names.
         MissingDependencyError: opentelemetry-sdk is not installed.
     """
 

@@ -22,7 +22,7 @@ class PerRequest(Generic[T]):
     """Keeps one value for each request, and lets it go with the request's record.
 
     A ContextVar would not do: a function that `bind()` carries into a plain thread has none of
-    them, and an `isolation_scope` inside a request would find that of the request. Nor would a
+    them, and an `isolation_scope` inside a request would find the request's. Nor would a
     dictionary of records that holds them weakly: a value that refers back to its record, as hooks
     of ours do, would keep both for good.
     """

@@ -20,7 +20,7 @@ class PhoenixClient(LlmTraces):
 
     Args:
         resolve: ask a sync resolver when a span starts; False: only take a user who is known.
-        tracer_provider: that of `phoenix.otel.register(...)`; by default the global one, which
+        tracer_provider: what `phoenix.otel.register(...)` returns; by default the global one, which
             may be set after `init()`.
 
     Raises:

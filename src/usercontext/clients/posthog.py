@@ -48,12 +48,12 @@ class PosthogClient(PayloadClient):
     over must be captured inside of its `except` block.
 
     Args:
-        client: the `posthog.Posthog` that the app captures with; by default that of the module,
+        client: the `posthog.Posthog` that the app captures with; by default the module's,
             as in `posthog.capture()`.
         fields: the user's fields to add to an event, each with its property; by default `FIELDS`.
 
     Raises:
-        ConfigurationError: `fields` is no mapping of names.
+        ConfigurationError: `fields` is not a mapping of names.
         MissingDependencyError: posthog is not installed.
     """
 

@@ -61,7 +61,7 @@ class ScoutClient(TransactionClient):
         fields: the user's fields to add, each with its key in the context; by default `FIELDS`.
 
     Raises:
-        ConfigurationError: `fields` is no mapping of names.
+        ConfigurationError: `fields` is not a mapping of names.
         MissingDependencyError: scout-apm is not installed.
     """
 

@@ -37,8 +37,8 @@ class _Seen:
     """What we know of an event, kept in its hint from one of our hooks to the next.
 
     Attributes:
-        told: whom the app told the SDK: the event's user before integrations added to it.
-        record: that of the event's request.
+        told: the user that the app told the SDK, before integrations added to it.
+        record: the record of the event's request.
         runs: how often one of our processors has run on it.
         has_stack: whether it had the stack of a thread then.
     """
@@ -98,7 +98,7 @@ class EventNaming:
         return event
 
     def _stay_last(self) -> None:
-        """Run once more behind processors that came later, such as that of Django's integration.
+        """Run once more behind processors that came later, such as the one of Django's integration.
 
         The SDK reads the list while it runs it. One without us is not the request's own.
         """
@@ -132,7 +132,7 @@ def _take_unasked(event: Event, record: RequestRecord) -> None:
 
 
 class _AttachedStacks(Chained):
-    """The hook behind all processors, before that of the app.
+    """The hook behind all processors, before the app's.
 
     There the SDK has attached the stack of where an event without an exception was captured, with
     its local variables: version 3 does so unless told not to.

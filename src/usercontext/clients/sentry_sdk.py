@@ -40,10 +40,11 @@ class SentrySdkClient(HookingClient):
 
     Inside a request ours is the whole truth: what Sentry's integrations or `set_user` of
     sentry-sdk put there is replaced, and removed where the user is nobody. Where nothing says
-    who the user is, without a resolver and without a `set_user` of ours, whom the app told the SDK
-    stays. What the SDK collects by itself is taken out unless options of ours ask for it: the
-    framework's user, addresses from headers anyone can write, cookies and bodies. Scrub rules have
-    the last word over events. Outside of requests and `isolation_scope`s nothing is changed.
+    who the user is, without a resolver and without a `set_user` of ours, the user stays that the
+    app told the SDK. What the SDK collects by itself is taken out unless options of ours ask for
+    it: the framework's user, addresses from headers anyone can write, cookies and bodies. Scrub
+    rules have the last word over events. Outside of requests and `isolation_scope`s nothing is
+    changed.
 
     What it cannot do: an address leaves only if sentry-sdk is told so, by
     `data_collection={"user_info": True}`, which is the default from version 3 on, or by
@@ -131,7 +132,7 @@ class SentrySdkClient(HookingClient):
 
     def _own_scopes(self, get_user: GetUser) -> None:
         scopes = self._sdk.get_isolation_scope(), self._sdk.get_current_scope()
-        # On both: integrations add their own processors, which blend users, and those of the
+        # On both: integrations add their own processors, which blend users, and the ones of the
         # current scope run last.
         processor = EventNaming(get_user, current(), self._sdk)
         for scope in scopes:
@@ -172,7 +173,7 @@ class SentrySdkClient(HookingClient):
             return
         scopes = [*kept]
         if _outside.get() is not None:
-            # Sentry's own middleware, inside of ours, has forked those of the request.
+            # Sentry's own middleware, inside of ours, has forked the request's.
             scopes += [self._sdk.get_isolation_scope(), self._sdk.get_current_scope()]
         record = current()
         if record is not None and is_unasked(record):
@@ -185,7 +186,7 @@ class SentrySdkClient(HookingClient):
 
 
 def _keep_told(scopes: Any, user: User | None, record: RequestRecord) -> None:
-    """Leave whom the app told the SDK itself in the scopes, with our address or none."""
+    """Leave the user that the app told the SDK itself in the scopes, with our address or none."""
     fields = {} if user is None else user.to_dict()
     for scope in scopes:
         told = record.settings.scrubber.user(theirs(scope._user or {})) or {}

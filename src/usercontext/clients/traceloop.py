@@ -18,7 +18,7 @@ class TraceloopClient(LlmTraces):
 
     Args:
         resolve: ask a sync resolver when a span starts; False: only take a user who is known.
-        tracer_provider: that of Traceloop; by default the global one, which
+        tracer_provider: Traceloop's; by default the global one, which
             may be set after `init()`.
 
     Raises:

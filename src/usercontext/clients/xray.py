@@ -69,7 +69,7 @@ class XRayClient(TransactionClient):
         fields: the user's fields to annotate, each with its annotation; by default `FIELDS`.
 
     Raises:
-        ConfigurationError: `fields` is no mapping of names, or a name has other characters than
+        ConfigurationError: `fields` is not a mapping of names, or a name has other characters than
             letters, digits and `_`.
         MissingDependencyError: aws-xray-sdk is not installed.
     """
@@ -113,7 +113,7 @@ class XRayClient(TransactionClient):
             if self._current() is not None:
                 warn_once(
                     "X-Ray's context",
-                    "X-Ray keeps its segments by thread, so that those of concurrent requests mix: "
+                    "X-Ray keeps its segments by thread, so that concurrent requests mix them: "
                     "run xray_recorder.configure(context=AsyncContext()) in an async app",
                 )
             return

@@ -52,7 +52,7 @@ class ResponseBody:
         self._owned = owned
         self._iterator: Iterator[bytes] | None = None
 
-    # What `with inside(record)` does, written out: a body that is no list passes here four times
+    # What `with inside(record)` does, written out: a body that is not a list passes here four times
     # in every request, and each call costs as much as the rest.
 
     def __iter__(self) -> Iterator[bytes]:

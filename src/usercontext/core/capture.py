@@ -83,7 +83,7 @@ def report_crash(error: BaseException, record: RequestRecord | None = None) -> N
 
     Args:
         error: what nothing handled.
-        record: that of the request or scope which it left, where it is known.
+        record: of the request or scope that it left, where it is known.
     """
     report_lost(error, record or _record_for(error))
 

@@ -166,7 +166,7 @@ def _user_of_scrubbed(fields: dict[str, Any]) -> User | None:
     try:
         return User(**fields)
     except InvalidUserError:
-        # A masked or replaced address is no address any more.
+        # A masked or replaced address is not an address any more.
         fields.pop("ip_address", None)
     try:
         return User(**fields)

@@ -1,4 +1,4 @@
-"""The pipeline: from a request's record to the user that is reported, and to whom.
+"""The pipeline: from a request's record to the user that is reported to clients.
 
 Clients and frameworks are handed in; nothing here imports one.
 """
@@ -185,7 +185,7 @@ def collected_address(record: RequestRecord) -> str | None:
 
 
 def keep_user(record: RequestRecord) -> None:
-    """Keep the user whom the framework held last, for work that outlives the request."""
+    """Keep the user that the framework held last, for work that outlives the request."""
     resolution.follow(record)
     if record.user is UNKNOWN:
         resolution.ask(record)
@@ -354,7 +354,7 @@ def isolate_clients(record: RequestRecord) -> ClientScopes:
 
 
 def _reporting_record(error: BaseException | None) -> RequestRecord | None:
-    """The record of an exception that passed through us, else that of the current request."""
+    """The record of an exception that passed through us, else the current request's."""
     if error is not None:
         passed, record = of_error(error)
         if passed:

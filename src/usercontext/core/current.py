@@ -360,7 +360,7 @@ class _Block:
 
 
 def _meant_here() -> RequestRecord | None:
-    """Return the current record, past those of blocks that have been left elsewhere."""
+    """Return the current record, past records of blocks that have been left elsewhere."""
     record = current()
     while type(record) is LeftRecord:
         record = record.outer
@@ -468,14 +468,14 @@ class isolation_scope(_Block):  # noqa: N801
     """Open a blank scope of its own: for scripts, jobs and tests, also inside a request.
 
     There it has nothing of the request, but is reported by the same options: its clients and
-    scrub rules, those of the middleware included. The object may be kept, shared and nested.
+    scrub rules, the middleware's included. The object may be kept, shared and nested.
 
     Args:
         user: its user from the start; anything that `User.of` takes.
         resolver: called with None when the user is first needed.
 
     Raises:
-        ConfigurationError: the resolver is no function.
+        ConfigurationError: the resolver is not a function.
     """
 
     __slots__ = ("_settings", "_user")

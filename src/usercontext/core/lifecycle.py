@@ -132,7 +132,7 @@ def begin(record: RequestRecord) -> ClientScopes | None:
 
 
 async def resolve_early(record: RequestRecord) -> None:
-    """Resolve before the app; nobody is no final answer yet.
+    """Resolve before the app; nobody is not a final answer yet.
 
     A middleware inside may still authenticate the request.
     """
@@ -216,7 +216,7 @@ def fail_or_exit_now(record: RequestRecord, error: BaseException) -> None:
     """Report what leaves an app if it is an error, or tells that the worker is ended for one.
 
     A `SystemExit` with a status is how gunicorn ends a worker whose request takes too long: it
-    kills the process a second later, so the report is sent at once. Other stops are no errors.
+    kills the process a second later, so the report is sent at once. Other stops are not errors.
     """
     if isinstance(error, Exception):
         fail_now(record, error)

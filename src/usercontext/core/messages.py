@@ -27,14 +27,14 @@ OWN: Final = "_usercontext_calls"
 
 
 def record_over(outer: RequestRecord, source: Mapping[str, Any]) -> RequestRecord:
-    """Return a fresh record for a message, from that of the request which brought it."""
+    """Return a fresh record for a message, from the record of the request that brought it."""
     record = RequestRecord.of(source, outer.settings)
     take_over(outer, record)
     return record
 
 
 def take_over(outer: RequestRecord, record: RequestRecord, *, found: bool = True) -> None:
-    """Let a fresh record know whom a request was told or has found, ended or not.
+    """Let a fresh record know the user that a request was told or has found, ended or not.
 
     Args:
         outer: the request's.

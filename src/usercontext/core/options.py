@@ -27,7 +27,7 @@ class ContextOptions(TypedDict, total=False):
     resolver: called with the framework's request, at most once, when a user is needed.
     request_data: what of a request may be reported; by default no address.
     clients: further reporting clients.
-    scrub: privacy rules; they add up with those of `init()`.
+    scrub: privacy rules; they add up with `init()`'s.
     hash_key: at least 16 bytes, for rules that hash.
     never_store_ip: no address is ever reported; nothing can turn it off again.
     secret_names: words that make whatever name they stand in a secret's, beside those known, such
@@ -82,7 +82,7 @@ def check_names(options: Mapping[str, Any], known: Iterable[str]) -> None:
     for name in options.keys() - known:
         meant = checks.nearest(name, [*known, *elsewhere])
         if meant in elsewhere:
-            slip = "" if meant == name else f"{name} is no option: did you mean {meant}? "
+            slip = "" if meant == name else f"{name} is not an option: did you mean {meant}? "
             raise ConfigurationError(slip + _written_in_request_data(meant))
     checks.names(options, known)
 
@@ -130,7 +130,7 @@ def _secret_names(name: str, value: object) -> tuple[str, ...]:
     for word in words:
         if not isinstance(word, str) or len(word.strip()) < 2:
             raise ConfigurationError(
-                f"{name}: {word!r:.80} is no word of two letters or more, so it would stand in "
+                f"{name}: {word!r:.80} is not a word of two letters or more, so it would stand in "
                 'nearly every name: write one such as "iban"'
             )
     return words

@@ -39,7 +39,7 @@ class _Passage:
 
 
 class _Vars(dict[str, Any]):
-    """The attributes of an exception; equal to, and pickled and copied as, those of any other."""
+    """The attributes of an exception; equal to any other's, and pickled and copied like them."""
 
     __slots__ = ("passage",)
 
@@ -103,7 +103,7 @@ def attach(error: BaseException, record: RequestRecord) -> None:
 
 def of_error(error: object) -> tuple[bool, RequestRecord | None]:
     """Return whether the exception passed through us, and the record it carries."""
-    # What is no exception may come from an app's own hook, and passed through nothing.
+    # What is not an exception may come from an app's own hook, and passed through nothing.
     passage = _find(error) if isinstance(error, BaseException) else None
     return (False, None) if passage is None else (passage.has_passed, passage.record)
 

@@ -1,6 +1,6 @@
 """A WSGI request without clients, which is nearly every one, in as few steps as it takes.
 
-The steps are those of `usercontext.core.lifecycle`, written out: of the 1,300 instructions that a
+The steps of `usercontext.core.lifecycle`, written out: of the 1,300 instructions that a
 request may cost over a ContextVar and one small object, a call is 70 to 400. A test holds
 that both do the same.
 """

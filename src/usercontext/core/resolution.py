@@ -43,7 +43,7 @@ _inside: ContextVar[Resolution | None] = ContextVar("usercontext.resolution", de
 
 
 def as_user(value: object, cause: str, settings: Settings) -> User | None:
-    """Return what `User.of` makes of a value; what is no user is logged once and is nobody.
+    """Return what `User.of` makes of a value; what is not a user is logged once and is nobody.
 
     Extra values alone are a user where the client's address may be collected: that is the field
     which must be present.
@@ -89,7 +89,7 @@ def _warn_nonsense(value: object, cause: str) -> None:
     hint = "give a User, a mapping, the framework's user object, or None"
     names = _names_of(value)
     found = f" (it has {', '.join(names)})" if names else ""
-    warn_once(f"{cause}: {kind}", "%s gave %s, which is no user%s: %s", cause, kind, found, hint)
+    warn_once(f"{cause}: {kind}", "%s gave %s, which is not a user%s: %s", cause, kind, found, hint)
 
 
 def _names_of(value: object) -> list[str]:
@@ -106,7 +106,7 @@ def _names_of(value: object) -> list[str]:
 def _warn_coroutine(value: CoroutineType[Any, Any, Any], cause: str) -> None:
     value.close()  # Python would else complain about it, at some later time
     hint = "declare it with `async def`, so that it is awaited"
-    warn_once(f"{cause}: coroutine", "%s gave a coroutine, which is no user: %s", cause, hint)
+    warn_once(f"{cause}: coroutine", "%s gave a coroutine, which is not a user: %s", cause, hint)
 
 
 def _claim(record: RequestRecord) -> Resolution | None:

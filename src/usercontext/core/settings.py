@@ -1,4 +1,4 @@
-"""The options that apply to a request, joined from those of a middleware and of `init()`.
+"""The options that apply to a request, joined from a middleware's and `init()`'s.
 
 Data alone: what is done by them stands in `usercontext.core.context`.
 """
@@ -29,7 +29,7 @@ _FINDING_A_USER = ("make_request", "resolve", "resolver", "resolver_thread")
 
 
 class Settings:
-    """What applies to a request: who resolves its user, what is reported, and to whom.
+    """What applies to a request: what resolves its user, what is reported, and to which clients.
 
     Middlewares, `isolation_scope` and `init()` each make one of the options they are given;
     what one leaves out comes from the process-wide default.
@@ -190,7 +190,7 @@ class Settings:
         return self.scrubber.report if self.scrubber else None
 
     def merged_under(self, base: Settings) -> Settings:
-        """Return these options with those of `base` where they were left out.
+        """Return these options, from `base` where they were left out.
 
         Scrub rules add up, and a resolver stays with the kind of request it was written for.
         """
@@ -200,7 +200,7 @@ class Settings:
         return self._with(options, base)
 
     def without_resolver_of(self, base: Settings) -> Settings:
-        """Return these options over those of `base`, but for its ways to find a user."""
+        """Return these options over the ones of `base`, but for its ways to find a user."""
         options = {
             name: value for name, value in base._options.items() if name not in _FINDING_A_USER
         }
@@ -249,7 +249,7 @@ def _name_of(function: object) -> str:
 
 
 def _overriding(clients: tuple[ReportingClient, ...], name: str) -> tuple[ReportingClient, ...]:
-    """Return the clients whose method does more than that of the base class."""
+    """Return the clients whose method does more than the base class's."""
     methods = [(client, getattr(type(client), name, None)) for client in clients]
     base = "usercontext.clients.base"
     return tuple(client for client, method in methods if getattr(method, "__module__", "") != base)

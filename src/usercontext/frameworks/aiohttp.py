@@ -186,7 +186,7 @@ async def _send(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _client_of(request: web.Request) -> tuple[str, None] | None:
-    # An empty address is that of a unix socket's peer.
+    # A unix socket's peer has an empty address.
     return (request.remote, None) if request.remote else None
 
 

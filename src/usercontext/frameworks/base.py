@@ -24,7 +24,7 @@ __all__ = [
 
 
 def check_app(app: object, kind: type[Any] | tuple[type[Any], ...], takes: str, hint: str) -> None:
-    """Refuse what is no app of the framework.
+    """Refuse what is not an app of the framework.
 
     Args:
         app: what `UserContext` was given.

@@ -50,7 +50,7 @@ def _places(scope: Any, _request: object) -> Places:
 
 @follows(_held, _places)
 def request_user(request: Request) -> object:
-    """Return whom BlackSheep's authentication found: a ready resolver.
+    """Return the user that BlackSheep's authentication found: a ready resolver.
 
     It reads the claims of `request.user`, and follows it. While that is not authenticated the
     question stays open, as it may be so later.
@@ -86,7 +86,7 @@ class UserContext:
         """Go around all requests of an app, and listen for its errors.
 
         Raises:
-            ConfigurationError: it is no BlackSheep app, has started, or has a `UserContext`.
+            ConfigurationError: it is not a BlackSheep app, has started, or has a `UserContext`.
         """
         _check(app)
         vars(app)["_usercontext"] = self._middleware

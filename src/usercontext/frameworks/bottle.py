@@ -57,8 +57,8 @@ class UserContext:
     An error that Bottle answers with a 500 is reported, also where `@app.error(500)` makes the
     page; an `HTTPError` or `HTTPResponse` that the app raises is its answer.
 
-    Bottle has no users of its own: `request_user` of this module names whom the app has put into
-    `request.user`. What `request.auth` gives is whatever the client wrote into its
+    Bottle has no users of its own: `request_user` of this module names the user that the app put
+    into `request.user`. What `request.auth` gives is whatever the client wrote into its
     Authorization header, checked by nobody: never return it from a resolver as it is.
 
     Args:
@@ -150,7 +150,7 @@ def _report(error: object) -> None:
 
 
 def _original(error: Any) -> object:
-    """Return the error of a mounted WSGI app, which Bottle raises anew, itself its argument."""
+    """Return the error of a mounted WSGI app, which Bottle raises again, itself its argument."""
     while error.args and type(error.args[0]) is type(error):
         error = error.args[0]
     return error

@@ -1,4 +1,4 @@
-"""Channels: the user whom its `AuthMiddleware` puts into the scope of a websocket."""
+"""Channels: the user that its `AuthMiddleware` puts into the scope of a websocket."""
 
 from __future__ import annotations
 

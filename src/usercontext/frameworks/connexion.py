@@ -55,7 +55,7 @@ def _places(scope: Any, _request: object) -> Places:
 
 @follows(_held, _places)
 def request_user(connection: HTTPConnection) -> object:
-    """Return whom the app's security function named: a ready resolver.
+    """Return the user that the app's security function named: a ready resolver.
 
     It reads what Connexion keeps of that in its context, and follows it: `user` is the id, where
     it is text or a number, and `token_info` may name more. Until it has been called the question
@@ -102,7 +102,7 @@ class UserContext:
         """Put the middleware into the stack of an app, before its requests are handled.
 
         Raises:
-            ConfigurationError: it is no Connexion app, has started, or has a `UserContext`.
+            ConfigurationError: it is not a Connexion app, has started, or has a `UserContext`.
         """
         stack = _stack_of(app)
         _initialised.add(stack)

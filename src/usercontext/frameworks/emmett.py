@@ -49,7 +49,7 @@ class UserContext(UserContextMiddleware):
             or `async def`, is called with Emmett's `request` or `websocket`.
 
     Raises:
-        ConfigurationError: it is no Emmett app, or has a `UserContext` already, or an option is
+        ConfigurationError: it is not an Emmett app, or has a `UserContext` already, or an option is
             wrong; the message names the fix.
     """
 

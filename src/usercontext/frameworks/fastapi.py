@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-#: The current user, or None; an async resolver is awaited. Asked anew at each place, so that it
+#: The current user, or None; an async resolver is awaited. Asked again at each place, so that it
 #: sees what another dependency has set meanwhile.
 CurrentUser: TypeAlias = Annotated[User | None, Depends(resolve_user, use_cache=False)]
 
@@ -55,7 +55,7 @@ class RequireUser:
         return hash(self._headers["WWW-Authenticate"])
 
     async def __call__(self, user: CurrentUser) -> User:
-        """Return the user, whom FastAPI asks `resolve_user` for, or what overrides that."""
+        """Return the user, which FastAPI gets from `resolve_user`, or what overrides that."""
         if user is None or not (user.id or user.username or user.email):
             _say_why_nobody_is_let_in()
             raise HTTPException(401, "Not authenticated", headers=self._headers)

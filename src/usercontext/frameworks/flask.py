@@ -165,7 +165,7 @@ def _warn_initialised_twice(app: flask.Flask) -> None:
 
 
 def _find_before_stream(response: flask.Response) -> flask.Response:
-    """Take note of whom Flask-Login has found: a stream goes on where nobody can ask it."""
+    """Take note of the user that Flask-Login found: a stream goes on where nobody can ask it."""
     if response.is_streamed:
         find_current()
     return response

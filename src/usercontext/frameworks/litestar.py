@@ -39,7 +39,7 @@ def _places(scope: Any, _request: object) -> Places:
 
 @follows(_held, _places)
 def request_user(connection: ASGIConnection[Any, Any, Any, Any]) -> object:
-    """Return whom Litestar's authentication found: a ready resolver.
+    """Return the user that Litestar's authentication found: a ready resolver.
 
     It reads what an AbstractAuthenticationMiddleware puts into `scope["user"]`, session and JWT
     authentication included, and follows it. Until that has happened the question stays open.

@@ -42,7 +42,7 @@ _NOBODY_ASKED: Final = (NOT_YET, None)
 _REQUEST = "usercontext.pyramid"
 
 
-# Where a request keeps whom the policy has last said it is.
+# Where a request keeps the user that the policy has named last.
 _SEEN = "usercontext.identity"
 
 
@@ -77,7 +77,7 @@ def request_user(request: Any) -> object:
         identity = request.identity
     if identity is None:
         return None
-    if isinstance(identity, str):  # that of a legacy policy
+    if isinstance(identity, str):  # a legacy policy's
         return {"id": identity}
     user = User.of(identity_of(identity)) or User()
     if user.id is not None:
@@ -87,7 +87,7 @@ def request_user(request: Any) -> object:
 
 
 def _keep_seen(request: Any) -> None:
-    """Keep whom the policy has named last, before its cache is emptied by a later callback."""
+    """Keep the user that the policy has named last, before a later callback empties its cache."""
     seen = _held(None, request)
     cleared = seen is RequestLocalCache.NO_VALUE
     vars(request)[_SEEN] = _NOBODY_ASKED if cleared else (seen, None)

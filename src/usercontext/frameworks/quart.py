@@ -63,7 +63,7 @@ def _places(scope: Any, request: object) -> Places:
 
 @follows(_held, _places)
 def request_user(request: BaseRequestWebsocket) -> object:
-    """Return whom Quart-Auth's `current_user` names, by its `auth_id` alone: a ready resolver.
+    """Return the user of Quart-Auth's `current_user`, by its `auth_id` alone: a ready resolver.
 
     No property of a user class of your own is read. `login_user()` and `logout_user()` are
     followed. Outside of Quart's context, where Quart-Auth knows nobody, the question stays open.
@@ -108,7 +108,7 @@ class UserContext:
         """Put the middleware around an app.
 
         Raises:
-            ConfigurationError: it is no Quart app, or has a `UserContext` already.
+            ConfigurationError: it is not a Quart app, or has a `UserContext` already.
         """
         _check(app)
         app.extensions[_NAME] = self
@@ -121,7 +121,7 @@ class UserContext:
 
 
 async def _find_before_stream(response: Any) -> Any:
-    """Take note of whom Quart-Auth has found: a stream goes on where nobody can ask it."""
+    """Take note of the user that Quart-Auth found: a stream goes on where nobody can ask it."""
     if not isinstance(getattr(response, "response", None), DataBody):
         find_current()
     return response
@@ -139,7 +139,7 @@ def _reporting(teardown: Callable[..., Awaitable[None]]) -> Callable[..., Awaita
 
 
 def _request_of(scope: Any) -> BaseRequestWebsocket:
-    """Return the current request if it is that of the scope, which may be another's."""
+    """Return the current request if it is the scope's, which may be another one."""
     here = _current_request()
     if here is not None and here.scope.get(KEY) is scope.get(KEY):
         return here

@@ -57,7 +57,7 @@ class UserContext:
         """Serve every handler that is added to an app from here on.
 
         Raises:
-            ConfigurationError: it is no Robyn app, has routes, or has a `UserContext` already.
+            ConfigurationError: it is not a Robyn app, has routes, or has a `UserContext` already.
         """
         hint = "around an ASGI app write UserContextMiddleware(app) of usercontext.asgi"
         check_app(app, BaseRobyn, "a Robyn app or a SubRouter", hint)

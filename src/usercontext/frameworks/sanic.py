@@ -98,7 +98,7 @@ class UserContext:
         """Go around all requests of an app, and listen for its errors.
 
         Raises:
-            ConfigurationError: it is no Sanic app, has started, or has a `UserContext`.
+            ConfigurationError: it is not a Sanic app, has started, or has a `UserContext`.
         """
         _check(app)
         app.ctx.usercontext = self
@@ -196,7 +196,7 @@ async def _flush(_app: object) -> None:
 
 def _client_of(request: Request) -> tuple[str, int] | None:
     peer = request.conn_info
-    # An empty address is that of a unix socket's peer.
+    # A unix socket's peer has an empty address.
     return (peer.client_ip, peer.client_port) if peer is not None and peer.client_ip else None
 
 

@@ -1,4 +1,4 @@
-"""Starlette: the ASGI middleware around all of an app, and whom its authentication found."""
+"""Starlette: the ASGI middleware around all of an app, and the user of its authentication."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _places(scope: Any, _request: object) -> Places:
 
 @follows(_held, _places)
 def request_user(connection: HTTPConnection) -> object:
-    """Return whom Starlette's AuthenticationMiddleware found, or another: a ready resolver.
+    """Return the user that Starlette's AuthenticationMiddleware found: a ready resolver.
 
     It reads `scope["user"]`, else `request.state.user`, and follows both. Until authentication
     has happened the question stays open, so the order of middlewares does not matter, unless
@@ -100,7 +100,7 @@ class UserContext:
         """Put the middleware around all that an app is made of.
 
         Raises:
-            ConfigurationError: it is no Starlette app, has started, or has a `UserContext`.
+            ConfigurationError: it is not a Starlette app, has started, or has a `UserContext`.
         """
         _check(app)
         _initialised.add(app)

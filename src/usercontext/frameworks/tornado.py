@@ -34,7 +34,7 @@ __all__ = ["UserContext", "request_user"]
 _initialised: WeakSet[Application] = WeakSet()
 
 
-_KEPT = "_current_user"  # where Tornado keeps whom it has found
+_KEPT = "_current_user"  # where Tornado keeps the user that it has found
 
 
 def _held(source: Any, _request: object) -> object:
@@ -105,7 +105,7 @@ class UserContext:
         """Go around all requests of an application.
 
         Raises:
-            ConfigurationError: it is no Tornado application, or has a `UserContext`.
+            ConfigurationError: it is not a Tornado application, or has a `UserContext`.
         """
         _check(application)
         _initialised.add(application)

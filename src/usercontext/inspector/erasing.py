@@ -45,7 +45,7 @@ class Erased(NamedTuple):
     """What has become of a user's reports."""
 
     reports: int
-    #: Whether the file was written anew without them; else their pages are overwritten all the
+    #: Whether the file was rewritten without them; else their pages are overwritten all the
     #: same, and the file is as large as before.
     is_compacted: bool
 
@@ -77,7 +77,7 @@ def _decoded(payload: str) -> dict[str, Any]:
 
 
 def erase_user(path: str | os.PathLike[str], user: str) -> Erased:
-    """Delete a user's reports, overwrite where they stood, and write the file anew.
+    """Delete a user's reports, overwrite where they stood, and rewrite the file.
 
     Raises:
         ConfigurationError: there is no such file, or it holds no reports.
@@ -111,7 +111,7 @@ def _delete(connection: sqlite3.Connection, reports: list[ReportOfUser]) -> int:
 
 
 def _compact(connection: sqlite3.Connection) -> bool:
-    """Write the file anew, and its log as well, which has the old pages; not while others read."""
+    """Rewrite the file, and its log as well, which has the old pages; not while others read."""
     try:
         connection.execute("VACUUM")
         (is_busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

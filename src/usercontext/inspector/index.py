@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReportIndex", "connect_to_write"]
 
-#: Of the tables below; a file with another one gets them anew.
+#: Of the tables below; a file with another one gets new ones.
 _VERSION = 1
 _BATCH = 500
 _BUSY_SECONDS = 10.0

@@ -152,12 +152,12 @@ def events_of_envelope(body: bytes) -> Iterator[SentEvent]:
     """Yield the events of an envelope; items of other kinds are skipped.
 
     Raises:
-        RefusedError: it is no envelope, or an event in it is too large.
+        RefusedError: it is not an envelope, or an event in it is too large.
     """
     line, _, rest = body.partition(b"\n")
     header = _object(line)
     if header is None:
-        raise RefusedError(400, "invalid envelope: its first line is no JSON object")
+        raise RefusedError(400, "invalid envelope: its first line is not a JSON object")
     for kind, payload in _items(rest):
         if kind == "event":
             yield event_of(payload, header.get("event_id"))
@@ -171,7 +171,7 @@ def _items(rest: bytes) -> Iterator[tuple[object, bytes]]:
         line, _, rest = rest.partition(b"\n")
         header = _object(line)
         if header is None:
-            raise RefusedError(400, "invalid envelope: an item's header is no JSON object")
+            raise RefusedError(400, "invalid envelope: an item's header is not a JSON object")
         length = header.get("length")
         if isinstance(length, int) and not isinstance(length, bool):
             if not 0 <= length <= len(rest):
@@ -192,7 +192,7 @@ def event_of(payload: bytes, event_id: object = None) -> SentEvent:
         raise RefusedError(413, f"an event is larger than {_MAX_EVENT >> 20} MiB")
     event = _object(payload)
     if event is None:
-        raise RefusedError(400, "an event is no JSON object")
+        raise RefusedError(400, "an event is not a JSON object")
     for candidate in (event.get("event_id"), event_id):
         found = candidate.replace("-", "").lower() if isinstance(candidate, str) else ""
         if _EVENT_ID.fullmatch(found):

@@ -76,7 +76,7 @@ class Problem(NamedTuple):
 
 
 class UserRow(NamedTuple):
-    """A user whom reports name."""
+    """A user that reports name."""
 
     identity: str
     name: str

@@ -125,7 +125,7 @@ def _pairs(tags: object) -> list[tuple[str, str]]:
 
 
 def grouped(frames: list[shown.Frame]) -> list[FrameGroup]:
-    """Return frames from the innermost on, those of libraries together."""
+    """Return frames from the innermost on, the libraries' together."""
     inward = groupby(reversed(frames), key=lambda frame: frame.in_app)
     return [FrameGroup(in_app, list(group)) for in_app, group in inward]
 

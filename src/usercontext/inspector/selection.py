@@ -83,7 +83,7 @@ def find_report(path: str | os.PathLike[str], event_id: str) -> dict[str, Any]:
     wanted = event_id.replace("-", "").lower()
     if len(wanted) < 4 or not _DIGITS.issuperset(wanted):
         raise ConfigurationError(
-            f"{event_id!r} is no event id: give the hexadecimal digits of the column EVENT, at "
+            f"{event_id!r} is not an event id: give the hexadecimal digits of the column EVENT, at "
             "least the first 4"
         )
     with closing(connect_to_read(existing_file(path))) as connection:
@@ -154,7 +154,7 @@ def kind_of_file(path: str | os.PathLike[str]) -> str:
     """Return what a file is: `reports`, `outbox`, or `neither`.
 
     Raises:
-        ConfigurationError: there is no such file, or it is no SQLite database.
+        ConfigurationError: there is no such file, or it is not an SQLite database.
     """
     try:
         connection = connect_to_read(existing_file(path))

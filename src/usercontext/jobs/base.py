@@ -127,7 +127,7 @@ class JobContext:
     # --- where it runs --------------------------------------------------------------------
 
     def user_of(self, text: object, name: str, id: str) -> User | None:  # noqa: A002
-        """Return whom a mark carries, if it is accepted for this job."""
+        """Return the user that a mark carries, if it is accepted for this job."""
         if text is None:
             return None
         carried = self._carried("run")
@@ -142,7 +142,7 @@ class JobContext:
         *,
         is_error: Callable[[BaseException], bool] | None = None,
     ) -> RunningJob:
-        """Return one run of a job, to be entered: with whom its mark carries, or nobody.
+        """Return one run of a job, to be entered: with the user of its mark, or nobody.
 
         Args:
             text: the mark as it was found in the message; None where there is none.
@@ -192,7 +192,7 @@ def described(target: object) -> str:
 
 
 def _loading(resolver: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Have whoever was carried stand for whom a failing resolver could not load."""
+    """Let the carried user stand in for one that a failing resolver could not load."""
     from functools import update_wrapper
     from inspect import iscoroutinefunction
 

@@ -39,7 +39,7 @@ _RUNNING: Final = "_usercontext_running"
 _CALLER: Final = "_usercontext_caller"
 _TOLD: Final = (CancelExecution, RateLimitExceeded, RetryTask, TaskLockedException)
 
-# The mark of the task that is being serialised here, and that of the one read here last.
+# The marks of the task that is being serialised here, and of the one read here last.
 _writing: ContextVar[str | None] = ContextVar("usercontext.huey.writing", default=None)
 _read: ContextVar[str | None] = ContextVar("usercontext.huey.read", default=None)
 

@@ -90,7 +90,7 @@ class UserContext:
     def _create(self, create: Callable[..., RqJob], *args: Any, **options: Any) -> RqJob:
         job = create(*args, **options)
         name, id_ = _name_of(job), job.id
-        # The caller's own dictionary may be that of many jobs.
+        # Many jobs may share the caller's own dictionary.
         meta = {key: value for key, value in job.meta.items() if key != KEY}
         mark = self._jobs.mark(name, id_, job.meta.get(KEY))
         job.meta = meta if mark is None else {**meta, KEY: mark}

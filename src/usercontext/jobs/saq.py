@@ -67,7 +67,7 @@ class UserContext:
         }
 
     def _joined(self, theirs: dict[str, Any]) -> dict[str, Any]:
-        """Return our hooks around those of the app."""
+        """Return our hooks around the app's."""
         joined = {}
         for name, hook in self._hooks().items():
             found = theirs.get(name) or ()

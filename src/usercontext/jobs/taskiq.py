@@ -126,7 +126,7 @@ def _end() -> None:
 
 
 def _write(message: TaskiqMessage, mark: str | None) -> None:
-    """Put a mark into the labels of a message alone: the task's own are those of all messages."""
+    """Put a mark into the labels of a message alone: all messages share the task's own."""
     labels = {name: value for name, value in message.labels.items() if name != KEY}
     message.labels = labels if mark is None else {**labels, KEY: mark}
 

@@ -54,7 +54,7 @@ def read(error: BaseException) -> tuple[str, Callable[[str], str]]:
 def _safe_by(kind: type[BaseException], path: str, text: str) -> str:
     if is_of_library(kind, path):
         return without_values(_safe_reading(text))
-    # Those of Python say where, not what, but for numbers and dates that are read of texts.
+    # Python's say where, not what, but for numbers and dates that are read of texts.
     return _safe_reading(text) if issubclass(kind, (ValueError, LookupError)) else safe_text(text)
 
 
@@ -173,7 +173,7 @@ def _teller_of(kind: type[BaseException]) -> _Tell | None:
 
 
 def _names(place: object) -> str:
-    """Write a path into data; a key that is no plain name may be the client's own text."""
+    """Write a path into data; a key that is not a plain name may be the client's own text."""
     parts = place if isinstance(place, (list, tuple)) else (place,)
     return ".".join(_name(part) for part in parts)
 

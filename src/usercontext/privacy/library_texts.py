@@ -107,7 +107,7 @@ def _shown(match: re.Match[str]) -> str:
 
 
 def looks_like_value(word: str) -> bool:
-    """Return whether a word is no name: letters and digits run together, a long number, an @."""
+    """Return whether a word is not a name: letters and digits run together, a long number, an @."""
     if "@" in word:
         return True
     if _NAME_AND_NUMBER.fullmatch(word) is not None:

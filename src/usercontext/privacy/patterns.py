@@ -1,4 +1,4 @@
-"""What a scrubbing rule looks for within a text: Relay's patterns, and those of an app; pure.
+"""What a scrubbing rule looks for within a text: Relay's patterns, and an app's; pure.
 
 Names and meanings follow Sentry's documentation, "Advanced Data Scrubbing".
 """

@@ -250,7 +250,7 @@ def _searched(pattern: Pattern, rule: ScrubRule, value: str | int) -> Any:
         text = str(value) if abs(value) >= _LONG else ""
         shown = _without_pattern(pattern, rule, text)
         return value if shown == text else shown or _REMOVED
-    # An empty text is no value: Sentry refuses such tags, and makes "email:" of an email.
+    # An empty text is not a value: Sentry refuses such tags, and makes "email:" of an email.
     return (_without_pattern(pattern, rule, value) or _REMOVED) if value else value
 
 
@@ -395,7 +395,7 @@ def _with_sound_user(event: dict[str, Any], scrubbed: dict[str, Any]) -> dict[st
     if not isinstance(user, dict) or user is before:
         return scrubbed
     # Relay would keep the raw value in the unique user that it computed before its rules, and
-    # would move what is no address from `ip_address` into `id`.
+    # would move what is not an address from `ip_address` into `id`.
     dropped = {"sentry_user"}
     if isinstance(before, dict) and user.get("ip_address") != before.get("ip_address"):
         dropped.add("ip_address")

@@ -100,7 +100,7 @@ def _is_pass(part: str) -> bool:
 
 
 def _normalized(name: str) -> str:
-    """Return a name in small letters, those of other widths as usual ones."""
+    """Return a name in small letters, letters of other widths as usual ones."""
     from unicodedata import normalize  # only a name with such letters needs it
 
     return normalize("NFKC", name).lower()

@@ -269,11 +269,11 @@ def _check_root(first: str, text: str) -> None:
     for kind in ("user", "request"):
         if field in _FIELDS[kind]:
             raise ConfigurationError(
-                f"scrub: the selector {text!r} begins with {first!r}, which is no key of an event: "
+                f"scrub: the selector {text!r} begins with {first!r}, which is not an event's key: "
                 f"did you mean '${kind}.{field}'?"
             )
     raise ConfigurationError(
-        f"scrub: the selector {text!r} begins with {first!r}, which is no key of an event"
+        f"scrub: the selector {text!r} begins with {first!r}, which is not an event's key"
         f"{nearest(first, _ROOTS)}"
     )
 

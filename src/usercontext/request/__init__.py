@@ -51,7 +51,7 @@ def _platform_trust(name: str, *given: Any) -> ProxyTrust:
 
 
 class RequestData:
-    """Says what of a request may be reported, and whom to believe about its client's address.
+    """Says what of a request may be reported, and which proxies to believe about its client.
 
     Only the method and the URL, without its query, are reported unless more is asked for.
     Immutable, and equal by its options.

@@ -179,7 +179,7 @@ def _addresses_of(source: Source, options: RequestData) -> Iterator[str]:
 def hidden_addresses(options: RequestData, source: Source) -> HiddenAddresses:
     """Return what recognises, in any text, the addresses that a request came with.
 
-    Where the client's is the server's own as well, it is no secret.
+    Where the client's is the server's own as well, it is not a secret.
     """
     gather = partial(_addresses_of, source, options)
     return HiddenAddresses(gather, spared=parts.server(source)[0])

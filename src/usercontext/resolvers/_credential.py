@@ -8,7 +8,7 @@ from usercontext.exceptions import ConfigurationError
 
 __all__ = ["Credential"]
 
-# Servers take headers of 8 to 64 KiB: what is longer than this is no token of anybody.
+# Servers take headers of 8 to 64 KiB: what is longer than this is not a token of anybody.
 _MAX_LENGTH: Final = 16_384
 
 

@@ -1,4 +1,4 @@
-"""The user whom another service of ours has carried here, and several resolvers in a row."""
+"""The user that another service of ours has carried here, and several resolvers in a row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["CarriedUser", "first_of"]
 
 
 class CarriedUser:
-    """Resolve the user whom a trusted peer says in the header of `usercontext.services`.
+    """Resolve the user that a trusted peer names in the header of `usercontext.services`.
 
     What comes from any other peer is ignored, and so is what is signed with another key, for
     another audience or host, or too long ago. It is believed whole or not at all.
@@ -142,7 +142,7 @@ def first_of(*resolvers: Callable[[Any], Any]) -> Callable[[Any], Any]:
         resolvers: asked in this order; with an async one among them the result is async.
 
     Raises:
-        ConfigurationError: there is none, or one is no function.
+        ConfigurationError: there is none, or one is not a function.
 
     .. versionadded:: 0.1.0
     """

@@ -34,9 +34,9 @@ class JwtClaims:
             It fetches inside of the request whose report needs the user: give it a short
             `timeout`, and an ASGI app `resolver_thread=True`.
         algorithms: those that your issuer signs with, such as ["RS256"]; others are refused.
-        issuer: whose tokens are taken (`iss`), or several; None takes those of anybody with the
+        issuer: whose tokens are taken (`iss`), or several; None takes anybody's with the
             key.
-        audience: whom they are for (`aud`), one or several; None takes them whomever they are for.
+        audience: who they are for (`aud`), one or several; None takes them for any audience.
         claims: the user's fields, each with its claim; by default id, username, email and name
             from `sub`, `preferred_username`, `email` and `name`. An email whose `email_verified`
             is false is left out.
@@ -111,7 +111,7 @@ class JwtClaims:
             )
         except self._jwt.InvalidTokenError:
             return None
-        except Exception:  # noqa: BLE001 - whatever a forger makes of it, it is no user
+        except Exception:  # noqa: BLE001 - whatever a forger makes of it, it is not a user
             failure("JwtClaims", "a token could not be verified: this request has no user")
             return None
         return claims
@@ -140,7 +140,7 @@ class JwtClaims:
             if self._algorithms[0].startswith("HS"):
                 raise ConfigurationError(
                     "key fetches keys that everybody can, and algorithms takes them for secrets: "
-                    "name those of your issuer"
+                    "name your issuer's"
                 )
             return None
         if isinstance(key, self._jwt.PyJWK) and key.algorithm_name in self._algorithms:
@@ -156,8 +156,8 @@ class JwtClaims:
                 ) from None
             except Exception:  # noqa: BLE001 - the text may hold the key
                 raise ConfigurationError(
-                    f"key is no key for {name}: give the secret for HS algorithms, and the public "
-                    "key (PEM) or a PyJWKClient for the others"
+                    f"key is not a key for {name}: give the secret for HS algorithms, and the "
+                    "public key (PEM) or a PyJWKClient for the others"
                 ) from None
         return prepared
 
@@ -170,15 +170,15 @@ def _checked_algorithms(algorithms: object) -> list[str]:
     """Refuse what lets forged tokens pass (RFC 8725, 3.1 and 3.2)."""
     names = list(listed("algorithms", algorithms, "names", '["RS256"]'))
     if not names or not all(isinstance(name, str) for name in names):
-        raise ConfigurationError('algorithms must name those of your issuer, such as ["RS256"]')
+        raise ConfigurationError('algorithms must name your issuer\'s, such as ["RS256"]')
     if any(name.lower() == "none" for name in names):
         raise ConfigurationError(
-            'algorithms has "none", with which anybody can write a token: name those of your issuer'
+            'algorithms has "none", with which anybody can write a token: name your issuer\'s'
         )
     if len({name.startswith("HS") for name in names}) > 1:
         raise ConfigurationError(
             "algorithms mixes HS with others: a public key would be taken for a secret, which "
-            "everybody knows; name those of your issuer"
+            "everybody knows; name your issuer's"
         )
     return names
 

@@ -28,7 +28,7 @@ class OidcSession:
         claims: the user's fields, each with its claim; by default id, username, email and name
             from `sub`, `preferred_username`, `email` and `name`. An email whose `email_verified`
             is false is left out.
-        session: finds the session of a request, or None; by default that of Starlette, Django,
+        session: finds the session of a request, or None; by default the one of Starlette, Django,
             Flask, and others that keep it in the ASGI scope.
 
     Raises:

@@ -65,7 +65,7 @@ class SentryClient(BaseClient):
         sample_key: at least 16 bytes that decide which users those are; by default what the DSN
             gives, so that projects differ. Services with one key send the same users' events.
         max_per_user: how many events of one user a process sends, such as "10/minute"; per
-            second, minute, hour or day. Further ones are dropped; those of nobody are not counted.
+            second, minute, hour or day. Further ones are dropped; nobody's are not counted.
         before_send: called with each event (a plain dict) on the thread that captures; returns
             it, changed or not, or None to drop it. If it raises, the event is dropped. Scrubbing
             rules apply after it.
@@ -201,7 +201,7 @@ class SentryClient(BaseClient):
         return (default() if record is None else record.settings).exception_text
 
     def setup(self, get_user: GetUser, /) -> None:
-        """Remember whom to ask for the user of what this client captures on its own."""
+        """Remember what to ask for the user of what this client captures on its own."""
         self._get_user = get_user
 
     # In two steps, between which the context adds user and request
@@ -276,7 +276,7 @@ class SentryClient(BaseClient):
             error: the exception.
             level: fatal, error, warning, info or debug.
             handled: whether the app went on; False for one that ended a request.
-            user: whom to name; else whoever the context knows.
+            user: who to name; else whoever the context knows.
             request: the `request` part of the event.
 
         Returns:

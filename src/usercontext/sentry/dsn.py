@@ -91,7 +91,7 @@ def _split(text: str) -> SplitResult:
     try:
         parts = urlsplit(text)
     except ValueError:
-        raise InvalidDsnError(f"dsn is no URL: write {_FORM}") from None
+        raise InvalidDsnError(f"dsn is not a URL: write {_FORM}") from None
     if parts.scheme not in {"http", "https"}:
         raise InvalidDsnError(
             f'dsn must begin with "https://", "http://" or "sqlite:///": write {_FORM}'
@@ -117,11 +117,11 @@ def _host(parts: SplitResult) -> str:
         host, port = parts.hostname, parts.port
     except ValueError:
         # The ValueError's own text quotes the DSN, hence `from None`.
-        raise InvalidDsnError("dsn has a port that is no number of 1 to 65535") from None
+        raise InvalidDsnError("dsn has a port that is not a number of 1 to 65535") from None
     if not host or not (_is_ipv6(host) if "[" in parts.netloc else _HOST.fullmatch(host)):
         raise InvalidDsnError(f"dsn has no host, or one that cannot be: write {_FORM}")
     if port == 0:
-        raise InvalidDsnError("dsn has a port that is no number of 1 to 65535")
+        raise InvalidDsnError("dsn has a port that is not a number of 1 to 65535")
     host = f"[{host}]" if ":" in host else host
     return host if port is None else f"{host}:{port}"
 

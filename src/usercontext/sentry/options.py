@@ -57,7 +57,7 @@ def release(value: object) -> str | None:
 
 
 def server_name(value: object) -> str | None:
-    """Return the server's name, of which the system's own is used if it is no address."""
+    """Return the server's name, of which the system's own is used if it is not an address."""
     if value is None:
         name = socket.gethostname()
         return name if name and not _is_address(name) else None

@@ -1,4 +1,4 @@
-"""Exceptions by which a program stops: they are no failures, and never reported."""
+"""Exceptions by which a program stops: they are not failures, and never reported."""
 
 from __future__ import annotations
 

@@ -28,12 +28,12 @@ class Carrier:
     Args:
         hosts: origins such as "https://billing.internal:8443"; each is exactly one scheme, host
             and port. A name alone is meant with https.
-        carried: signs; None: that of `init()`.
+        carried: signs; None: `init()`'s.
         allow_plain_http: let other hosts than this machine be told over http, where anybody on
             the way can read and repeat it.
 
     Raises:
-        ConfigurationError: a host is no origin, or would be told over plain http.
+        ConfigurationError: a host is not an origin, or would be told over plain http.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ def _shown(text: str) -> str:
 
 def _no_origin(text: str) -> ConfigurationError:
     return ConfigurationError(
-        f"hosts: {_shown(text)} is no origin: write scheme, host and port alone, such as "
+        f"hosts: {_shown(text)} is not an origin: write scheme, host and port alone, such as "
         '"https://billing.internal:8443"; there are no wildcards'
     )
 

@@ -52,12 +52,12 @@ class CarryingInterceptor(
 
     Args:
         host: the origin that the channel is connected to; https where it has credentials.
-        carried: signs; None: that of `init()`.
+        carried: signs; None: `init()`'s.
         allow_plain_http: let another host than this machine be told over a channel without
             credentials.
 
     Raises:
-        ConfigurationError: the host is no origin, or would be told over plain http.
+        ConfigurationError: the host is not an origin, or would be told over plain http.
 
     .. versionadded:: 0.1.0
     """
@@ -95,7 +95,7 @@ def aio_interceptors(
         allow_plain_http: see `CarryingInterceptor`.
 
     Raises:
-        ConfigurationError: the host is no origin, or would be told over plain http.
+        ConfigurationError: the host is not an origin, or would be told over plain http.
 
     .. versionadded:: 0.1.0
     """

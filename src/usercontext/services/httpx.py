@@ -26,11 +26,11 @@ class CarryingTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
     Args:
         transport: what sends; None: httpx's own.
         hosts: origins, such as "https://billing.internal:8443".
-        carried: signs; None: that of `init()`.
+        carried: signs; None: `init()`'s.
         allow_plain_http: let hosts other than this machine be told over http.
 
     Raises:
-        ConfigurationError: a host is no origin, or would be told over plain http.
+        ConfigurationError: a host is not an origin, or would be told over plain http.
 
     .. versionadded:: 0.1.0
     """

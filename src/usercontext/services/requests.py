@@ -28,12 +28,12 @@ class CarryingAdapter(HTTPAdapter):
 
     Args:
         hosts: origins, such as "https://billing.internal:8443".
-        carried: signs; None: that of `init()`.
+        carried: signs; None: `init()`'s.
         allow_plain_http: let hosts other than this machine be told over http.
-        options: those of `requests.adapters.HTTPAdapter`.
+        options: what `requests.adapters.HTTPAdapter` takes.
 
     Raises:
-        ConfigurationError: a host is no origin, or would be told over plain http.
+        ConfigurationError: a host is not an origin, or would be told over plain http.
 
     .. versionadded:: 0.1.0
     """

@@ -20,7 +20,7 @@ __all__ = ["acting_as"]
 
 
 class _Acting:
-    """One block: whom its requests name, and the block that it stands in."""
+    """One block: the user that its requests name, and the block that it stands in."""
 
     __slots__ = ("outer", "user")
 
@@ -53,7 +53,7 @@ def acting_as(user: object) -> Iterator[None]:
         user: anything that `User.of` takes; None: nobody.
 
     Raises:
-        InvalidUserError: it is no user.
+        InvalidUserError: it is not a user.
 
     .. versionadded:: 0.1.0
     """

@@ -41,13 +41,13 @@ def client_conformance(
     """Check a reporting client against what `usercontext` promises of every one.
 
     It serves requests over ASGI and WSGI with the client on, lets the client's library report in
-    them, and compares whom the reports name.
+    them, and compares the users that the reports name.
 
     Args:
         make_client: makes the client, ready to be one of `clients=[...]`; called for each check.
         report: has the client's library report something, from inside a request.
-        users: returns whom the reports since the last call named, in order: a dict with the
-            field names of `User`, or None for nobody.
+        users: returns the users that the reports since the last call named, in order: a dict with
+            the field names of `User`, or None for nobody.
         resolves: whether a report asks the resolver; False for those that only peek, such as
             lines of a log.
         takes_address: whether the reports carry `ip_address`.
@@ -93,7 +93,7 @@ class _Suite:
             self.broken.append(f"- {rule}: expected {expected!r}, not {seen!r}")
 
     def _serve(self, serve: Any, handler: Any, **options: Any) -> list[dict[str, Any]]:
-        """Serve a request and return whom its reports named, in full, {} for nobody."""
+        """Serve a request and return the users that its reports named, in full, {} for nobody."""
         self._users()
         serve(handler, self._around, clients=[self._make_client()], **options)
         return [user or {} for user in self._users()]

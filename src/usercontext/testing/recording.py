@@ -39,7 +39,7 @@ class RecordingClient(BaseClient):
     Args:
         recording: say that every request will be sent anyway, so that each one's user is
             resolved and pushed when its response starts.
-        options: those of `SentryClient`, such as `before_send`.
+        options: what `SentryClient` takes, such as `before_send`.
     """
 
     def __init__(self, *, recording: bool = False, **options: Any) -> None:

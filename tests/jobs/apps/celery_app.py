@@ -94,7 +94,7 @@ def become(label: str) -> None:
 
 @app.task(throws=(KeyError,))
 def expected(label: str) -> None:
-    """Fail in a way that is no error."""
+    """Fail in a way that is not an error."""
     note(label)
     raise KeyError(label)
 

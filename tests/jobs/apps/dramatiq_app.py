@@ -134,6 +134,6 @@ def on_success(_message: dict, result: str) -> None:  # type: ignore[type-arg]
 
 @dramatiq.actor(max_retries=0, throws=KeyError)
 def expected(label: str) -> None:
-    """Fail in a way that is no error."""
+    """Fail in a way that is not an error."""
     note(label)
     raise KeyError(label)

@@ -74,7 +74,7 @@ def _check_listed(**_kwargs: Any) -> Iterator[checks.CheckMessage]:
     for path, kind in _middlewares():
         if _is_wrapper(kind):
             yield checks.Error(
-                f"{path} in MIDDLEWARE wraps a whole application, and is no middleware of Django.",
+                f"{path} in MIDDLEWARE wraps a whole application: Django cannot use it there.",
                 hint=f'Write "{_OURS}" instead.',
                 id="usercontext.E002",
             )

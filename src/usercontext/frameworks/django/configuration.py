@@ -21,7 +21,7 @@ def read_options() -> dict[str, Any]:
     """Return the options of the setting, ready for `Settings`.
 
     Raises:
-        ConfigurationError: the setting is no dict, or one of its keys is wrong; the message
+        ConfigurationError: the setting is not a dict, or one of its keys is wrong; the message
             names the key and the fix.
     """
     given = getattr(settings, "USERCONTEXT", None) or {}

@@ -53,6 +53,6 @@ def impersonator_of(request: Any, user: Any) -> str | None:
     mark = mark_of(request)
     if mark is None:
         return None
-    # A token beside the session authenticates a user whom nobody impersonates.
+    # A token beside the session authenticates a user that nobody impersonates.
     pk = str(getattr(user, "pk", ""))
     return mark if _session_of(request).get(SESSION_KEY) == pk != mark else None

@@ -63,7 +63,7 @@ class UserContextMiddleware:
         if isinstance(get_response, BaseHandler):
             raise ConfigurationError(
                 "usercontext.frameworks.django.UserContextMiddleware belongs in MIDDLEWARE: around "
-                "the application write that of usercontext.wsgi, or of usercontext.asgi"
+                "the application write the one of usercontext.wsgi, or of usercontext.asgi"
             )
         self.get_response = get_response
         self._is_async = iscoroutinefunction(get_response)

@@ -52,7 +52,7 @@ def _with_mark(own: dict[str, Any], user: object, mark: object) -> object:
 
 
 def _found(request: Any) -> Any:
-    """Return whom Django has found already; NOT_YET where nobody has asked it."""
+    """Return the user that Django has found already; NOT_YET where nobody has asked it."""
     own = vars(request)
     user = own.get("user", NOT_YET)
     if not issubclass(type(user), LazyObject):
@@ -84,8 +84,8 @@ def request_user(request: HttpRequest) -> object:
     question stays open, and the middleware awaits `request.auser()` at the end of the request
     if a report waits for the answer. It stays open, too, in a transaction that is broken.
 
-    Whom Django holds is followed: a login, a logout, a token beside the session. Who acts in
-    another user's name by django-hijack or django-loginas is named as the extra `impersonator`.
+    The user that Django holds is followed: a login, a logout, a token beside the session. Who acts
+    in another user's name by django-hijack or django-loginas is named as the extra `impersonator`.
     """
     user = _found(request)
     if user is NOT_YET and not (event_loop.is_running() or in_foreign_thread.get()):

@@ -57,7 +57,7 @@ def path_of(options: argparse.Namespace) -> str:
 def count(text: str) -> int:
     """Return a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
@@ -79,5 +79,5 @@ def since(text: str) -> float:
 def port(text: str) -> int:
     """Return the number of a port; 0 means any."""
     if not text.isdecimal() or int(text) > 65_535:
-        raise ArgumentTypeError(f"{text!r} is no port: write a number from 0 to 65535")
+        raise ArgumentTypeError(f"{text!r} is not a port: write a number from 0 to 65535")
     return int(text)

@@ -23,7 +23,7 @@ def add_erase(commands: Any) -> None:
         "reports erase",
         help="delete all reports that name a user",
         description="Delete all reports that name a user, of a file of reports or of an outbox, "
-        "and write the file anew without them. Says what cannot be reached from here.",
+        "and rewrite the file without them. Says what cannot be reached from here.",
     )
     add_path(parser)
     add_user(parser, required=True)
@@ -60,7 +60,7 @@ def _erase(options: argparse.Namespace) -> int:
     print(f"{_reports(erased.reports)} erased")
     if not erased.is_compacted:
         print(
-            "the reports are overwritten, but the file could not be written anew, as another "
+            "the reports are overwritten, but the file could not be rewritten, as another "
             "program is using it: its log may hold them until you run this once more",
             file=sys.stderr,
         )

@@ -100,7 +100,7 @@ class Engine(Protocol):
         """Claim what owners had claimed whose lease is over, or who are known to be dead."""
 
     def extend(self, owner: str, tokens: Sequence[str]) -> None:
-        """Begin the lease of what is claimed anew."""
+        """Begin the lease of what is claimed once more."""
 
     def free(self, owner: str, tokens: Sequence[str]) -> None:
         """Let others adopt what is claimed."""

@@ -103,7 +103,7 @@ class Outbox:
     """What one process keeps for one server.
 
     Args:
-        path: the file; its directory must exist. One that is no database is set aside.
+        path: the file; its directory must exist. One that is not a database is set aside.
         target: the server's DSN, without its secret.
         bounds: what the file may hold.
 

@@ -30,7 +30,7 @@ class OutboxFile:
     """One process's hold of an outbox's file.
 
     Args:
-        path: the file; its directory must exist. One that is no database is set aside.
+        path: the file; its directory must exist. One that is not a database is set aside.
 
     Raises:
         ConfigurationError: there can be no file of that name.
@@ -97,7 +97,7 @@ class OutboxFile:
 
 
 def is_corrupt(error: BaseException) -> bool:
-    """Return whether SQLite found a file to be damaged, or to be no database at all."""
+    """Return whether SQLite found a file to be damaged, or not to be a database at all."""
     # The lowest byte: the others tell details.
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _CORRUPT
 

@@ -37,7 +37,7 @@ def outbox_status(path: str | os.PathLike[str]) -> OutboxStatus:
     """Return what an outbox holds.
 
     Raises:
-        ConfigurationError: there is no such file, or it is no outbox.
+        ConfigurationError: there is no such file, or it is not an outbox.
     """
     with closing(_existing_outbox(path, "ro")) as connection:
         connection.execute("BEGIN")
@@ -60,7 +60,7 @@ def clear_outbox(path: str | os.PathLike[str]) -> int:
     """Delete every report that waits, unsent; return how many.
 
     Raises:
-        ConfigurationError: there is no such file, or it is no outbox.
+        ConfigurationError: there is no such file, or it is not an outbox.
     """
     with closing(_existing_outbox(path, "rw")) as connection:
         return connection.execute(f"DELETE {_WAITING}").rowcount
@@ -73,5 +73,5 @@ def _existing_outbox(path: str | os.PathLike[str], mode: str) -> sqlite3.Connect
         connection.execute("SELECT target, owner FROM reports, owners USING (owner) LIMIT 0")
     except sqlite3.Error as error:
         connection.close()
-        raise ConfigurationError(f"{str(file)!r} is no outbox: {error}") from error
+        raise ConfigurationError(f"{str(file)!r} is not an outbox: {error}") from error
     return connection

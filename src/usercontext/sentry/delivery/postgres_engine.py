@@ -197,7 +197,7 @@ class PostgresEngine:
         return self._claimed(_CLAIM_OF, owner, LEASE_SECONDS, self._target, dead, limit)
 
     def extend(self, owner: str, tokens: Sequence[str]) -> None:
-        """Begin the lease of what is claimed anew."""
+        """Begin the lease of what is claimed once more."""
         self._rows(_SET_UNTIL, LEASE_SECONDS, [int(token) for token in tokens], owner)
 
     def free(self, owner: str, tokens: Sequence[str]) -> None:

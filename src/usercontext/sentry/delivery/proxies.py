@@ -49,7 +49,7 @@ def environment_proxy(dsn: Dsn) -> str | None:
     if not _is_understood(proxy):
         variable = f"{name.upper()}_PROXY"
         raise ConfigurationError(
-            f"the environment's {variable} is no URL of a proxy that speaks HTTP or SOCKS 5: "
+            f"the environment's {variable} is not a URL of a proxy that speaks HTTP or SOCKS 5: "
             f"mend it, name {dsn.host} in NO_PROXY, or give the proxy as proxy="
         )
     return proxy

@@ -224,7 +224,7 @@ class RedisEngine:
         return entries
 
     def extend(self, owner: str, tokens: Sequence[str]) -> None:
-        """Begin the lease of what is claimed anew."""
+        """Begin the lease of what is claimed once more."""
         self._run(_SET_IDLE, owner, 0, *tokens)
 
     def free(self, owner: str, tokens: Sequence[str]) -> None:

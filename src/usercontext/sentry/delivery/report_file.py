@@ -138,7 +138,7 @@ def _check_header(path: Path) -> None:
         code = getattr(error, "sqlite_errorcode", None)
         if code == sqlite3.SQLITE_NOTADB:
             raise ConfigurationError(
-                f"{str(path)!r} is no SQLite database, or a damaged one: "
+                f"{str(path)!r} is not an SQLite database, or a damaged one: "
                 "move it away, or name another file"
             ) from error
         if not os.access(path, os.R_OK):

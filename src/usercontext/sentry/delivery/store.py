@@ -46,7 +46,7 @@ class SqliteStore(Destination):
         max_age: how many seconds a report is kept.
 
     Raises:
-        ConfigurationError: the file cannot be written, or is no SQLite database.
+        ConfigurationError: the file cannot be written, or is not an SQLite database.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_reports: int, max_age: float) -> None:

@@ -29,7 +29,7 @@ def estimate_size(event: Event, enough: int) -> int:
 
     Args:
         event: the event.
-        enough: what is more than that is not weighed to the end, nor is what is no event.
+        enough: what is more than that is not weighed to the end, nor is what is not an event.
     """
     try:
         return _weight(event, enough)
