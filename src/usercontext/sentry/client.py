@@ -19,13 +19,12 @@ from usercontext.sentry.delivery.build import (
     QueueOptions,
     transport_to,
 )
-from usercontext.sentry.delivery.own_work import in_own_work, own_work
-from usercontext.sentry.delivery.proxies import named_proxy
 from usercontext.sentry.dsn import Dsn, sqlite_path
 from usercontext.sentry.event.builder import EventBuilder
 from usercontext.sentry.event.draft import Draft
 from usercontext.sentry.event.payload import plain
 from usercontext.sentry.event.stacktrace import StackTraces
+from usercontext.sentry.guarded import Guarded
 from usercontext.sentry.outgoing import Outgoing
 from usercontext.sentry.sampling import Sampling, user_limit
 from usercontext.sentry.stops import is_stop
@@ -44,7 +43,6 @@ __all__ = ["SentryClient"]
 _MAX_QUEUE = 100
 _MAX_QUEUE_BYTES = 4 << 20
 _MAX_OUTBOX_BYTES = 64 << 20
-_MAX_TIMEOUT = 86_400.0
 
 
 class SentryClient(BaseClient):
@@ -138,39 +136,24 @@ class SentryClient(BaseClient):
         by_user = checks.choice("sample_by", sample_by, "event", "user") == "user"
         key = None if sample_key is None else checked_key(sample_key, "sample_key")
         limit = user_limit("max_per_user", max_per_user)
-        traces = StackTraces(
-            in_app_include=check.names("in_app_include", in_app_include),
-            in_app_exclude=check.names("in_app_exclude", in_app_exclude),
-            include_local_variables=checks.flag("include_local_variables", include_local_variables),
-            # Whoever gets to see an event may change it.
-            copies_lines=before_send is not None or not isinstance(transport, str | None),
-        )
         self._builder = EventBuilder(
-            traces,
+            StackTraces(
+                in_app_include=check.names("in_app_include", in_app_include),
+                in_app_exclude=check.names("in_app_exclude", in_app_exclude),
+                include_local_variables=checks.flag(
+                    "include_local_variables", include_local_variables
+                ),
+                # Whoever gets to see an event may change it.
+                copies_lines=before_send is not None or not isinstance(transport, str | None),
+            ),
             release=check.release(release),
             environment=self._environment,
             server_name=check.server_name(server_name),
             exception_text=self._exception_text,
         )
-        waits = QueueOptions(
-            max_queue=checks.count("max_queue", max_queue),
-            max_queue_bytes=checks.count("max_queue_bytes", max_queue_bytes),
-            drop_oldest=checks.choice("overflow", overflow, "drop_newest", "drop_oldest")
-            == "drop_oldest",
-            shutdown_timeout=checks.seconds("shutdown_timeout", shutdown_timeout, least=0),
-        )
-        http = HttpOptions(
-            timeout=checks.seconds("timeout", timeout),
-            proxy=named_proxy(proxy),
-            ca_certs=check.file_name("ca_certs", ca_certs),
-            by_httpx=transport == "httpx",
-        )
-        keeps = FileOptions(
-            outbox=check.outbox(outbox),
-            max_reports=checks.count("max_reports", max_reports),
-            max_age=checks.seconds("max_age", max_age),
-            max_outbox_bytes=checks.count("max_outbox_bytes", max_outbox_bytes),
-        )
+        waits = QueueOptions.checked(max_queue, max_queue_bytes, overflow, shutdown_timeout)
+        http = HttpOptions.checked(timeout, proxy, ca_certs, by_httpx=transport == "httpx")
+        keeps = FileOptions.checked(outbox, max_reports, max_age, max_outbox_bytes)
         self._target: Dsn | str | None = _parse(dsn)
         self._get_user: GetUser | None = None
         taker = None if transport == "httpx" else check.transport(transport)
@@ -178,9 +161,12 @@ class SentryClient(BaseClient):
             taker = transport_to(self._target, http, waits, keeps)
         sampling = Sampling(sample_rate, (key or _sample_key(self._target)) if by_user else None)
         self._outgoing = None if taker is None else Outgoing(taker, sampling, limit, before_send)
+        self._guarded = Guarded(self._outgoing)
         #: Tells whether to build a report of a user's fields; None: every user is as good.
         self.admits: Callable[[Mapping[str, Any] | None], bool] | None = (
-            self._admits if self._outgoing is not None and self._outgoing.asks_for_user else None
+            self._guarded.admits
+            if self._outgoing is not None and self._outgoing.asks_for_user
+            else None
         )
         # A class of the app's own that changes what is built or sent gets to see whole events.
         own = SentryClient.build_exception, SentryClient.send
@@ -215,7 +201,9 @@ class SentryClient(BaseClient):
         """
         if is_stop(error):
             return None
-        return self._build(lambda: self._builder.exception(error, level=level, handled=handled))
+        return self._guarded.build(
+            lambda: self._builder.exception(error, level=level, handled=handled)
+        )
 
     def draft_exception(
         self, error: BaseException, *, handled: bool = True, level: str = "error"
@@ -228,13 +216,13 @@ class SentryClient(BaseClient):
             return self.build_exception(error, handled=handled, level=level)
         if is_stop(error):
             return None
-        return self._build(
+        return self._guarded.build(
             lambda: self._builder.exception(error, level=level, handled=handled, draft=Draft())
         )
 
     def build_message(self, message: str, *, level: str = "info") -> Event | None:
         """Build the report of a message on the calling thread; None if it is not wanted."""
-        return self._build(lambda: self._builder.message(message, level=level))
+        return self._guarded.build(lambda: self._builder.message(message, level=level))
 
     def send(self, event: Event, *, scrub: Callable[[Event], Event] | None = None) -> str | None:
         """Send a prepared report and return its id, or None if it was dropped.
@@ -244,20 +232,11 @@ class SentryClient(BaseClient):
             scrub: applied after `before_send`, so that nothing gets past it; if it raises,
                 the event is dropped.
         """
-        if self._outgoing is None:
-            return None
-        with own_work:
-            try:
-                return self._outgoing.send(event, scrub)
-            except Exception:  # noqa: BLE001
-                failure("submit", "usercontext could not hand over a report")
-                self._outgoing.discard("internal_sdk_error")
-                return None
+        return self._guarded.send(event, scrub)
 
     def discard(self, reason: str) -> None:
         """Count a report that was built, and that could not be completed."""
-        if self._outgoing is not None:
-            self._outgoing.discard(reason)
+        self._guarded.discard(reason)
 
     # In one step, for use without a context
 
@@ -306,11 +285,11 @@ class SentryClient(BaseClient):
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Wait until everything submitted before is dealt with; return whether it was in time."""
-        return self._outgoing is None or _wait(self._outgoing.transport.flush, timeout)
+        return self._guarded.flush(timeout)
 
     def close(self, timeout: float = 2.0) -> bool:
         """Flush, then stop for good; return whether everything was in time."""
-        return self._outgoing is None or _wait(self._outgoing.transport.close, timeout)
+        return self._guarded.close(timeout)
 
     async def aflush(self, timeout: float = 2.0) -> bool:  # noqa: ASYNC109
         """Await what `flush()` waits for; the event loop goes on meanwhile."""
@@ -325,30 +304,7 @@ class SentryClient(BaseClient):
 
         At any time `captured == sent + queued + sum(discarded.values())`.
         """
-        if self._outgoing is None:
-            return {"captured": 0, "sent": 0, "queued": 0, "discarded": {}}
-        return self._outgoing.transport.stats()
-
-    def _build(self, build: Callable[[], Event]) -> Event | None:
-        if self._outgoing is None or in_own_work():
-            return None
-        with own_work:
-            try:
-                return build() if self._outgoing.is_wanted() else None
-            except Exception:  # noqa: BLE001
-                failure("event", "usercontext could not build a report and dropped it")
-                self._outgoing.discard("internal_sdk_error")
-                return None
-
-    def _admits(self, user: Mapping[str, Any] | None) -> bool:
-        if self._outgoing is None or in_own_work():
-            return False
-        with own_work:
-            try:
-                return self._outgoing.admits(user)
-            except Exception:  # noqa: BLE001
-                failure("sampling", "usercontext could not ask whether a report is wanted")
-                return True
+        return self._guarded.stats()
 
     def _is_admitted(
         self, user: User | Mapping[str, Any] | None, error: BaseException | None
@@ -376,23 +332,19 @@ class SentryClient(BaseClient):
     ) -> dict[str, Any] | None:
         if user is None:
             return self._get_user(error=error) if self._get_user is not None else None
-        from usercontext.user import User
-
-        try:
-            taken = User.of(user)
-        except Exception:  # noqa: BLE001
-            failure("user of a report", "usercontext reports without a user that is none")
-            return None
-        return taken.to_dict() if taken is not None else None
+        return _fields_of(user)
 
 
-def _wait(method: Callable[[float], bool], timeout: float) -> bool:
-    """Call `flush` or `close` with a timeout that a lock can take; False if it fails."""
+def _fields_of(user: User | Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the fields of a user that a report is given; None for what is not one."""
+    from usercontext.user import User
+
     try:
-        return method(min(max(0.0, float(timeout)), _MAX_TIMEOUT))
+        taken = User.of(user)
     except Exception:  # noqa: BLE001
-        failure("flush", "usercontext could not flush its reports")
-        return False
+        failure("user of a report", "usercontext reports without a user that is none")
+        return None
+    return taken.to_dict() if taken is not None else None
 
 
 def _sample_key(target: Dsn | str | None) -> bytes:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
+from usercontext import checks
 from usercontext.exceptions import ConfigurationError
+from usercontext.sentry import options as check
 from usercontext.sentry.delivery.connection import ServerConnection
 from usercontext.sentry.delivery.durable import OutboxDestination
 from usercontext.sentry.delivery.engine import EngineBounds, is_engine
@@ -15,6 +17,7 @@ from usercontext.sentry.delivery.http import HttpDestination, Sender
 from usercontext.sentry.delivery.kept import Kept
 from usercontext.sentry.delivery.ledger import Ledger
 from usercontext.sentry.delivery.outbox import Bounds, Outbox
+from usercontext.sentry.delivery.proxies import named_proxy
 from usercontext.sentry.delivery.queue import Queue
 from usercontext.sentry.delivery.store import SqliteStore
 from usercontext.sentry.delivery.transport import QueuedTransport
@@ -38,6 +41,18 @@ class QueueOptions(NamedTuple):
     drop_oldest: bool = False
     shutdown_timeout: float = 2.0
 
+    @classmethod
+    def checked(
+        cls, max_queue: object, max_queue_bytes: object, overflow: object, shutdown_timeout: object
+    ) -> QueueOptions:
+        """Return the options, or raise the ConfigurationError that mends them."""
+        return cls(
+            checks.count("max_queue", max_queue),
+            checks.count("max_queue_bytes", max_queue_bytes),
+            checks.choice("overflow", overflow, "drop_newest", "drop_oldest") == "drop_oldest",
+            checks.seconds("shutdown_timeout", shutdown_timeout, least=0),
+        )
+
 
 class HttpOptions(NamedTuple):
     """The way to a server."""
@@ -46,6 +61,18 @@ class HttpOptions(NamedTuple):
     proxy: str | None = None
     ca_certs: str | None = None
     by_httpx: bool = False
+
+    @classmethod
+    def checked(
+        cls, timeout: object, proxy: str | None, ca_certs: object, *, by_httpx: bool
+    ) -> HttpOptions:
+        """Return the options, or raise the ConfigurationError that mends them."""
+        return cls(
+            checks.seconds("timeout", timeout),
+            named_proxy(proxy),
+            check.file_name("ca_certs", ca_certs),
+            by_httpx,
+        )
 
     def connection(self, dsn: Dsn) -> ServerConnection:
         """Return a connection that is not open yet."""
@@ -64,6 +91,18 @@ class FileOptions(NamedTuple):
     max_reports: int = 10_000
     max_age: float = 30 * 86_400.0
     max_outbox_bytes: int = 64 << 20
+
+    @classmethod
+    def checked(
+        cls, outbox: object, max_reports: object, max_age: object, max_outbox_bytes: object
+    ) -> FileOptions:
+        """Return the options, or raise the ConfigurationError that mends them."""
+        return cls(
+            check.outbox(outbox),
+            checks.count("max_reports", max_reports),
+            checks.seconds("max_age", max_age),
+            checks.count("max_outbox_bytes", max_outbox_bytes),
+        )
 
     def bounds(self) -> Bounds:
         """Return the outbox's bounds."""
