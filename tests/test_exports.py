@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,21 @@ def test_the_contract_is_exported() -> None:
     resolve_user bind init capture_exception capture_message flush close set_request_data
     UserContextError InvalidUserError ConfigurationError InvalidDsnError MissingDependencyError"""
     assert set(promised.split()) <= set(usercontext.__all__)
+
+
+#: What plain English says in another way: "the app's" for "that of the app", "the user that" for
+#: "whom", "again" for "anew", and what a thing is not by a verb.
+INVERTED = re.compile(
+    r"\b(?:that of|those of|whom|anew)\b"
+    r"|(?<!there )\b(?:is|are) no (?!longer|more|less|such|other)\w",
+    re.IGNORECASE,
+)
+
+
+def test_the_english_is_plain() -> None:
+    """A reader whose mother tongue is another one understands nearly every sentence at once."""
+    found = []
+    for module in TREES:
+        text = " ".join((ROOT / module).read_text(encoding="utf-8").replace("#", " ").split())
+        found += [(module, text[one.start() : one.end() + 30]) for one in INVERTED.finditer(text)]
+    assert len(found) <= 25, found

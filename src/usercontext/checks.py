@@ -157,7 +157,7 @@ def secret(option: str, value: Any, least: int, make: str) -> bytes:
         key = None
     if isinstance(value, str) and key is None:
         raise ConfigurationError(
-            f"{option} holds a lone surrogate, which is no character: make one with {make}"
+            f"{option} holds a lone surrogate, which is not a character: make one with {make}"
         )
     if not isinstance(key, bytes):
         raise ConfigurationError(

@@ -89,7 +89,7 @@ JOBS = """\
 
 `tox run -e jobs,jobs-oldest,jobs-arq,jobs-arq-oldest,jobs-django,jobs-table` runs real workers of
 every queue, with its newest release and the oldest that we support, on a Redis, a PostgreSQL or an
-SQLite of their own. Each worker was started where somebody is the user, whom no job may see. The
+SQLite of their own. Each worker was started where somebody is the user that no job may see. The
 columns say who enqueued the job, and what happened to it; a cell says what came of it, in the words
 above.
 
@@ -125,7 +125,7 @@ CALLS = """\
 ## Calls
 
 Tools, RPCs, operations, events and invocations, each library in its oldest and its newest version,
-over each transport: whom a call has for its user. `tox run -e calls-matrix` runs what a Python has
+over each transport: which user a call has. `tox run -e calls-matrix` runs what a Python has
 installed, as some libraries exclude each other, and makes the table of all that was run. `leak` is
 another user, `lost` nobody in the place of a user, `stale` a user where there is nobody.
 

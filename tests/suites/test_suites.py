@@ -32,4 +32,4 @@ def test_the_table_is_kept_by_the_page() -> None:
     """A later run of the matrix writes the page around it."""
     text = page([], {}, suites="| suite |\n")
     assert part_in(text, "suites") == "| suite |\n"
-    assert "<!-- suites -->" in run.PAGE.read_text()
+    assert part_in(run.PAGE.read_text(), "suites")

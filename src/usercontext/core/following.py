@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from usercontext.source import Source
 
     Held: TypeAlias = Callable[[Source | None, Any], object]
-    #: The dicts, with the key in each, that say whom the framework holds.
+    #: The dicts, with the key in each, that say which user the framework holds.
     Places: TypeAlias = list[tuple[dict[Any, Any], Any]]
 
 __all__ = ["NOT_YET", "Held", "Places", "follows"]
@@ -37,7 +37,7 @@ def follows(
             the answer so far stands. It never queries, awaits or raises; and once it shows an
             object, the resolver answers without asking anybody.
         places: called likewise when the resolver has answered. It returns the dicts, each with a
-            key, that say whom the framework holds: as long as the same objects stand there `held`
+            key, that say which user is held: as long as the same objects stand there `held`
             shows the same. Then it is not called at each question, which costs 2,000
             instructions and more. None, or an empty list: it is.
     """

@@ -80,7 +80,7 @@ class Followed(list["Callable[[], object]"]):
 
     Attributes:
         held: what the framework held as its user when the resolver answered.
-        places: the dicts that say whom it holds, each with the key and what stood there then. As
+        places: the dicts that say who it holds, each with the key and what stood there then. As
             long as that is what stands there the answer does, without a call. Empty: they are
             not known, or there is no answer yet.
     """

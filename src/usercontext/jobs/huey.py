@@ -118,7 +118,7 @@ class UserContext:
     def _execute_here(
         self, execute: Callable[..., Any], task: Task, *args: Any, **options: Any
     ) -> Any:
-        """Run a task as its caller, whom a retry inside of the attempt that failed has too."""
+        """Run a task as its caller, who is the user of a retry inside of a failed attempt too."""
         caller = vars(task).setdefault(_CALLER, current())
         running = vars(task)[_RUNNING] = self._jobs.running_here(caller)
         try:

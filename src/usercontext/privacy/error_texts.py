@@ -78,7 +78,7 @@ def retelling(error: object, *, tells: bool = True) -> Callable[[str], str]:
         if raw and raw != safe:
             pairs.append((raw, safe))
         if isinstance(one, UnicodeError):
-            # The text that it is about is not in its own, and in that of a local variable.
+            # The text that it is about is not in its own, and in a local variable's.
             pairs.append((_represented(one), f"<{type(one).__name__}: {safe}>"))
         for note in _notes(one):
             safe = safe_text(note) if tells else ""

@@ -33,7 +33,7 @@ class Pace:
 
     Args:
         came: returns how many events this process has had to send so far. One that has had none
-            of its own, and sends those of others, waits as long as `Backoff` says.
+            of its own, and sends other ones, waits as long as `Backoff` says.
         clock: tells the time, in seconds.
         chance: returns a number from 0 to 1.
     """
