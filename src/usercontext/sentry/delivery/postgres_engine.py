@@ -86,6 +86,10 @@ SELECT count(*), coalesce(sum(octet_length(payload)), 0)::bigint,
     count(*) FILTER (WHERE until >= now()), extract(epoch FROM min(written))::float8
 FROM usercontext_outbox WHERE target = %s
 """
+_TARGETS = """
+SELECT target FROM usercontext_outbox UNION
+SELECT target FROM usercontext_outbox_pauses WHERE until > now() ORDER BY 1
+"""
 _BEYOND = """
 SELECT count(*) FROM (
     SELECT sum(octet_length(payload)) OVER (ORDER BY id DESC) AS size
@@ -241,8 +245,7 @@ class PostgresEngine:
 
     def targets(self) -> list[str]:
         """Return the DSNs of all servers that anything is kept for."""
-        rows = self._rows("SELECT DISTINCT target FROM usercontext_outbox ORDER BY target")
-        return [target for (target,) in rows]
+        return [target for (target,) in self._rows(_TARGETS)]
 
     def close(self) -> None:
         """Close the connection; the next call opens one."""
