@@ -218,13 +218,12 @@ def user_of(record: RequestRecord, *, resolve: bool = True) -> User | None:
     settings = record.settings
     if settings.held is not None:
         answered = record.resolution
-        if type(answered) is Followed and answered.places:
-            # What `follow` does, where no call is needed for it.
-            for where, key, seen in answered.places:
-                if where.get(key, UNKNOWN) is not seen:
-                    resolution.follow(record)
-                    break
-        else:
+        # What `follow` does, where no call is needed for it.
+        if (
+            type(answered) is not Followed
+            or answered.where.get(answered.key, UNKNOWN) is not answered.seen
+            or answered.others
+        ):
             resolution.follow(record)
         resolve = resolve or (record.user is UNKNOWN and resolution.is_found(record))
     user = record.user if record.ended is None else record.known()

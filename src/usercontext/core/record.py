@@ -75,21 +75,29 @@ OWN_KEY: Final = f"{KEY}.{id(_current):x}"
 Resolution: TypeAlias = "list[Callable[[], object]]"
 
 
+_NOWHERE: Final[dict[Any, Any]] = {}
+
+
 class Followed(list["Callable[[], object]"]):
     """A call of a resolver that follows its framework.
 
     Attributes:
         held: what the framework held as its user when the resolver answered.
-        places: the dicts that say who it holds, each with the key and what stood there then. As
-            long as that is what stands there the answer does, without a call. Empty: they are
-            not known, or there is no answer yet.
+        where: the dict that says who it holds. As long as the same object stands there the answer
+            does, without a call.
+        key: the key there.
+        seen: what stood there.
+        others: dicts that say it too, each with its key and what stood there.
     """
 
-    __slots__ = ("held", "places")
+    __slots__ = ("held", "key", "others", "seen", "where")
 
     def __init__(self) -> None:
         self.held: object = UNKNOWN
-        self.places: Sequence[tuple[dict[Any, Any], Any, object]] = ()
+        self.where: dict[Any, Any] = _NOWHERE
+        self.key: Any = None
+        self.seen: object = _NOWHERE
+        self.others: Sequence[tuple[dict[Any, Any], Any, object]] = ()
 
 
 class _Locks:

@@ -126,7 +126,8 @@ def _settle(record: RequestRecord, resolution: Resolution, user: User | Unknown 
         # In this order: what changes in between is seen at the next question.
         places = _places_of(record)
         resolution.held = _held_by_framework(record)
-        resolution.places = places
+        if places:
+            (resolution.where, resolution.key, resolution.seen), *resolution.others = places
     lock = locks.settling
     lock.acquire()
     settled = record.resolution is resolution and record.user is UNKNOWN
@@ -186,10 +187,17 @@ def is_found(record: RequestRecord) -> bool:
     return _held_by_framework(record) is not UNKNOWN and not is_inside(record)
 
 
+def _stands(answered: Followed) -> bool:
+    """Return whether in all the places what the framework holds is the same as then."""
+    return answered.where.get(answered.key, UNKNOWN) is answered.seen and all(
+        where.get(key, UNKNOWN) is seen for where, key, seen in answered.others
+    )
+
+
 def follow(record: RequestRecord) -> None:
     """Forget an answer of the resolver where the framework holds another user by now."""
     answered = record.resolution
-    if type(answered) is not Followed or record.user is UNKNOWN:
+    if type(answered) is not Followed or record.user is UNKNOWN or _stands(answered):
         return
     show, source = record.settings.held, record.source
     if source is not None and record.state is None and show is not None:
