@@ -13,7 +13,7 @@ from usercontext.core import clients as reporting
 from usercontext.core import resolution
 from usercontext.core.clients import ClientScopes
 from usercontext.core.passage import of_error
-from usercontext.core.record import UNKNOWN, Followed, RequestRecord, current
+from usercontext.core.record import UNKNOWN, RequestRecord, current
 from usercontext.core.settings import (
     JoinedSettings,
     Settings,
@@ -217,15 +217,16 @@ def user_of(record: RequestRecord, *, resolve: bool = True) -> User | None:
     """Return the user of a record with its address; peek only, unless `resolve`."""
     settings = record.settings
     if settings.held is not None:
-        answered = record.resolution
+        answered: Any = record.resolution
         # What `follow` does, where no call is needed for it.
-        if (
-            type(answered) is not Followed
-            or answered.where.get(answered.key, UNKNOWN) is not answered.seen
-            or answered.others
-        ):
+        try:
+            stands = answered.where[answered.key] is answered.seen
+        except (AttributeError, KeyError):  # nobody has answered, or nothing stands there now
+            stands = False
+        if not stands:
             resolution.follow(record)
-        resolve = resolve or (record.user is UNKNOWN and resolution.is_found(record))
+        if not resolve:
+            resolve = record.user is UNKNOWN and resolution.is_found(record)
     user = record.user if record.ended is None else record.known()
     if user is UNKNOWN:
         if settings.resolver is None:

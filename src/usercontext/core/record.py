@@ -83,21 +83,21 @@ class Followed(list["Callable[[], object]"]):
 
     Attributes:
         held: what the framework held as its user when the resolver answered.
-        where: the dict that says who it holds. As long as the same object stands there the answer
-            does, without a call.
+        where: the dict that says who it holds, if there is one. As long as the same object stands
+            there the answer does, without a call.
         key: the key there.
         seen: what stood there.
-        others: dicts that say it too, each with its key and what stood there.
+        places: the dicts, where it takes several to say it, each with its key and what stood there.
     """
 
-    __slots__ = ("held", "key", "others", "seen", "where")
+    __slots__ = ("held", "key", "places", "seen", "where")
 
     def __init__(self) -> None:
         self.held: object = UNKNOWN
         self.where: dict[Any, Any] = _NOWHERE
         self.key: Any = None
         self.seen: object = _NOWHERE
-        self.others: Sequence[tuple[dict[Any, Any], Any, object]] = ()
+        self.places: Sequence[tuple[dict[Any, Any], Any, object]] = ()
 
 
 class _Locks:

@@ -126,8 +126,10 @@ def _settle(record: RequestRecord, resolution: Resolution, user: User | Unknown 
         # In this order: what changes in between is seen at the next question.
         places = _places_of(record)
         resolution.held = _held_by_framework(record)
-        if places:
-            (resolution.where, resolution.key, resolution.seen), *resolution.others = places
+        if len(places) == 1:
+            ((resolution.where, resolution.key, resolution.seen),) = places
+        else:
+            resolution.places = places
     lock = locks.settling
     lock.acquire()
     settled = record.resolution is resolution and record.user is UNKNOWN
@@ -188,10 +190,9 @@ def is_found(record: RequestRecord) -> bool:
 
 
 def _stands(answered: Followed) -> bool:
-    """Return whether in all the places what the framework holds is the same as then."""
-    return answered.where.get(answered.key, UNKNOWN) is answered.seen and all(
-        where.get(key, UNKNOWN) is seen for where, key, seen in answered.others
-    )
+    """Return whether in all the places stands what stood there then."""
+    places = answered.places
+    return bool(places) and all(where.get(key, UNKNOWN) is seen for where, key, seen in places)
 
 
 def follow(record: RequestRecord) -> None:
