@@ -656,7 +656,7 @@ def test_killed_producers(engine: Server, server: SentryServer) -> None:
     command = [sys.executable, "-c", PRODUCERS, server.dsn, engine.url, str(KILLS)]
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     acknowledged = set(ended.stdout.split())
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while waiting(engine) and time.monotonic() < end:
         assert cli.main(["outbox", "forward", engine.url, "--once"]) in (0, 1)
     assert len(acknowledged) > KILLS
@@ -677,7 +677,7 @@ def test_killed_forwarders(engine: Server, server: SentryServer) -> None:
         time.sleep(dice.random() * 0.01)
         process.kill()
         process.communicate()
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while outbox.waiting() and time.monotonic() < end:
         assert cli.main(["outbox", "forward", engine.url, "--once"]) in (0, 1)
     assert everything <= received(server)
@@ -710,7 +710,7 @@ def test_killed_engine(
     finally:
         over.set()
         thread.join()
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while waiting(engine) and time.monotonic() < end:
         client.flush(1.0)
     assert len(acknowledged) > KILLS
