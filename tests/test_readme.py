@@ -76,6 +76,7 @@ CLIENTS = {
 
 #: What other pages import.
 IMPORTED = {
+    "fastapi-with-sentry-sdk": ["fastapi", "sentry_sdk", "sqlalchemy", "aiosqlite"],
     "language-models": ["anthropic", "openai", "opentelemetry.sdk"],
     "mongoengine": ["mongoengine"],
     "peewee": ["peewee"],
@@ -138,9 +139,6 @@ def test_the_code_runs(page: Path, tmp_path: Path) -> None:
     if needed:
         pytest.importorskip(needed)
         pytest.importorskip("httpx")
-    if page.stem == "fastapi-with-sentry-sdk":
-        pytest.importorskip("fastapi")
-        pytest.importorskip("sentry_sdk")
     for package in IMPORTED.get(page.stem, ()):
         pytest.importorskip(package)
     if page.parent.name == "calls":
@@ -176,6 +174,24 @@ def test_an_example_installs_this_checkout(example: str) -> None:
 def test_the_readme_is_short() -> None:
     """Who opens the README has read it in two minutes: long matter stands in the docs."""
     assert 200 <= len(README.read_text().split()) <= 600
+
+
+def compared_in(page: Path) -> list[str]:
+    """Return the lines of the table that `scripts/compare.py` has written into a page."""
+    return (
+        page.read_text()
+        .partition("<!-- compared -->\n")[2]
+        .partition("<!-- end -->")[0]
+        .split("\n")
+    )
+
+
+def test_the_readme_compares() -> None:
+    """The table of the README has a row for each tool, and is that of the page about it."""
+    rows = [line.split("|")[1] for line in compared_in(README) if line.startswith("|")][2:]
+    tools = "usercontext sentry structlog starlette-context OpenTelemetry asgi django-structlog"
+    assert all(tool in row for tool, row in zip(tools.split(), rows, strict=True))
+    assert compared_in(README) == compared_in(ROOT / "docs" / "compared.md")
 
 
 @pytest.mark.parametrize("command", ["sh scripts/demo", "sh scripts/test"])
