@@ -67,7 +67,10 @@ _connection_classes: list[type[Any]] = []
 
 
 def _make_connection(scope: Any) -> object:
-    keep_headers(scope)
+    headers = scope.get("headers")
+    # Whoever makes the headers makes each in the same way: to look at all would be felt.
+    if type(headers) is not list or (headers and type(headers[0]) is not tuple):
+        keep_headers(scope)
     kind = _connection_classes[0] if _connection_classes else _import_connection()
     return kind(scope)
 

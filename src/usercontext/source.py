@@ -272,12 +272,8 @@ def keep_headers(scope: Any) -> None:
     been read once.
     """
     found = scope.get("headers")
-    # Whoever makes the headers makes each in the same way: to look at all would be felt.
-    if type(found) is list and (
-        not found or (type(found[0]) in _PAIRS and type(found[-1]) in _PAIRS)
-    ):
-        return
-    scope["headers"] = [tuple(pair) for pair in found or ()]
+    if not isinstance(found, (list, tuple)) or not _PAIRS.issuperset(map(type, found)):
+        scope["headers"] = [tuple(pair) for pair in found or ()]
 
 
 # -- one header --
