@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
+import copyreg
 import gc
 import multiprocessing
 import pickle
@@ -22,7 +23,7 @@ from usercontext.core.record import RequestRecord
 from usercontext.core.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from usercontext.testing import RecordingClient
 
@@ -204,6 +205,28 @@ def test_an_exception_crosses_a_process_pool() -> None:
         assert repr(executor.submit(fail_in_scope, ADA).exception(60)) == "KeyError('order')"
     with context.Pool(1) as pool, pytest.raises(KeyError, match="order"):
         pool.apply(fail_in_scope, (ADA,))
+
+
+@pytest.fixture
+def ways_to_pickle() -> Iterator[None]:
+    """Undo what teaches pickle other ways, for every class of exceptions."""
+    before = dict(copyreg.dispatch_table)
+    yield
+    copyreg.dispatch_table.clear()
+    copyreg.dispatch_table.update(before)
+
+
+@pytest.mark.usefixtures("ways_to_pickle")
+def test_an_exception_crosses_with_its_traceback() -> None:
+    """By tblib, as Django's parallel test runner has it, which asks first whether it can."""
+    pickling_support = pytest.importorskip("tblib.pickling_support")
+    runner = pytest.importorskip("django.test.runner")
+    error = raised(PlainError("order"))
+    pickling_support.install(error)
+
+    runner.RemoteTestResult().check_picklable(None, (type(error), error, error.__traceback__))
+    copied = pickle.loads(pickle.dumps(error))
+    assert (repr(copied), copied.__traceback__ is None) == ("PlainError('order')", False)
 
 
 def test_a_dump_is_read_without_us() -> None:
