@@ -541,7 +541,9 @@ def test_a_request_leaves_no_reference_cycle() -> None:
         finally:
             gc.enable()
 
-    assert asyncio.run(run()) == 0
+    # Threads of other tests' libraries leave cycles of their own now and then; a request's would
+    # be there each time.
+    assert min(asyncio.run(run()) for _ in range(3)) == 0
 
 
 async def _receive() -> dict[str, Any]:
