@@ -8,7 +8,7 @@ own.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from usercontext.privacy.secret_names import FILTERED, is_secret, is_secret_parameter
@@ -444,16 +444,24 @@ def _values(value: object, depth: int, *, secret: bool) -> Iterator[str]:
             yield from secret_values(value)
     elif depth >= _MAX_DEPTH:
         return
-    elif isinstance(value, Mapping):
-        is_pair = _is_pair(value)
-        for name, one in list(value.items())[:_MAX_ITEMS]:
-            named = secret or (isinstance(name, str) and is_secret(name))
-            yield from _values(
-                one, depth + 1, secret=named or (is_pair and str(name).lower() in _VALUES)
-            )
-    elif isinstance(value, (list, tuple)):
-        is_pair = len(value) == 2 and isinstance(value[0], str) and is_secret(value[0])
-        for at, one in enumerate(value[:_MAX_ITEMS]):
-            yield from _values(one, depth + 1, secret=secret or (is_pair and at == 1))
+    elif isinstance(value, (Mapping, list, tuple)):
+        parts = _parts_of_mapping(value) if isinstance(value, Mapping) else _parts_of_list(value)
+        for one, is_named in parts:
+            yield from _values(one, depth + 1, secret=secret or is_named)
     elif secret and isinstance(value, int) and not isinstance(value, bool):
         yield str(value)
+
+
+def _parts_of_mapping(value: Mapping[Any, Any]) -> Iterator[tuple[object, bool]]:
+    """Yield what a mapping holds, and whether its name, or the pair that it is, says a secret."""
+    is_pair = _is_pair(value)
+    for name, one in list(value.items())[:_MAX_ITEMS]:
+        is_named = isinstance(name, str) and is_secret(name)
+        yield one, is_named or (is_pair and str(name).lower() in _VALUES)
+
+
+def _parts_of_list(value: Sequence[Any]) -> Iterator[tuple[object, bool]]:
+    """Yield what a list holds, and whether it is the second of a pair whose first is a name."""
+    is_pair = len(value) == 2 and isinstance(value[0], str) and is_secret(value[0])
+    for at, one in enumerate(value[:_MAX_ITEMS]):
+        yield one, is_pair and at == 1
