@@ -75,7 +75,8 @@ OWN_KEY: Final = f"{KEY}.{id(_current):x}"
 Resolution: TypeAlias = "list[Callable[[], object]]"
 
 
-_NOWHERE: Final[dict[Any, Any]] = {}
+# What is found there equals nothing that was seen, and nothing has to be raised for it.
+_NOWHERE: Final[dict[Any, Any]] = {None: None}
 
 
 class Followed(list["Callable[[], object]"]):

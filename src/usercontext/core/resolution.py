@@ -189,17 +189,17 @@ def is_found(record: RequestRecord) -> bool:
     return _held_by_framework(record) is not UNKNOWN and not is_inside(record)
 
 
-def _stands(answered: Followed) -> bool:
-    """Return whether in all the places stands what stood there then."""
-    places = answered.places
-    return bool(places) and all(where.get(key, UNKNOWN) is seen for where, key, seen in places)
-
-
 def follow(record: RequestRecord) -> None:
     """Forget an answer of the resolver where the framework holds another user by now."""
     answered = record.resolution
-    if type(answered) is not Followed or record.user is UNKNOWN or _stands(answered):
+    if type(answered) is not Followed or record.user is UNKNOWN:
         return
+    if answered.places:
+        for where, key, seen in answered.places:
+            if where.get(key, UNKNOWN) is not seen:
+                break
+        else:
+            return
     show, source = record.settings.held, record.source
     if source is not None and record.state is None and show is not None:
         try:
