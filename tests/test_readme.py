@@ -161,7 +161,22 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("example", sorted(set(FRAMEWORKS) - PAGE_ALONE))
+EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/README.md"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_installs_its_server(example: str) -> None:
+    """The server that an example's page starts is among what it has installed before."""
+    folder = ROOT / "examples" / example
+    commands = re.findall(
+        r"^\$ (?:[A-Z_]+=\S+ )*(\w+)", (folder / "README.md").read_text(), re.MULTILINE
+    )
+    needed = {"uvicorn", "gunicorn", "hypercorn", "daphne"}.intersection(commands)
+    installed = re.findall(r"^\w+", (folder / "requirements.txt").read_text(), re.MULTILINE)
+    assert needed <= set(installed)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_installs_this_checkout(example: str) -> None:
     """What an example installs first is the project around it, with extras that exist."""
     path = ROOT / "examples" / example / "requirements.txt"
