@@ -119,8 +119,9 @@ class _Interceptor:
             self._wrapped[key] = handler, wrapped
         return wrapped
 
-    def _around(self, behavior: Callable[..., Any], method: str, handler: Any) -> Any:
-        raise NotImplementedError
+    if TYPE_CHECKING:  # what each of the classes below supplies
+
+        def _around(self, behavior: Callable[..., Any], method: str, handler: Any) -> Any: ...
 
 
 class UserContext(_Interceptor, grpc.ServerInterceptor):  # type: ignore[misc]

@@ -88,20 +88,20 @@ class PlainWSGI:
             record.source = None
         return body
 
-    def _outer_record(self, environ: Environ, record: RequestRecord) -> RequestRecord | None:
-        raise NotImplementedError
+    if TYPE_CHECKING:  # what the class below it supplies
 
-    def _serve_inside(
-        self, record: RequestRecord, environ: Environ, start_response: StartResponse
-    ) -> Iterable[bytes]:
-        raise NotImplementedError
+        def _outer_record(
+            self, environ: Environ, record: RequestRecord
+        ) -> RequestRecord | None: ...
 
-    def _serve_with_clients(
-        self, record: RequestRecord, environ: Environ, start_response: StartResponse
-    ) -> Iterable[bytes]:
-        raise NotImplementedError
+        def _serve_inside(
+            self, record: RequestRecord, environ: Environ, start_response: StartResponse
+        ) -> Iterable[bytes]: ...
 
-    def _until_closed(
-        self, body: Iterable[bytes], record: RequestRecord, environ: Environ
-    ) -> Iterable[Any]:
-        raise NotImplementedError
+        def _serve_with_clients(
+            self, record: RequestRecord, environ: Environ, start_response: StartResponse
+        ) -> Iterable[bytes]: ...
+
+        def _until_closed(
+            self, body: Iterable[bytes], record: RequestRecord, environ: Environ
+        ) -> Iterable[Any]: ...
